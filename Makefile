@@ -1,0 +1,57 @@
+# MDT Studio. Every target sets up what it needs: `make app` and `make test` work on a fresh clone.
+
+VENV := .venv
+BIN := $(VENV)/bin
+APP_ARGS ?=
+TEST_ARGS ?=
+
+# The first interpreter that starts and is a Python that the pinned packages were tested with.
+CANDIDATES := python3.11 python3.12 python3
+IS_RIGHT := import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])
+PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(IS_RIGHT)' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help app test lint format clean
+
+help:
+	@echo "make app     start MDT Studio on http://127.0.0.1:7860     (APP_ARGS=\"--port 8000\")"
+	@echo "make test    run all tests                                (TEST_ARGS=\"-k masking\")"
+	@echo "make lint    ruff check and ruff format --check"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make clean   remove $(VENV) and the caches"
+
+app: $(VENV)/.app
+	@echo "== starting MDT Studio"
+	$(BIN)/python app.py $(APP_ARGS)
+
+test: $(VENV)/.dev
+	@echo "== running the tests"
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.dev
+	@echo "== ruff"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: a requirements file newer than its stamp is installed again.
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and neither was found: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "== making $(VENV) with $(PYTHON) (once)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.app: requirements.txt constraints.txt | $(BIN)/pip
+	@echo "== installing what the app needs into $(VENV) (once; some minutes)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.app
+	@echo "== installing what tests and training need into $(VENV) (once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@touch $@
