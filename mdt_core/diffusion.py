@@ -117,6 +117,14 @@ class Diffusion:
         alpha_bar = self._at("alphas_cumprod", timesteps, x_0)
         return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
 
+    # DDPM (2), the steps between taken at once
+    def diffuse(self, x_s: Tensor, noise: Tensor, start: int | None, end: int) -> Tensor:
+        """q(x_end | x_start): more noise for a sample that is at timestep `start` (None: clean), one level for all."""
+        alpha = self._at("alphas_cumprod", torch.tensor([end], device=x_s.device), x_s)
+        if start is not None:
+            alpha = alpha / self._at("alphas_cumprod", torch.tensor([start], device=x_s.device), x_s)
+        return alpha.sqrt() * x_s + (1 - alpha).sqrt() * noise
+
     # DDPM (4), solved for x_0
     def predict_x0(self, x_t: Tensor, timesteps: Tensor, epsilon: Tensor) -> Tensor:
         """The x_0 that `epsilon` implies. It is not clipped: latents have no fixed range."""

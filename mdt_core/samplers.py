@@ -1,0 +1,194 @@
+"""Samplers: a table over diffusers' schedulers, and the one loop that runs them.
+
+`sample` is a generator that yields every step, so that a browser, a batch job and a test share one path. It takes a
+plain `denoise(x_t, t)` and does not know of models, labels or pictures. Inpainting enters by a hook on the state and by
+the order of the steps.
+
+Papers: DDPM (Ho et al. 2020, arXiv:2006.11239), iDDPM's learned variance (Nichol & Dhariwal 2021, arXiv:2102.09672),
+DDIM (Song et al. 2020, arXiv:2010.02502), DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095). The schedulers' formulas are
+diffusers'; the timesteps are the published ones. Noise is float32 and drawn on the CPU by one generator per image: a
+picture depends neither on the device nor on its neighbours in the batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from mdt_core.diffusion import BETA_END, BETA_START, NUM_TIMESTEPS, Diffusion
+
+Denoise = Callable[[Tensor, int], Tensor]  # (x_t (N, C, H, W), t) -> (N, 2C, H, W), epsilon then variance channels
+Hook = Callable[
+    [Tensor, int | None], Tensor
+]  # (state after a step, its timestep or None: clean) -> state to go on with
+
+BETAS = {"num_train_timesteps": NUM_TIMESTEPS, "beta_start": BETA_START, "beta_end": BETA_END}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a trajectory."""
+
+    index: int  # 0..total-1
+    total: int  # number of steps
+    timestep: int  # the original timestep at which the model was asked
+    x_t: Tensor  # (N, C, H, W), the state after the step
+    x_0: Tensor  # (N, C, H, W), the prediction made in it
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A row of the table."""
+
+    make: Callable[[int], SchedulerMixin]  # number of steps -> scheduler with its timesteps set
+    default_steps: int
+    max_steps: int
+    stochastic: bool  # draws noise in every step, with the variance that the model predicts
+
+
+def _ddpm(num_inference_steps: int) -> SchedulerMixin:
+    """The published ancestral sampler."""
+    scheduler = DDPMScheduler(**BETAS, variance_type="learned_range", timestep_spacing="linspace", clip_sample=False)
+    scheduler.set_timesteps(timesteps=_spread(str(num_inference_steps)))
+    return scheduler
+
+
+def _ddim(num_inference_steps: int) -> SchedulerMixin:
+    """DDIM with eta 0, which is DPM-Solver++ of first order. DDIMScheduler steps by 1000 // N, wrong for other N."""
+    scheduler = DPMSolverMultistepScheduler(**BETAS, solver_order=1)
+    whole = NUM_TIMESTEPS % num_inference_steps == 0
+    scheduler.set_timesteps(timesteps=_spread(f"ddim{num_inference_steps}" if whole else str(num_inference_steps)))
+    return scheduler
+
+
+def _dpm(num_inference_steps: int) -> SchedulerMixin:
+    """DPM-Solver++ 2M; the last step is of first order and ends at zero noise."""
+    scheduler = DPMSolverMultistepScheduler(**BETAS, solver_order=2, timestep_spacing="linspace")
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler
+
+
+def _spread(respacing: str) -> list[int]:
+    """The published timesteps of a respacing, from noise to clean. A single step starts where the noise is."""
+    if respacing.removeprefix("ddim") == "1":
+        return [NUM_TIMESTEPS - 1]
+    return Diffusion.respaced(respacing).timesteps.flip(0).tolist()
+
+
+SAMPLERS = {
+    "dpm++": Sampler(_dpm, default_steps=25, max_steps=250, stochastic=False),
+    "ddim": Sampler(_ddim, default_steps=50, max_steps=250, stochastic=False),
+    "ddpm": Sampler(_ddpm, default_steps=250, max_steps=1000, stochastic=True),  # 250: the paper's setting
+}
+
+
+def find_sampler(sampler: str, num_inference_steps: int) -> Sampler:
+    """The row of a sampler.
+
+    Raises:
+        ValueError: if there is no such sampler, or it does not take that many steps.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f'no sampler is called "{sampler}": choose one of {", ".join(SAMPLERS)}')
+    most = SAMPLERS[sampler].max_steps
+    if not 1 <= num_inference_steps <= most:
+        raise ValueError(f"{sampler} takes 1 to {most} steps, not {num_inference_steps}")
+    return SAMPLERS[sampler]
+
+
+def sampling_timesteps(sampler: str, num_inference_steps: int) -> list[int]:
+    """The original timesteps at which the model is asked, from noise to clean. Raises as `find_sampler` does."""
+    return find_sampler(sampler, num_inference_steps).make(num_inference_steps).timesteps.tolist()
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per image.
+
+    Raises:
+        ValueError: if a seed is negative or has more than 63 bits.
+    """
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"a seed must be a whole number from 0 to 2**63 - 1, not {seed}")
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def initial_latents(generators: list[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Pure noise to start from, (N, *shape), float32 on the CPU: one image of `shape` (C, H, W) from each generator."""
+    return randn_tensor((len(generators), *shape), generator=generators, dtype=torch.float32)
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise,
+    latents: Tensor,
+    *,
+    sampler: str = "dpm++",
+    num_inference_steps: int = 25,
+    generators: list[torch.Generator] | None = None,
+    hook: Hook | None = None,
+    order: Sequence[int] | None = None,
+) -> Iterator[Step]:
+    """Denoise latents step by step.
+
+    Args:
+        denoise: the model with labels and guidance bound, `denoise(x_t, t) -> (N, 2C, H, W)`.
+        latents: (N, C, H, W), noised to the first timestep of the order; pure noise when it starts at 0.
+        sampler: a key of SAMPLERS.
+        num_inference_steps: 1 to the sampler's `max_steps`.
+        generators: one per image, for the noise of "ddpm" and of jumps back.
+        hook: called as `hook(state, timestep)` after every step, with the state and the timestep whose noise level it
+            now has, None when it is clean; what it returns is the state from there on.
+        order: positions in the schedule, in the order to run them. A later start, `range(10, 25)`, leaves out the
+            noisiest steps; a position again, `[0, 1, 2, 1, 2, 3, ...]`, jumps back by adding noise (RePaint,
+            arXiv:2201.09865) and a multistep solver then starts anew at first order. It ends with the last position.
+
+    Yields:
+        A `Step` for each position of the order. The last one's x_t is the clean sample.
+
+    Raises:
+        ValueError: at the first step, if an argument is out of its range.
+    """
+    row = find_sampler(sampler, num_inference_steps)
+    order = range(num_inference_steps) if order is None else order
+    jumps = _count_jumps(order, num_inference_steps)
+    if (row.stochastic or jumps) and (generators is None or len(generators) != len(latents)):
+        raise ValueError(f"{sampler} draws noise here: pass one generator per image, {len(latents)} of them")
+
+    diffusion = Diffusion()
+    scheduler = row.make(num_inference_steps)
+    timesteps = scheduler.timesteps.tolist()
+    levels = [*timesteps, None]  # of the states before, between and after the steps
+    x_t, at = latents.float(), order[0]  # at: the position that the state is ready for
+    for index, i in enumerate(order):
+        t = timesteps[i]
+        if i < at:
+            x_t = diffusion.diffuse(x_t, _noise_like(x_t, generators), levels[at], t)
+            scheduler = row.make(num_inference_steps)
+        output = denoise(x_t, t).float()
+        epsilon = output[:, : x_t.shape[1]]
+        x_0 = diffusion.predict_x0(x_t, torch.full((len(x_t),), t, device=x_t.device), epsilon)
+        x_t = scheduler.step(output if row.stochastic else epsilon, t, x_t, generator=generators, return_dict=False)[0]
+        at = i + 1
+        if levels[at] is None:
+            x_t = x_0  # exactly what all of these samplers end with, but DDPMScheduler adds noise unless t is 0
+        if hook is not None:
+            x_t = hook(x_t, levels[at])
+        yield Step(index, len(order), t, x_t, x_0)
+
+
+def _count_jumps(order: Sequence[int], num_inference_steps: int) -> int:
+    """How often the order goes back; ValueError if it leaves a step out on the way, or does not end at the last one."""
+    positions = range(num_inference_steps)
+    gaps = [b - a for a, b in pairwise(order)]
+    if not order or order[-1] != positions[-1] or any(i not in positions for i in order) or max(gaps, default=1) > 1:
+        raise ValueError(f"the order of steps must go up one by one within 0..{positions[-1]} and end there")
+    return sum(gap < 1 for gap in gaps)
+
+
+def _noise_like(x: Tensor, generators: list[torch.Generator]) -> Tensor:
+    return randn_tensor(x.shape, generator=generators, device=x.device, dtype=x.dtype)
