@@ -1,0 +1,241 @@
+"""The masked diffusion transformer and what it grew from: DiT -> MDT -> MDTv2, each adding only its difference.
+
+    DiT     arXiv 2212.09748, section 3: tokens, condition, blocks with adaLN-Zero.
+    MDT     arXiv 2303.14389, section 3.2: in a masked pass the encoder sees the kept tokens alone, a
+            side-interpolator predicts the hidden ones, the decoder sees all; learnable positions and a
+            relative position bias in every block.
+    MDTv2   the same paper, section 3.3: U-Net-like long shortcuts in the encoder, the noisy input to every
+            decoder block.
+
+Departures from the published code: masking is an argument of the call, not a property of training mode; the
+null class is a label like any other; shortcut layers start as the identity on their own input.
+
+Letters: N batch, T tokens, K kept tokens, D width, C latent channels, p patch size, (h, w) latent cells.
+"""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from torch import Tensor, nn
+
+from mdt_core.layers import (
+    Block,
+    FinalLayer,
+    LabelEmbedder,
+    PatchEmbed,
+    TimestepEmbedder,
+    sincos_positions,
+)
+from mdt_core.masking import is_kept, restore, take
+
+
+class MDTTransformer(ModelMixin, ConfigMixin):
+    """What the whole family shares: noisy latents -> tokens -> [blocks of the subclass] -> epsilon and variance.
+
+    Use `create_model`, `load_official` or `from_pretrained`, which give the right subclass.
+
+    Args:
+        sample_size: side of the square latents, in cells.
+        patch_size: side p of a token's patch, in cells.
+        in_channels: latent channels C.
+        hidden_size: width D.
+        depth: number of blocks, decoder included, side-interpolator not.
+        num_heads: attention heads of every block.
+        mlp_ratio: hidden width of the MLPs over D.
+        num_classes: classes; the label `num_classes` is the null class.
+        decoder_layers: how many of the blocks are the decoder (MDT, MDTv2).
+    """
+
+    has_relative_bias = False
+    has_learnable_positions = False
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 32,
+        patch_size: int = 2,
+        in_channels: int = 4,
+        hidden_size: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        num_classes: int = 1000,
+        decoder_layers: int = 0,
+    ):
+        super().__init__()
+        if sample_size % patch_size:
+            raise ValueError(f"sample_size {sample_size} is not a multiple of patch_size {patch_size}")
+        if not 0 <= decoder_layers < depth:
+            raise ValueError(f"decoder_layers must be in 0..{depth - 1}, got {decoder_layers}")
+        self.grid_size = sample_size // patch_size
+        self.num_tokens = self.grid_size**2
+        self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
+        self.t_embedder = TimestepEmbedder(hidden_size)
+        self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+        self.pos_embed = nn.Parameter(self._positions(), requires_grad=self.has_learnable_positions)
+        self.build_blocks()
+        self.final_layer = FinalLayer(hidden_size, patch_size, 2 * in_channels)
+        self.initialize_weights()
+
+    def _positions(self) -> Tensor:
+        return sincos_positions(self.config.hidden_size, self.grid_size)
+
+    def _block(self, shortcut: bool = False) -> Block:
+        config, grid_size = self.config, self.grid_size if self.has_relative_bias else None
+        return Block(config.hidden_size, config.num_heads, config.mlp_ratio, grid_size, shortcut)
+
+    # --- what a subclass says ------------------------------------------------------------------------------
+
+    def build_blocks(self) -> None:
+        """Make the transformer blocks."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor, c: Tensor, keep: Tensor | None) -> Tensor:
+        """Tokens the encoder sees (N, K, D) -> (N, K, D); K is T where `keep` is None."""
+        raise NotImplementedError
+
+    def interpolate(self, x: Tensor, c: Tensor, keep: Tensor | None) -> Tensor:
+        """Encoded tokens (N, K, D) -> all tokens (N, T, D)."""
+        raise NotImplementedError
+
+    def decode(self, x: Tensor, c: Tensor, inputs: Tensor) -> Tensor:
+        """All tokens (N, T, D) -> (N, T, D); `inputs` are the embedded noisy ones."""
+        raise NotImplementedError
+
+    # --- the forward pass ----------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Predict the noise and the reverse step's variance.
+
+        Args:
+            x: (N, C, h, w) noisy latents x_t.
+            timesteps: (N,) training timesteps, 0..999.
+            class_labels: (N,) int64 in 0..num_classes; num_classes is the null class.
+            keep: (N, K) indices of the tokens the encoder may see, in any order: the masked pass. None: all.
+
+        Returns:
+            (N, 2C, h, w): epsilon, then the interpolation coefficient v of the learnt variance, in [-1, 1].
+        """
+        inputs = self.x_embedder(x) + self.pos_embed                        # (N, T, D)  # fmt: skip
+        c = self.t_embedder(timesteps) + self.y_embedder(class_labels)      # (N, D)  # fmt: skip
+        tokens = inputs if keep is None else take(inputs, keep)             # (N, K, D)  # fmt: skip
+        tokens = self.encode(tokens, c, keep)                               # (N, K, D)  # fmt: skip
+        tokens = self.interpolate(tokens, c, keep)                          # (N, T, D)  # fmt: skip
+        tokens = self.decode(tokens, c, inputs)                             # (N, T, D)  # fmt: skip
+        patches = self.final_layer(tokens, c)                               # (N, T, p p 2C)  # fmt: skip
+        return self.unpatchify(patches)                                     # (N, 2C, h, w)  # fmt: skip
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """(N, T, p p C) -> (N, C, h, w)."""
+        p, g = self.config.patch_size, self.grid_size
+        return rearrange(patches, "n (h w) (p q c) -> n c (h p) (w q)", h=g, w=g, p=p, q=p)
+
+    # --- weights -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """DiT's initialisation: every block starts as the identity, the output as zero (adaLN-Zero)."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            if name.endswith("skip_linear") and module is not None:
+                module.weight.copy_(torch.eye(*module.weight.shape))  # the identity on x, nothing of the skip
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
+        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        for name, parameter in self.named_parameters():
+            if "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+                nn.init.zeros_(parameter)
+            elif name.endswith("relative_position_bias_table"):
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "MDTTransformer":
+        """diffusers' `from_pretrained`, giving the class that was saved whichever of the family it is called on."""
+        folder = {key: kwargs[key] for key in ("subfolder", "revision", "local_files_only") if key in kwargs}
+        saved = cls.load_config(pretrained_model_name_or_path, **folder).get("_class_name")
+        family = {member.__name__: member for member in (DiT, MDT, MDTv2)}
+        if saved not in family:
+            raise ValueError(f"{pretrained_model_name_or_path} holds a {saved}, not one of {', '.join(family)}")
+        return super(MDTTransformer, family[saved]).from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+
+class DiT(MDTTransformer):
+    """The diffusion transformer: fixed positions, no bias, no masking."""
+
+    def build_blocks(self) -> None:
+        self.blocks = nn.ModuleList(self._block() for _ in range(self.config.depth))
+
+    def encode(self, x: Tensor, c: Tensor, keep: Tensor | None) -> Tensor:
+        for block in self.blocks[: self.config.depth - self.config.decoder_layers]:
+            x = block(x, c, keep=keep)
+        return x
+
+    def interpolate(self, x: Tensor, c: Tensor, keep: Tensor | None) -> Tensor:
+        if keep is not None:
+            raise ValueError("a DiT has no side-interpolator: `keep` needs an MDT or MDTv2")
+        return x
+
+    def decode(self, x: Tensor, c: Tensor, inputs: Tensor) -> Tensor:
+        for block in self.blocks[self.config.depth - self.config.decoder_layers :]:
+            x = block(x, c)
+        return x
+
+
+class MDT(DiT):
+    """Adds the masked pass: side-interpolator, decoder positions, mask token; and the two position terms."""
+
+    has_relative_bias = True
+    has_learnable_positions = True
+
+    def build_blocks(self) -> None:
+        super().build_blocks()
+        self.build_side_interpolator()
+
+    def build_side_interpolator(self) -> None:
+        self.decoder_pos_embed = nn.Parameter(self._positions())
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.config.hidden_size))
+        self.sideblocks = nn.ModuleList([self._block()])
+
+    def interpolate(self, x: Tensor, c: Tensor, keep: Tensor | None) -> Tensor:
+        if keep is None:
+            return x + self.decoder_pos_embed
+        places = self.mask_token.expand(1, self.num_tokens, -1)
+        x = restore(x, keep, fill=places) + self.decoder_pos_embed          # (N, T, D)  # fmt: skip
+        guess = x
+        for block in self.sideblocks:
+            guess = block(guess, c)                                         # (N, T, D)  # fmt: skip
+        kept = is_kept(keep, self.num_tokens).unsqueeze(-1)                 # (N, T, 1)  # fmt: skip
+        return torch.where(kept, x, guess)  # the masked shortcut
+
+
+class MDTv2(MDT):
+    """Adds the shortcuts: encoder halves joined as in a U-Net, the noisy input into every decoder block."""
+
+    def build_blocks(self) -> None:
+        config = self.config
+        half, odd = divmod(config.depth - config.decoder_layers, 2)
+        if odd:
+            raise ValueError(f"MDTv2's encoder has two halves: depth - decoder_layers = {2 * half + 1} is odd")
+        self.en_inblocks = nn.ModuleList(self._block() for _ in range(half))
+        self.en_outblocks = nn.ModuleList(self._block(shortcut=True) for _ in range(half))
+        self.de_blocks = nn.ModuleList(self._block(shortcut=True) for _ in range(config.decoder_layers))
+        self.build_side_interpolator()
+
+    def encode(self, x: Tensor, c: Tensor, keep: Tensor | None) -> Tensor:
+        skips = []
+        for block in self.en_inblocks:
+            x = block(x, c, keep=keep)
+            skips.append(x)
+        for block in self.en_outblocks:
+            x = block(x, c, skip=skips.pop(), keep=keep)
+        return x
+
+    def decode(self, x: Tensor, c: Tensor, inputs: Tensor) -> Tensor:
+        for block in self.de_blocks:
+            x = block(x, c, skip=inputs)
+        return x

@@ -1,0 +1,158 @@
+"""The avatar set: labelled drawings without end, rendered from artists' styles.
+
+A style of the `dicebear-styles` package is a drawing system made by an artist: eyes, mouths, hair, bodies
+and colours that a seed puts together. The class is the style, so the set is deterministic and can be
+rendered again, at any size, from two numbers: the class and the seed. Splits are ranges of seeds; an image
+of the validation or test range that the training range also holds is dropped.
+
+    python -m train.avatars data/avatars --size 64 --train 3000 --validation 50 --test 170
+"""
+
+import argparse
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+# Free styles (CC0 or CC BY 4.0) that are still themselves at 64 px; credits in assets/CREDITS.md.
+STYLES = (
+    "big-ears",
+    "big-smile",
+    "clay",
+    "critters",
+    "cutouts",
+    "dylan",
+    "fun-emoji",
+    "landscape",
+    "marbles",
+    "moods",
+    "open-peeps",
+    "pixel-art",
+    "planets",
+    "sprouts",
+    "thumbs",
+    "voxel-bot",
+)
+
+# First seed of each split. A split takes consecutive seeds from here, the same ones for every style.
+FIRST_SEED = {"train": 0, "validation": 100_000_000, "test": 200_000_000}
+SUPERSAMPLE = 2  # rendered this many times larger, then downscaled
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split. `images` (N, 3, H, W) uint8, `labels` (N,) int64, `seeds` (N,) int64."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    seeds: np.ndarray
+
+
+@cache
+def _style(name: str):
+    from dicebear import Style
+
+    return Style(json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")))
+
+
+def render(style: str, seed: int, size: int) -> np.ndarray:
+    """One avatar as (size, size, 3) uint8, on white."""
+    from dicebear import Avatar
+    from resvg_py import svg_to_bytes
+
+    large = SUPERSAMPLE * size
+    svg = Avatar(_style(style), {"seed": str(seed), "size": large}).to_string()
+    png = svg_to_bytes(svg_string=svg, width=large, height=large, background="#ffffff", skip_system_fonts=True)
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGB")
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def _render_job(job: tuple[int, int], size: int) -> np.ndarray:
+    label, seed = job
+    return render(STYLES[label], seed, size)
+
+
+def render_split(split: str, per_class: int, size: int, workers: int) -> Split:
+    """Render `per_class` consecutive seeds of every style, classes interleaved."""
+    first = FIRST_SEED[split]
+    jobs = [(label, first + i) for i in range(per_class) for label in range(len(STYLES))]
+    images = np.empty((len(jobs), 3, size, size), np.uint8)
+    with ProcessPoolExecutor(workers) as pool:
+        rendered: Iterator[np.ndarray] = pool.map(partial(_render_job, size=size), jobs, chunksize=64)
+        for i, image in enumerate(tqdm(rendered, total=len(jobs), desc=f"render {split}", unit="image")):
+            images[i] = image.transpose(2, 0, 1)
+    labels, seeds = np.array(jobs, np.int64).T
+    return Split(images, np.ascontiguousarray(labels), np.ascontiguousarray(seeds))
+
+
+def digests(images: np.ndarray) -> list[bytes]:
+    """A hash of each image's pixels."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]
+
+
+def without(split: Split, seen: set[bytes]) -> Split:
+    """Drop the images whose pixels are in `seen`."""
+    new = np.array([digest not in seen for digest in digests(split.images)], bool)
+    return Split(split.images[new], split.labels[new], split.seeds[new])
+
+
+def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None:
+    """Render the splits to `folder/SPLIT.safetensors`; a split that is there already is kept.
+
+    Args:
+        folder: where to write.
+        size: side of the images in pixels.
+        counts: split -> images per class. "train" comes first: the other splits drop what it holds.
+    """
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, per_class in counts.items():
+        path = folder / f"{split}.safetensors"
+        if path.exists():
+            print(f"{path} is there already, kept")
+            continue
+        rendered = render_split(split, per_class, size, workers)
+        if split != "train":
+            rendered = without(rendered, set(digests(load(folder, "train").images)))
+        meta = {"id2label": json.dumps(dict(enumerate(STYLES)))}
+        partial_path = path.with_suffix(".partial")
+        save_file(vars(rendered), partial_path, metadata=meta)
+        partial_path.rename(path)
+        print(f"{path}: {len(rendered.labels)} images of {len(STYLES)} classes, {size} px")
+
+
+def load(folder: Path, split: str) -> Split:
+    """Read a split that `build` wrote."""
+    from safetensors.numpy import load_file
+
+    path = Path(folder) / f"{split}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run `python -m train.avatars {folder}` first")
+    return Split(**load_file(path))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m train.avatars", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=64, help="side in pixels (default 64)")
+    parser.add_argument("--train", type=int, default=3000, help="training images per class")
+    parser.add_argument("--validation", type=int, default=50, help="validation images per class")
+    parser.add_argument("--test", type=int, default=170, help="test images per class")
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    counts = {split: getattr(args, split) for split in FIRST_SEED}
+    build(args.folder, args.size, counts, args.workers)
+
+
+if __name__ == "__main__":
+    main()
