@@ -1,0 +1,375 @@
+"""Published weights: found, read safely, recognised, and loaded strictly and without a copy.
+
+The files are made here, by the rules of the parity data: every entry is a function of its key's name, so a
+tensor that lands under the wrong key is seen.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import ClassVar
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mdt_core import MDT, DiT, MDTv2, create_model
+from mdt_core.official import CheckpointError, detect, load_official, resolve
+
+ROOT = Path(__file__).parents[1]
+
+TINY = {"hidden_size": 32, "depth": 6, "num_heads": 4, "num_classes": 5, "sample_size": 8}
+MODELS = {
+    "v1": (MDT, {**TINY, "decoder_layers": 2}),
+    "v2": (MDTv2, {**TINY, "decoder_layers": 2}),
+    "v2, odd sizes": (MDTv2, {**TINY, "depth": 7, "decoder_layers": 3, "patch_size": 4, "in_channels": 8}),
+    "dit": (DiT, {**TINY, "hidden_size": 384, "depth": 2, "num_heads": 6, "decoder_layers": 0}),
+}
+
+
+def published(model_class, config) -> dict[str, torch.Tensor]:
+    """A state dict as the authors' code would save it, each float entry drawn from its key."""
+    state = model_class(**config).state_dict()
+    draw = lambda key, shape: torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))  # noqa: E731
+    return {key: draw(key, value.shape) if value.is_floating_point() else value for key, value in state.items()}
+
+
+@pytest.fixture
+def v2(tmp_path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The path of a tiny v2 file that is not written yet, and its state dict."""
+    return tmp_path / "v2.pt", published(*MODELS["v2"])
+
+
+# --- what is read is what was written -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tensor_arrives_under_its_key(tmp_path, name, suffix):
+    """Catches a swapped or dropped key, a class or size read wrongly, and weights left on the meta device."""
+    model_class, config = MODELS[name]
+    state = published(model_class, config)
+    path = tmp_path / f"model{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+
+    model = load_official(path)
+
+    assert type(model) is model_class and not model.training
+    assert {key: model.config[key] for key in config} == config
+    loaded = model.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+
+
+def test_the_loaded_model_computes_what_the_saved_one_did(v2):
+    path, state = v2
+    model_class, config = MODELS["v2"]
+    original = model_class(**config).eval()
+    original.load_state_dict(state)
+    torch.save(state, path)
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 5])
+    with torch.no_grad():
+        assert torch.equal(load_official(path)(*inputs), original(*inputs))
+
+
+def mapped_ranges(path: Path) -> list[range]:
+    """The address ranges of this process that are a file's own bytes."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(f" {path}")]
+    return [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's list of mappings")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_stay_in_the_mapped_file(v2, suffix):
+    """Catches a load that copies: a 3 GB file would then take 6 GB."""
+    path, state = v2[0].with_suffix(suffix), v2[1]
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    model = load_official(path)
+    ranges = mapped_ranges(path)
+    copied = [name for name, t in model.state_dict().items() if not any(t.data_ptr() in r for r in ranges)]
+    assert copied == []
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"ema": state, "model": {}, "opt": {"state": {}, "param_groups": []}},
+        lambda state: {"model": state},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"ema": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {"ema": state, "args": argparse.Namespace(model="MDTv2-S/2")},
+    ],
+    ids=["ema", "model", "module.", "ema and module.", "with the script's arguments"],
+)
+def test_wrappings_of_training_scripts(v2, wrap):
+    path, state = v2
+    torch.save(wrap(state), path)
+    assert torch.equal(load_official(path).pos_embed, state["pos_embed"])
+
+
+def test_old_files_and_half_precision_load_as_float32(v2):
+    """Catches mixed dtypes in one model, and memory mapping asked of a file from before the zip format."""
+    path, state = v2
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    torch.save(half, path, _use_new_zipfile_serialization=False)
+    model = load_official(path)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.mask_token, state["mask_token"].half().float())
+
+
+# --- sizes and counts ---------------------------------------------------------------------------------------
+
+# Parameters of the published configurations (decoder 4 for v2), without buffers.
+PARAMETERS = {
+    "DiT": {"S": 32_963_360, "B": 130_512_416, "L": 458_102_816, "XL": 675_129_632},
+    "MDT": {"S": 35_797_208, "B": 141_488_528, "L": 477_641_312, "XL": 699_778_144},
+    "MDTv2": {"S": 38_159_576, "B": 150_931_856, "L": 507_015_776, "XL": 742_263_904},
+}
+
+
+@pytest.mark.parametrize("size", ["S", "B", "L", "XL"])
+@pytest.mark.parametrize("version", PARAMETERS)
+def test_parameter_counts_and_detection_of_the_published_sizes(version, size):
+    """Catches a layer more or less, a wider one, and a size that `detect` takes for another."""
+    decoder_layers = {"DiT": None, "MDT": 2, "MDTv2": 4}[version]
+    with torch.device("meta"):
+        model = create_model(f"{version}-{size}/2", decoder_layers=decoder_layers)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[version][size]
+    model_class, config = detect(model.state_dict())
+    assert model_class is type(model)
+    assert {key: model.config[key] for key in config} == config
+
+
+@pytest.mark.parametrize(("name", "case"), [("MDT-S/2", "mdtv1_s2_dec2"), ("MDTv2-S/2", "mdtv2_s2_dec6")])
+def test_keys_are_the_published_ones(name, case):
+    """Catches a renamed module: the published files would no longer load."""
+    keys = json.loads((ROOT / "tests" / "data" / "parity" / f"{case}.keys.json").read_text())
+    with torch.device("meta"):
+        state = create_model(name).state_dict()
+    assert {key: [list(t.shape), str(t.dtype).removeprefix("torch.")] for key, t in state.items()} == keys
+
+
+def test_decoder_layers_of_v1_are_a_choice_and_of_v2_a_fact(tmp_path, v2):
+    path, state = v2
+    torch.save(state, path)
+    assert load_official(path, decoder_layers=2).config.decoder_layers == 2
+    with pytest.raises(CheckpointError, match="has 2 decoder blocks, not 4"):
+        load_official(path, decoder_layers=4)
+    torch.save(published(*MODELS["v1"]), tmp_path / "v1.pt")
+    assert load_official(tmp_path / "v1.pt", decoder_layers=4).config.decoder_layers == 4
+    torch.save(published(*MODELS["dit"]), tmp_path / "dit.pt")
+    with pytest.raises(CheckpointError, match="no decoder blocks"):
+        load_official(tmp_path / "dit.pt", decoder_layers=2)
+
+
+# --- files that are refused ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["pos_embed", "mask_token", "x_embedder.proj.weight", "de_blocks.1.skip_linear.bias"])
+def test_a_missing_key_is_named(v2, key):
+    path, state = v2
+    torch.save({k: v for k, v in state.items() if k != key}, path)
+    with pytest.raises(CheckpointError, match=key):
+        load_official(path)
+
+
+def test_an_extra_key_is_named(v2):
+    path, state = v2
+    torch.save({**state, "en_inblocks.0.attn.q_norm.weight": torch.ones(8)}, path)
+    with pytest.raises(CheckpointError, match=r"extra: en_inblocks.0.attn.q_norm.weight$"):
+        load_official(path)
+
+
+@pytest.mark.parametrize("key", ["pos_embed", "mask_token", "en_inblocks.0.attn.qkv.weight", "final_layer.linear.bias"])
+def test_a_misshapen_key_alone_is_named(v2, key):
+    """Catches a size that is read off one tensor: all the others would be called wrong instead of it."""
+    path, state = v2
+    torch.save({**state, key: torch.cat([state[key], state[key]], dim=-1)}, path)
+    with pytest.raises(CheckpointError, match=rf"misshapen: {key} \[[\d, ]+\] instead of \[[\d, ]+\]$"):
+        load_official(path)
+
+
+def test_a_lost_block_is_named(v2):
+    path, state = v2
+    torch.save({k: v for k, v in state.items() if not k.startswith("en_outblocks.1.")}, path)
+    with pytest.raises(CheckpointError, match=r"missing: en_outblocks.1.*and \d+ more"):
+        load_official(path)
+
+
+class Malicious:
+    def __init__(self, evidence: Path):
+        self.evidence = evidence
+
+    def __reduce__(self):
+        return Path.touch, (self.evidence,)
+
+
+def test_code_in_a_pickle_does_not_run(v2, tmp_path):
+    path, state = v2
+    evidence = tmp_path / "it ran"
+    for write in (
+        lambda content: torch.save(content, path),
+        lambda content: path.write_bytes(pickle.dumps(content, protocol=2)),
+    ):
+        write({**state, "pos_embed": Malicious(evidence)})
+        with pytest.raises(CheckpointError, match="carrying code"):
+            load_official(path)
+    assert not evidence.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("damage", ["cut off", "empty", "text", "header"])
+def test_damaged_files_end_in_a_sentence(v2, suffix, damage):
+    path, state = v2[0].with_suffix(suffix), v2[1]
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut off": whole[: len(whole) // 2],
+            "empty": b"",
+            "text": b"<!DOCTYPE html> 404",
+            "header": b"\xff" * 64 + whole[64:],
+        }[damage]
+    )
+    with pytest.raises(CheckpointError, match=str(path)):
+        load_official(path)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"conv1.weight": torch.zeros(8, 3, 7, 7), "fc.bias": torch.zeros(10)},
+        {"pos_embed": torch.zeros(1, 197, 192), "blocks.0.attn.qkv.weight": torch.zeros(576, 192)},
+        {},
+        {"state": [1, 2, 3]},
+        {"ema": {"decay": 0.9999}},
+        [torch.zeros(2)],
+        {0: torch.zeros(2)},
+    ],
+    ids=["resnet", "vit", "nothing", "list", "no tensors", "no dict", "numbered"],
+)
+def test_foreign_checkpoints_end_in_a_sentence(tmp_path, foreign):
+    path = tmp_path / "foreign.pt"
+    torch.save(foreign, path)
+    with pytest.raises(CheckpointError, match=r"no DiT, MDT or MDTv2|holds no state dict"):
+        load_official(path)
+
+
+def test_a_dit_of_unknown_width_and_a_missing_file(tmp_path):
+    torch.save(published(DiT, TINY), tmp_path / "dit.pt")
+    with pytest.raises(CheckpointError, match="a DiT of width 32: the number of heads is known for"):
+        load_official(tmp_path / "dit.pt")
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_official(tmp_path / "nowhere.pt")
+
+
+# --- finding a model ----------------------------------------------------------------------------------------
+
+
+def test_a_local_folder_holds_either_form(tmp_path):
+    with pytest.raises(ValueError, match=r"holds neither a model_index.json nor a .pt"):
+        resolve(tmp_path)
+    (tmp_path / "mdt_xl2_v1_ckpt.pt").touch()
+    assert resolve(tmp_path) == tmp_path / "mdt_xl2_v1_ckpt.pt"
+    (tmp_path / "mdt_xl2_v2_ckpt.pt").touch()
+    assert resolve(str(tmp_path)) == tmp_path / "mdt_xl2_v2_ckpt.pt"
+    (tmp_path / "mdt_v2_small.safetensors").touch()
+    with pytest.raises(ValueError, match=r"mdt_v2_small.safetensors, mdt_xl2_v2_ckpt.pt; name one"):
+        resolve(tmp_path)
+    (tmp_path / "model_index.json").touch()
+    assert resolve(tmp_path) == tmp_path
+    assert resolve(tmp_path / "mdt_xl2_v1_ckpt.pt") == tmp_path / "mdt_xl2_v1_ckpt.pt"
+
+
+@pytest.mark.parametrize("model", ["no-such-folder", "./a/b", "/no/such/file.pt", "a//b", ""])
+def test_neither_a_path_nor_a_hub_id(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError):
+        resolve(model)
+
+
+def test_a_hub_out_of_reach_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"^shgao/MDT-XL2: no such local folder, and the hub did not give it"):
+        resolve("shgao/MDT-XL2")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A stand-in for the hub: the three answers that `snapshot_download` asks for. It notes the files fetched."""
+
+    files: ClassVar[dict[str, dict[str, bytes]]] = {
+        "shgao/MDT-XL2": {"mdt_xl2_v1_ckpt.pt": b"one", "mdt_xl2_v2_ckpt.pt": b"two", "README.md": b"# MDT"},
+        "someone/avatars": {"model_index.json": b"{}", "vae/config.json": b"{}", "big.bin": b"not asked for"},
+    }
+    fetched: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        path = self.path.partition("?")[0].strip("/")
+        for repository, files in self.files.items():
+            if path == f"api/models/{repository}/revision/main":
+                siblings = [{"rfilename": name} for name in files]
+                return self.answer({"id": repository, "sha": "0" * 40, "siblings": siblings})
+            if path == f"api/models/{repository}/tree/{'0' * 40}":
+                entries = files.items()
+                return self.answer([{"type": "file", "path": n, "size": len(c), "oid": n} for n, c in entries])
+            name = path.removeprefix(f"{repository}/resolve/{'0' * 40}/")
+            if name in files:
+                self.fetched.append(name)
+                return self.answer(files[name])
+        self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def answer(self, content):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{zlib.crc32(body)}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_hub_ids_through_the_real_client(tmp_path):
+    """Catches 5.8 GB where 3 were meant, a file that cannot be picked, and an unknown id without a sentence."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    code = """
+import sys
+from mdt_core.official import resolve
+for model in sys.argv[1:]:
+    try:
+        print(resolve(model))
+    except ValueError as error:
+        print(error)
+"""
+    ids = ["shgao/MDT-XL2", "someone/avatars", "no/body", "shgao/MDT-XL2/other.pt", "shgao/MDT-XL2/mdt_xl2_v1_ckpt.pt"]
+    variables = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+    variables |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    try:
+        command = [sys.executable, "-c", code, *ids]
+        done = subprocess.run(
+            command, env=os.environ | variables, cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+    finally:
+        server.shutdown()
+    v2, folder, unknown, no_file, v1 = done.stdout.splitlines()
+    assert Path(v2).read_bytes() == b"two" and Path(v1).read_bytes() == b"one"
+    assert {path.name for path in Path(folder).rglob("*") if path.is_file()} == {"model_index.json", "config.json"}
+    assert unknown.startswith("no/body: no such local folder, and the hub did not give it")
+    assert no_file == "shgao/MDT-XL2: holds no file other.pt on the hub"
+    assert Hub.fetched.index("mdt_xl2_v1_ckpt.pt") > Hub.fetched.index("mdt_xl2_v2_ckpt.pt")
+    assert set(Hub.fetched) & {"README.md", "big.bin"} == set()
