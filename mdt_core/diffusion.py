@@ -46,7 +46,9 @@ class Schedule(NamedTuple):
     """Everything that depends on the step alone, one entry per kept step, in ascending order of time."""
 
     betas: Tensor
+    log_betas: Tensor
     alphas_cumprod: Tensor
+    noise_variance: Tensor  # 1 - alphas_cumprod, which float32 could not tell from the latter near the data
     posterior_variance: Tensor
     posterior_log_variance: Tensor
     x_0_coefficient: Tensor  # of the posterior mean
@@ -115,7 +117,7 @@ class Diffusion:
     def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """q(x_t | x_0): the sample at `timesteps` that `noise` leads to."""
         alpha_bar = self._at("alphas_cumprod", timesteps, x_0)
-        return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
+        return alpha_bar.sqrt() * x_0 + self._at("noise_variance", timesteps, x_0).sqrt() * noise
 
     # DDPM (2), the steps between taken at once
     def diffuse(self, x_s: Tensor, noise: Tensor, start: int | None, end: int) -> Tensor:
@@ -128,8 +130,8 @@ class Diffusion:
     # DDPM (4), solved for x_0
     def predict_x0(self, x_t: Tensor, timesteps: Tensor, epsilon: Tensor) -> Tensor:
         """The x_0 that `epsilon` implies. It is not clipped: latents have no fixed range."""
-        alpha_bar = self._at("alphas_cumprod", timesteps, x_t)
-        return (x_t - (1 - alpha_bar).sqrt() * epsilon) / alpha_bar.sqrt()
+        noise = self._at("noise_variance", timesteps, x_t).sqrt() * epsilon
+        return (x_t - noise) / self._at("alphas_cumprod", timesteps, x_t).sqrt()
 
     # DDPM (6), (7)
     def posterior(self, x_0: Tensor, x_t: Tensor, timesteps: Tensor) -> Gaussian:
@@ -145,9 +147,8 @@ class Diffusion:
     # iDDPM (15), with v from [-1, 1] to [0, 1]
     def learned_range_log_variance(self, v: Tensor, timesteps: Tensor) -> Tensor:
         """The variance between its two extremes, the posterior's (v = -1) and beta_t (v = 1), in logarithms."""
-        fraction = (v + 1) / 2
-        log_beta = self._at("betas", timesteps, v).log()
-        return fraction * log_beta + (1 - fraction) * self._at("posterior_log_variance", timesteps, v)
+        low, high = (self._at(name, timesteps, v) for name in ("posterior_log_variance", "log_betas"))
+        return low + (v + 1) / 2 * (high - low)
 
     # DDPM (11), with iDDPM's variance
     def reverse_step(self, model_output: Tensor, x_t: Tensor, timesteps: Tensor) -> ReverseStep:
@@ -174,8 +175,7 @@ class Diffusion:
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Signal-to-noise ratio alpha-bar / (1 - alpha-bar), (N,)."""
-        alpha_bar = self._at("alphas_cumprod", timesteps)
-        return alpha_bar / (1 - alpha_bar)
+        return self._at("alphas_cumprod", timesteps) / self._at("noise_variance", timesteps)
 
     # min-SNR, section 3.4: min(SNR, gamma) / SNR where the network predicts epsilon
     def min_snr_weight(self, timesteps: Tensor, gamma: float = 5.0) -> Tensor:
@@ -236,7 +236,9 @@ def _schedule(kept: tuple[int, ...], device: torch.device | None = None, dtype=t
     posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
     schedule = Schedule(
         betas=betas,
+        log_betas=betas.log(),
         alphas_cumprod=alphas_cumprod,
+        noise_variance=1 - alphas_cumprod,
         posterior_variance=posterior_variance,
         posterior_log_variance=torch.cat([posterior_variance[1:2], posterior_variance[1:]]).log(),
         x_0_coefficient=betas * previous.sqrt() / (1 - alphas_cumprod),
