@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
+from tqdm import trange
 
 from train import features, metrics, samples
 from train.grid import draw_grid
@@ -103,15 +103,15 @@ def sample(args: argparse.Namespace, state: PartialState) -> Iterator[Candidate]
 
 @torch.inference_mode()
 def reconstruct(model: str, images: samples.ImageSet, device: torch.device, batch_size: int) -> samples.ImageSet:
-    """Images -> latents -> images by the autoencoder of a pipeline folder, or in a folder of its own."""
-    from diffusers import AutoencoderKL
+    """Images -> latents -> images, by a pipeline's autoencoder or one that stands in a folder of its own."""
+    from diffusers import AutoModel
 
     from mdt_core import autoencoder
 
-    subfolder = "vae" if (Path(model) / "vae").is_dir() else None
-    vae = AutoencoderKL.from_pretrained(model, subfolder=subfolder).to(device).eval()
+    alone = Path(model).is_dir() and not (Path(model) / "vae").is_dir()
+    vae = AutoModel.from_pretrained(model, subfolder=None if alone else "vae").to(device).eval()
     decoded = np.empty_like(images.images, order="C")
-    for start in tqdm(range(0, len(decoded), batch_size), desc="reconstruct", unit="batch"):
+    for start in trange(0, len(decoded), batch_size, desc="reconstruct", unit="batch"):
         batch = torch.tensor(images.images[start : start + batch_size], device=device)
         pixels = batch.permute(0, 3, 1, 2) / 127.5 - 1  # uint8 NHWC -> NCHW in [-1, 1]
         pixels = autoencoder.decode(vae, autoencoder.encode(vae, pixels))
@@ -150,11 +150,9 @@ def judge_pair(real: features.Features, seen: features.Features, name: str, devi
 def table(reports: list[dict]) -> str:
     """One row per set of images, one column per figure."""
     words = [word for word, value in reports[0].items() if isinstance(value, float)]
-    width = max(len(report["images"]) for report in reports)
-    lines = [" " * width + "".join(f"{word:>{len(word) + 2}}" for word in words)]
-    for report in reports:
-        lines.append(f"{report['images']:{width}}" + "".join(f"{report[word]:{len(word) + 2}.4f}" for word in words))
-    return "\n".join(lines)
+    rows = [["", *words]] + [[report["images"], *(f"{report[word]:.4f}" for word in words)] for report in reports]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def judge(args: argparse.Namespace, candidates: list[Candidate], device: torch.device) -> list[dict]:
