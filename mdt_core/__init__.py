@@ -1,9 +1,20 @@
 """The masked diffusion transformer: model, training step, sampler."""
 
+from mdt_core.official import load_official
+from mdt_core.pipeline import MDTPipeline
 from mdt_core.presets import PRESETS, model_config
 from mdt_core.transformer import MDT, DiT, MDTTransformer, MDTv2
 
-__all__ = ["MDT", "PRESETS", "DiT", "MDTTransformer", "MDTv2", "create_model"]
+__all__ = [
+    "MDT",
+    "PRESETS",
+    "DiT",
+    "MDTPipeline",
+    "MDTTransformer",
+    "MDTv2",
+    "create_model",
+    "load_official",
+]
 
 
 def create_model(

@@ -1,18 +1,29 @@
 """Pixels <-> latents: the one place that knows an autoencoder's scale, shift and pixel blocks.
 
-Any diffusers `AutoencoderKL` fits. Stable Diffusion's takes RGB and shrinks it 8 times; ours takes *pixel
-blocks*: an autoencoder with 3 r^2 input channels sees r x r pixels as the channels of one cell, so that all
-of its convolutions run at latent resolution. The diffusion model sees latents of about unit variance:
+Two of diffusers' classes fit. `AutoencoderKL` is Stable Diffusion's: RGB in, 8 times smaller latents, a
+Gaussian posterior. `AutoencoderTiny` is ours: deterministic, small enough to be trained on a laptop. Ours takes
+*pixel blocks*: an autoencoder with 3 r^2 input channels sees r x r pixels as the channels of one cell, so that
+all of its convolutions run at latent resolution. The diffusion model sees latents of about unit variance:
 
-    latents = (z - mean) * scale,    mean and scale from the autoencoder's own configuration.
+    latents = (z - shift_factor) * scaling_factor,    both from the autoencoder's configuration.
 
 Letters: N batch, C latent channels, (h, w) latent cells, (H, W) pixels, f = H / h the downscaling factor.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor
+
+
+class Posterior(NamedTuple):
+    """What an encoder knows of an image's latents: mean and standard deviation, (N, C, h, w), unit-variance scale."""
+
+    mean: Tensor
+    std: Tensor  # zero for a deterministic autoencoder
 
 
 def pixel_block(vae) -> int:
@@ -25,56 +36,39 @@ def downscale(vae) -> int:
     return pixel_block(vae) * 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def moments(vae, pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels -> the posterior's mean and log variance.
-
-    Args:
-        vae: a diffusers `AutoencoderKL`.
-        pixels: (N, 3, H, W) in [-1, 1], H and W multiples of `downscale(vae)`.
-
-    Returns:
-        (N, 2C, h, w), in the autoencoder's own units: what `train.latents` stores.
-    """
+def posterior(vae, pixels: Tensor) -> Posterior:
+    """Pixels (N, 3, H, W) in [-1, 1], H and W multiples of `downscale(vae)` -> posterior of the latents."""
     r = pixel_block(vae)
     blocks = rearrange(pixels, "n c (h p) (w q) -> n (c p q) h w", p=r, q=r)
-    return vae.encode(blocks).latent_dist.parameters
+    encoded = vae.encode(blocks)
+    if hasattr(encoded, "latent_dist"):
+        z, std = encoded.latent_dist.mode(), encoded.latent_dist.std
+    else:
+        z, std = encoded.latents, torch.zeros_like(encoded.latents)
+    return Posterior((z - _shift(vae)) * vae.config.scaling_factor, std * vae.config.scaling_factor)
 
 
-def sample_moments(vae, moments: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-    """Moments -> latents: the mean, or with `noise` (N, C, h, w) a draw from the posterior."""
-    z, log_variance = moments.chunk(2, dim=1)  # (N, C, h, w)
-    if noise is not None:
-        z = z + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
-    mean, scale = _mean_and_scale(vae, z)
-    return (z - mean) * scale
+def encode(vae, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Pixels (N, 3, H, W) in [-1, 1] -> latents (N, C, h, w): the posterior's mean, or with `noise` a draw from it."""
+    mean, std = posterior(vae, pixels)
+    return mean if noise is None else mean + std * noise
 
 
-def encode(vae, pixels: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-    """Pixels (N, 3, H, W) in [-1, 1] -> latents (N, C, h, w) of about unit variance."""
-    return sample_moments(vae, moments(vae, pixels), noise)
-
-
-def decode(vae, latents: torch.Tensor) -> torch.Tensor:
+def decode(vae, latents: Tensor) -> Tensor:
     """Latents (N, C, h, w) -> pixels (N, 3, H, W), about [-1, 1]."""
     r = pixel_block(vae)
-    mean, scale = _mean_and_scale(vae, latents)
-    blocks = vae.decode(latents / scale + mean, return_dict=False)[0]
+    blocks = vae.decode(latents / vae.config.scaling_factor + _shift(vae), return_dict=False)[0]
     return rearrange(blocks, "n (c p q) h w -> n c (h p) (w q)", p=r, q=r)
 
 
-def _mean_and_scale(vae, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(1, C, 1, 1) each. Per channel where the configuration has `latents_mean` and `latents_std`."""
-    config, channels = vae.config, z.shape[1]
-    mean = config.latents_mean or [config.shift_factor or 0.0] * channels
-    std = config.latents_std or [1.0 / config.scaling_factor] * channels
-    mean, std = (torch.tensor(v, dtype=z.dtype, device=z.device).view(1, channels, 1, 1) for v in (mean, std))
-    return mean, 1.0 / std
+def _shift(vae) -> float:
+    return vae.config.shift_factor or 0.0
 
 
 # --- a cheap look at latents -------------------------------------------------------------------------------
 
 
-def fit_preview(latents: torch.Tensor, pixels: torch.Tensor, block: int) -> torch.Tensor:
+def fit_preview(latents: Tensor, pixels: Tensor, block: int) -> Tensor:
     """Fit the linear map from one latent cell to `block` x `block` pixels by least squares.
 
     Args:
@@ -86,14 +80,14 @@ def fit_preview(latents: torch.Tensor, pixels: torch.Tensor, block: int) -> torc
         (3 block^2, C + 1): the weights and, in the last column, the constant.
     """
     n, _, h, w = latents.shape
-    small = torch.nn.functional.interpolate(pixels.double(), (h * block, w * block), mode="area")
+    small = F.interpolate(pixels.double(), (h * block, w * block), mode="area")
     targets = rearrange(small, "n c (h p) (w q) -> (n h w) (c p q)", p=block, q=block)
     cells = rearrange(latents.double(), "n c h w -> (n h w) c")
     cells = torch.cat([cells, torch.ones(n * h * w, 1, dtype=torch.float64)], dim=1)
     return torch.linalg.lstsq(cells, targets).solution.T.float()
 
 
-def preview(latents: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def preview(latents: Tensor, weights: Tensor) -> Tensor:
     """Latents (N, C, h, w) -> small pixels (N, 3, h block, w block) in [-1, 1], by the fitted map."""
     weights = weights.to(latents)
     block = math.isqrt(len(weights) // 3)

@@ -117,14 +117,14 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         Returns:
             (N, 2C, h, w): epsilon, then the interpolation coefficient v of the learnt variance, in [-1, 1].
         """
-        inputs = self.x_embedder(x) + self.pos_embed                        # (N, T, D)  # fmt: skip
-        c = self.t_embedder(timesteps) + self.y_embedder(class_labels)      # (N, D)  # fmt: skip
-        tokens = inputs if keep is None else take(inputs, keep)             # (N, K, D)  # fmt: skip
-        tokens = self.encode(tokens, c, keep)                               # (N, K, D)  # fmt: skip
-        tokens = self.interpolate(tokens, c, keep)                          # (N, T, D)  # fmt: skip
-        tokens = self.decode(tokens, c, inputs)                             # (N, T, D)  # fmt: skip
-        patches = self.final_layer(tokens, c)                               # (N, T, p p 2C)  # fmt: skip
-        return self.unpatchify(patches)                                     # (N, 2C, h, w)  # fmt: skip
+        inputs = self.x_embedder(x) + self.pos_embed  # (N, T, D)  # fmt: skip
+        c = self.t_embedder(timesteps) + self.y_embedder(class_labels)  # (N, D)  # fmt: skip
+        tokens = inputs if keep is None else take(inputs, keep)  # (N, K, D)  # fmt: skip
+        tokens = self.encode(tokens, c, keep)  # (N, K, D)  # fmt: skip
+        tokens = self.interpolate(tokens, c, keep)  # (N, T, D)  # fmt: skip
+        tokens = self.decode(tokens, c, inputs)  # (N, T, D)  # fmt: skip
+        patches = self.final_layer(tokens, c)  # (N, T, p p 2C)  # fmt: skip
+        return self.unpatchify(patches)  # (N, 2C, h, w)  # fmt: skip
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """(N, T, p p C) -> (N, C, h, w)."""
@@ -205,11 +205,11 @@ class MDT(DiT):
         if keep is None:
             return x + self.decoder_pos_embed
         places = self.mask_token.expand(1, self.num_tokens, -1)
-        x = restore(x, keep, fill=places) + self.decoder_pos_embed          # (N, T, D)  # fmt: skip
+        x = restore(x, keep, fill=places) + self.decoder_pos_embed  # (N, T, D)  # fmt: skip
         guess = x
         for block in self.sideblocks:
-            guess = block(guess, c)                                         # (N, T, D)  # fmt: skip
-        kept = is_kept(keep, self.num_tokens).unsqueeze(-1)                 # (N, T, 1)  # fmt: skip
+            guess = block(guess, c)  # (N, T, D)  # fmt: skip
+        kept = is_kept(keep, self.num_tokens).unsqueeze(-1)  # (N, T, 1)  # fmt: skip
         return torch.where(kept, x, guess)  # the masked shortcut
 
 

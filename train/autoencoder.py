@@ -1,14 +1,17 @@
 """Train the small autoencoder of the shipped model.
 
-A diffusers `AutoencoderKL` on pixel blocks (see mdt_core/autoencoder.py): 64 px become 16 x 16 cells of 8
-channels, and every convolution runs at 16 x 16, which a CPU can afford. The objective is that of latent
-diffusion (arXiv 2112.10752, eq. 25) for drawings:
+A diffusers `AutoencoderTiny` on pixel blocks (see mdt_core/autoencoder.py): 64 px become 16 x 16 cells of 8
+channels, and every convolution runs at 16 x 16, which a CPU can afford.
 
-    |x - x'| + |grad x - grad x'| + kl_weight KL + (second half) adversarial term of a small patch critic
+It starts as the best *linear* autoencoder: convolutions with ReLU can carry a signal as its positive and its
+negative part, so the first weights are the principal components of the pixel blocks and every residual branch
+is zero. Training then only has to find what is not linear. The objective, for drawings:
 
-The image gradient term holds on to thin lines, and the KL term here is large enough for a noise that the
-decoder feels: it learns to draw clean shapes from latents that are slightly wrong, as a sampler's are. No
-perceptual network is used, so the judge of `train.evaluate` stays independent of what it judges.
+    |x - x'| + |grad x - grad x'| + latent statistics + (last part) adversarial term of a small patch critic
+
+The gradient term holds on to thin lines. The decoder is given latents with noise, so that it learns to draw
+clean shapes from latents that are slightly wrong, as a sampler's are. No perceptual network is used: the judge
+of `train.evaluate` stays independent of what it judges.
 
     python -m train.autoencoder data/avatars --out runs/avatars-autoencoder
 """
@@ -22,34 +25,73 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderTiny
+from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mdt_core.autoencoder import decode, moments, sample_moments
+from mdt_core.autoencoder import decode, encode
 from train.avatars import load
 
+LATENT_STD = 0.25  # of the raw latents: the decoder clamps at 3, which is then far out
 
-def small_autoencoder(width: int, latent_channels: int, block: int, image_size: int) -> AutoencoderKL:
-    """An `AutoencoderKL` without downsampling whose channels are `block` x `block` pixels."""
-    return AutoencoderKL(
+
+def small_autoencoder(encoder_width: int, decoder_width: int, latent_channels: int, block: int) -> AutoencoderTiny:
+    """An `AutoencoderTiny` without downsampling whose channels are `block` x `block` pixels."""
+    return AutoencoderTiny(
         in_channels=3 * block**2,
         out_channels=3 * block**2,
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        block_out_channels=(width,),
-        layers_per_block=1,
+        encoder_block_out_channels=(encoder_width,),
+        decoder_block_out_channels=(decoder_width,),
+        num_encoder_blocks=(2,),
+        num_decoder_blocks=(3,),
         latent_channels=latent_channels,
-        norm_num_groups=8,
-        mid_block_add_attention=False,
-        sample_size=image_size // block,
-        scaling_factor=1.0,
-        force_upcast=False,
+        scaling_factor=1 / LATENT_STD,
     )
 
 
+@torch.no_grad()
+def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
+    """Make `vae` the principal-component autoencoder of the blocks of `pixels` (N, 3, H, W).
+
+    A signal s travels as relu(s), relu(-s) in two channels; the other channels keep their random weights and
+    enter nothing until training lets them.
+    """
+    blocks = rearrange(pixels, "n c (h p) (w q) -> (n h w) (c p q)", p=block, q=block).double()
+    blocks = (blocks + 1) / 2  # AutoencoderTiny's inner range
+    mean = blocks.mean(dim=0)
+    variance, axes = torch.linalg.eigh((blocks - mean).T @ (blocks - mean) / len(blocks))
+    c = vae.config.latent_channels
+    axes, std = axes[:, -c:].T, variance[-c:].sqrt()  # (C, 3 r^2), (C,)
+    analysis = LATENT_STD * axes / std[:, None]
+    synthesis = (axes.T * std) / LATENT_STD
+
+    for layer in [*vae.encoder.layers, *vae.decoder.layers]:
+        if hasattr(layer, "conv"):  # a residual block
+            nn.init.zeros_(layer.conv[-1].weight)
+            nn.init.zeros_(layer.conv[-1].bias)
+    middle = (slice(None), slice(None), 1, 1)
+
+    def split(conv: nn.Conv2d, weight: Tensor, offset: Tensor) -> None:
+        """Signal -> its positive and negative parts, in the first 2C output channels."""
+        conv.weight[: 2 * c], conv.bias[: 2 * c] = 0.0, torch.cat([offset, -offset]).float()
+        conv.weight[: 2 * c][middle] = torch.cat([weight, -weight]).float()
+
+    def join(conv: nn.Conv2d, weight: Tensor, offset: Tensor) -> None:
+        """The two parts -> signal."""
+        nn.init.zeros_(conv.weight)
+        conv.weight[:, : 2 * c, 1, 1] = torch.cat([weight, -weight], dim=1).float()
+        conv.bias.copy_(offset)
+
+    identity = torch.eye(c, dtype=torch.float64)
+    split(vae.encoder.layers[0], analysis, -analysis @ mean)
+    join(vae.encoder.layers[-1], identity, torch.zeros(c))
+    split(vae.decoder.layers[0], identity, torch.zeros(c, dtype=torch.float64))
+    join(vae.decoder.layers[-1], synthesis, mean)
+
+
 class PatchCritic(nn.Sequential):
-    """Pixels (N, 3, H, W) -> realism of overlapping 23 px patches (N, 1, H/4, W/4)."""
+    """Pixels (N, 3, H, W) -> realism of overlapping patches (N, 1, H/4, W/4)."""
 
     def __init__(self, width: int = 32):
         super().__init__(
@@ -65,16 +107,16 @@ class PatchCritic(nn.Sequential):
         )
 
 
-def kl_divergence(moments: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, 1)) in nats, averaged over the batch and the latent elements."""
-    mean, log_variance = moments.chunk(2, dim=1)
-    return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
-
-
 def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
     """|x - y| plus the same of the horizontal and vertical differences, averaged."""
     dx, dy = (x - y).diff(dim=3), (x - y).diff(dim=2)
     return (x - y).abs().mean() + 0.5 * (dx.abs().mean() + dy.abs().mean())
+
+
+def statistics_loss(latents: Tensor) -> Tensor:
+    """Squared mean and squared log standard deviation of each channel, averaged: zero at mean 0, std 1."""
+    std, mean = torch.std_mean(latents, dim=(0, 2, 3))
+    return (mean**2 + std.log() ** 2).mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
@@ -84,32 +126,33 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, pixels: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of reconstructions from the posterior mean."""
-    errors = [(decode(vae, sample_moments(vae, moments(vae, x))) - x).square().mean() for x in pixels.split(64)]
+def psnr(vae: AutoencoderTiny, pixels: Tensor) -> float:
+    """Peak signal-to-noise ratio of reconstructions, in dB."""
+    errors = [(decode(vae, encode(vae, x)).clamp(-1, 1) - x).square().mean() for x in pixels.split(64)]
     return 10 * math.log10(4.0 / torch.stack(errors).mean().item())
-
-
-@torch.no_grad()
-def set_latent_statistics(vae: AutoencoderKL, pixels: Tensor) -> None:
-    """Write each latent channel's mean and standard deviation into the autoencoder's configuration."""
-    z = torch.cat([moments(vae, x).chunk(2, dim=1)[0] for x in pixels.split(64)])
-    mean, std = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.from_numpy(load(args.data, "train").images)  # (N, 3, H, W) uint8
-    to_pixels = lambda x: x.float().to(device) / 127.5 - 1.0  # noqa: E731
-    validation = to_pixels(torch.from_numpy(load(args.data, "validation").images)[:512])
 
-    vae = small_autoencoder(args.width, args.latent_channels, args.block, images.shape[-1]).to(device)
+    def pixels(some: Tensor) -> Tensor:
+        return some.float().to(device) / 127.5 - 1.0
+
+    validation = pixels(torch.from_numpy(load(args.data, "validation").images)[:512])
+    if args.init:
+        vae = AutoencoderTiny.from_pretrained(args.init).to(device)
+    else:
+        vae = small_autoencoder(args.encoder_width, args.decoder_width, args.latent_channels, args.block).to(device)
+        start_linear(vae, pixels(images[torch.randperm(len(images))[:512]]), args.block)
+    vae.encoder.requires_grad_(not args.decoder_only)
     vae = vae.to(memory_format=torch.channels_last)
     critic = PatchCritic().to(device, memory_format=torch.channels_last)
     average = deepcopy(vae).requires_grad_(False)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    print(f"before training: {psnr(vae, validation):.2f} dB")
+    weights = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=5e-4, betas=(0.5, 0.99), weight_decay=0.0)
     warm_up, critic_start = 100, int(args.steps * args.critic_from)
 
@@ -122,62 +165,60 @@ def train(args: argparse.Namespace) -> None:
     started = time.time()
     bar = tqdm(range(args.steps), desc="autoencoder", unit="step")
     for step in bar:
-        x = to_pixels(images[torch.randint(len(images), (args.batch_size,))])
-        q = moments(vae, x)
-        z = sample_moments(vae, q, torch.randn_like(q.chunk(2, dim=1)[0]))
-        y = decode(vae, z)
+        x = pixels(images[torch.randint(len(images), (args.batch_size,))])
+        latents = encode(vae, x)
+        y = decode(vae, latents + args.noise * torch.randn_like(latents))
         reconstruction = reconstruction_loss(x, y)
-        loss = reconstruction + args.kl_weight * kl_divergence(q)
+        loss = reconstruction + 0.01 * statistics_loss(latents)
         if step >= critic_start:
             critic.requires_grad_(False)
             adversarial = -critic(y).mean()
-            weight = adaptive_weight(reconstruction, adversarial, vae.decoder.conv_out.weight)
+            weight = adaptive_weight(reconstruction, adversarial, vae.decoder.layers[-1].weight)
             loss = loss + args.critic_weight * weight * adversarial
             critic.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         if step >= critic_start - 200:  # the critic gets a head start
-            real, fake = critic(x).mean((1, 2, 3)), critic(y.detach()).mean((1, 2, 3))
-            critic_loss = F.relu(1 - critic(x)).mean() + F.relu(1 + critic(y.detach())).mean()
+            real, fake = critic(torch.cat([x, y.detach()])).chunk(2)
+            critic_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
             critic_optimizer.zero_grad(set_to_none=True)
             critic_loss.backward()
             critic_optimizer.step()
         decay = min(args.ema, (step + 1) / (step + 10))
-        for a, p in zip(average.parameters(), vae.parameters(), strict=True):
-            a.lerp_(p.detach(), 1 - decay)
+        torch._foreach_lerp_(list(average.parameters()), list(vae.parameters()), 1 - decay)
 
         if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
-            set_latent_statistics(average, validation)
-            row = {"step": step + 1, "loss": loss.item(), "reconstruction": reconstruction.item()}
-            row |= {"kl": kl_divergence(q).item(), "psnr": psnr(average, validation)}
+            row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average, validation)}
+            row["statistics"] = statistics_loss(latents).item()
             if step >= critic_start:
                 row |= {"critic_real": real.mean().item(), "critic_fake": fake.mean().item()}
-            row["seconds"] = time.time() - started
+            row["seconds"] = round(time.time() - started, 1)
             log.write(json.dumps(row) + "\n")
             log.flush()
-            bar.set_postfix(loss=f"{row['loss']:.4f}", psnr=f"{row['psnr']:.2f}")
+            bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
             average.save_pretrained(args.out)
-    set_latent_statistics(average, to_pixels(images[torch.randperm(len(images))[:4096]]))
-    average.save_pretrained(args.out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train.autoencoder", description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder that train.avatars wrote")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--width", type=int, default=96, help="channels of every layer")
+    parser.add_argument("--encoder-width", type=int, default=48)
+    parser.add_argument("--decoder-width", type=int, default=80)
     parser.add_argument("--latent-channels", type=int, default=8)
     parser.add_argument("--block", type=int, default=4, help="pixels along a latent cell's side")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--kl-weight", type=float, default=1e-2)
+    parser.add_argument("--noise", type=float, default=0.05, help="on the latents the decoder trains on, std 1 scale")
     parser.add_argument("--critic-weight", type=float, default=0.1, help="share of the reconstruction's gradient")
-    parser.add_argument("--critic-from", type=float, default=0.5, help="fraction of the steps without a critic")
+    parser.add_argument("--critic-from", type=float, default=0.6, help="fraction of the steps without a critic")
     parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--init", type=Path, help="go on from this autoencoder")
+    parser.add_argument("--decoder-only", action="store_true", help="keep the encoder, and so the latents, as they are")
     parser.add_argument("--log-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())

@@ -1,0 +1,171 @@
+"""The command line: python -m mdt_core generate | convert | info.
+
+A wrong call ends with one line on stderr that says what was wrong and what would be right, and exit status 2.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import diffusers
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from mdt_core.official import load_official, resolve
+from mdt_core.pipeline import MDTPipeline, PipelineStep
+from mdt_core.samplers import SAMPLERS
+from mdt_core.transformer import MDTTransformer
+
+DEVICES = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without the usage lines before an error."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m mdt_core", description="Images from masked diffusion transformers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | convert | info")
+
+    generate = commands.add_parser("generate", help="one image of one class")
+    _add_model(generate)
+    _add_sampling(generate)
+    generate.set_defaults(run=run_generate)
+
+    convert = commands.add_parser("convert", help="published weights -> a diffusers pipeline folder")
+    convert.add_argument("checkpoint", help="a published .pt or .safetensors file, a folder with one, or a hub id")
+    convert.add_argument("out_folder", type=Path, help="where to write; must be empty or not there yet")
+    convert.add_argument("--vae", default=MDTPipeline.default_vae, help="autoencoder: a folder or hub id (%(default)s)")
+    convert.add_argument("--decoder-layers", type=int, help="v1's number of decoder blocks (2)")
+    convert.set_defaults(run=run_convert)
+
+    info = commands.add_parser("info", help="what a model is")
+    _add_model(info)
+    info.set_defaults(run=run_info)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=str(SHIPPED), metavar="PATH_OR_ID", help="folder, file or hub id (avatars)")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--class", dest="label", metavar="NAME_OR_INDEX", help="leave out for an unconditional image")
+    parser.add_argument("--out", type=Path, required=True, help="the image file to write")
+    parser.add_argument("--seed", type=int, default=0, help="0 or more (%(default)s)")
+    parser.add_argument("--steps", type=int, default=25, help="(%(default)s)")
+    parser.add_argument("--sampler", default="dpm++", help=f"{', '.join(SAMPLERS)} (%(default)s)")
+    parser.add_argument("--scale", type=float, default=3.8, help="guidance scale (%(default)s)")
+    parser.add_argument("--power", type=float, default=4.0, help="guidance power (%(default)s)")
+    parser.add_argument("--device", default=DEVICES[0], choices=DEVICES, help="(%(default)s)")
+
+
+def run_generate(args: argparse.Namespace) -> None:
+    _check_image_path(args.out)
+    pipe = MDTPipeline.from_pretrained(args.model).to(args.device)
+    steps = pipe.stream(
+        class_labels=[args.label],
+        guidance_scale=args.scale,
+        guidance_power=args.power,
+        num_inference_steps=args.steps,
+        sampler=args.sampler,
+        seeds=[args.seed],
+    )
+    last = _follow(steps)
+    last.images[0].save(args.out)
+    name = "no class" if args.label is None else pipe.id2label[pipe.class_index(args.label)]
+    print(f"{args.out}: {name}, seed {args.seed}; {last.evaluations} model evaluations, {last.skipped} skipped")
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    out = args.out_folder
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there already and not an empty folder: name another")
+    checkpoint = resolve(args.checkpoint)
+    if checkpoint.is_dir():
+        raise ValueError(f"{checkpoint} is a pipeline folder already: nothing to convert")
+    with tqdm(total=3, bar_format="{desc:<24}{bar}{elapsed}") as bar:
+        bar.set_description_str("reading")
+        pipe = MDTPipeline.from_official(checkpoint, vae=args.vae, decoder_layers=args.decoder_layers)
+        bar.update()
+        bar.set_description_str("fitting the previews")
+        pipe.fit_preview()
+        bar.update()
+        bar.set_description_str("writing")
+        pipe.save_pretrained(out)
+        bar.update()
+    print(f"{out}: {_described(pipe.transformer)}, {pipe.num_classes} classes, autoencoder {args.vae}")
+
+
+def run_info(args: argparse.Namespace) -> None:
+    path = resolve(args.model)
+    pipe = MDTPipeline.from_pretrained(path) if path.is_dir() else None
+    transformer = pipe.transformer if pipe else load_official(path)  # weights alone need no autoencoder
+    config = transformer.config
+    shape = " x ".join(map(str, (config.in_channels, config.sample_size, config.sample_size)))
+    rows = {
+        "model": _described(transformer),
+        "blocks": f"{config.depth}, {config.decoder_layers} of them decoder; "
+        f"width {config.hidden_size}, {config.num_heads} heads",
+        "latents": f"{shape}, patch {config.patch_size}: {transformer.num_tokens} tokens",
+        "images": f"{pipe.image_size} px, {type(pipe.vae).__name__}" if pipe else "no autoencoder: convert adds one",
+        "classes": f"{config.num_classes}{_first_names(pipe.id2label) if pipe else ''}",
+        "samplers": ", ".join(SAMPLERS),
+        "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}; devices {', '.join(DEVICES)}",
+    }
+    for name, value in rows.items():
+        print(f"{name:<10}{value}")
+
+
+def _described(transformer: MDTTransformer) -> str:
+    """Class and size, counted as the paper counts: with and without the side block, which only training needs."""
+    count = {name: parameter.numel() for name, parameter in transformer.named_parameters()}
+    side_block = sum(n for name, n in count.items() if name.startswith("sideblocks."))
+    total = sum(count.values())
+    without = f" ({total - side_block:,} without the side block)" if side_block else ""
+    return f"{type(transformer).__name__}, {total:,} parameters{without}"
+
+
+def _first_names(id2label: dict[int, str], most: int = 20) -> str:
+    names = list(id2label.values())
+    return ": " + ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _follow(steps: Iterator[PipelineStep]) -> PipelineStep:
+    """Run a stream under a progress bar; its last step."""
+    with tqdm(unit="step") as bar:
+        for step in steps:
+            bar.total = step.total
+            bar.update()
+    return step
+
+
+def _check_image_path(path: Path) -> None:
+    """Say what is wrong with the output's path before the work, not after it."""
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--out {path}: the name must end in an image format's suffix, such as .png")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: the folder {path.parent} does not exist")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; a wrong call or a bad file exits with status 2 and one line."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        parser.exit(2, f"{parser.prog} {args.command}: {message}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
