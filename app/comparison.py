@@ -1,0 +1,132 @@
+"""A comparison: classes down, one setting across, every cell at the same seed; and the sheet it is drawn on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from PIL import Image, ImageDraw, ImageFont
+
+from app.engine import Request
+from app.trajectory import caption
+
+MAX_CELLS = 64
+CELL = 128  # pixels; a model with larger images keeps their size up to twice this
+INK, FAINT, PAPER, EMPTY = "#1e293b", "#64748b", "#ffffff", "#f1f5f9"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting that can vary across the columns."""
+
+    name: str  # as the page says it
+    read: type  # of one value
+    default: str  # values to begin with
+
+
+AXES = {
+    "guidance_scale": Axis("Guidance scale", float, "1, 2, 4, 6, 8"),
+    "guidance_power": Axis("Guidance power", float, "0.01, 1, 2, 4, 8"),
+    "num_inference_steps": Axis("Steps", int, "5, 10, 25, 50"),
+    "sampler": Axis("Sampler", str, "dpm++, ddim, ddpm"),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Raises ValueError where a value does not suit its axis, or the grid is empty or too large."""
+
+    base: Request  # one image: the model, the seed and the settings that do not vary
+    class_labels: tuple[int | None, ...]  # rows
+    axis: str  # a key of AXES
+    values: tuple[float | int | str, ...]  # columns
+
+    def __post_init__(self) -> None:
+        if self.axis not in AXES:
+            raise ValueError(f"A grid can vary {', '.join(AXES)}, not {self.axis!r}.")
+        if not self.class_labels or not self.values:
+            raise ValueError("A comparison needs at least one class and one value.")
+        if len(self.class_labels) * len(self.values) > MAX_CELLS:
+            raise ValueError(
+                f"{len(self.class_labels)} classes times {len(self.values)} values are too many: "
+                f"at most {MAX_CELLS} cells fit on a sheet."
+            )
+        self.requests()  # checks every value
+
+    def requests(self) -> list[Request]:
+        """One request per cell, row by row."""
+        return [
+            replace(self.base, class_labels=(label,), **{self.axis: value})
+            for label in self.class_labels
+            for value in self.values
+        ]
+
+
+def parse_values(axis: str, text: str) -> tuple[float | int | str, ...]:
+    """Values separated by commas or blanks, each once. ValueError where one cannot be read."""
+    read = AXES[axis].read
+    try:
+        return tuple(dict.fromkeys(read(word) for word in text.replace(",", " ").split()))
+    except ValueError as error:
+        kind = "whole numbers" if read is int else "numbers"
+        raise ValueError(f"The values for {AXES[axis].name.lower()} must be {kind} separated by commas.") from error
+
+
+class Sheet:
+    """The picture of a comparison: class names at the left, values on top, the other settings below."""
+
+    def __init__(self, comparison: Comparison, labels: dict[int, str], image_size: int):
+        self.columns = len(comparison.values)
+        self.cell = min(max(CELL, image_size), 2 * CELL)
+        self.font, self.bold = ImageFont.load_default(14), ImageFont.load_default(15)
+        names = [caption(label, labels) for label in comparison.class_labels]
+        self.left = 24 + max(round(self.font.getlength(name)) for name in names)
+        self.top, self.gap = 66, 6
+        width = self.left + self.columns * (self.cell + self.gap) + 12
+        height = self.top + len(names) * (self.cell + self.gap) + 36
+        below = footer(comparison)
+        self.image = Image.new("RGB", (max(width, 24 + round(self.font.getlength(below))), height), PAPER)
+        self._draw = ImageDraw.Draw(self.image)
+        self._text(self.left, 12, AXES[comparison.axis].name, INK, self.bold)
+        for column, value in enumerate(comparison.values):
+            self._text(self._corner(0, column)[0] + self.cell // 2, 40, value_text(value), INK, anchor="ma")
+        for row, name in enumerate(names):
+            self._text(12, self._corner(row, 0)[1] + self.cell // 2, name, INK, anchor="lm")
+        self._text(12, height - 26, below, FAINT)
+        for job in range(len(names) * self.columns):
+            x, y = self._corner(*divmod(job, self.columns))
+            self._draw.rectangle((x, y, x + self.cell - 1, y + self.cell - 1), fill=EMPTY)
+
+    def paste(self, job: int, image: Image.Image) -> None:
+        """Put a picture into a cell."""
+        scaled = image.convert("RGB").resize((self.cell, self.cell), Image.Resampling.BICUBIC)
+        self.image.paste(scaled, self._corner(*divmod(job, self.columns)))
+
+    def _corner(self, row: int, column: int) -> tuple[int, int]:
+        return self.left + column * (self.cell + self.gap), self.top + row * (self.cell + self.gap)
+
+    def _text(
+        self, x: int, y: int, text: str, fill: str, font: ImageFont.FreeTypeFont | None = None, anchor: str = "la"
+    ):
+        self._draw.text((x, y), text, fill=fill, font=font or self.font, anchor=anchor)
+
+
+def footer(comparison: Comparison) -> str:
+    """The settings that all cells share."""
+    base = comparison.base
+    settings = {
+        "num_inference_steps": f"{base.num_inference_steps} steps",
+        "sampler": base.sampler,
+        "guidance_scale": f"scale {base.guidance_scale:g}",
+        "guidance_power": f"power {base.guidance_power:g}",
+    }
+    settings.pop(comparison.axis)
+    return " · ".join([base.model, f"seed {base.seeds[0]}", *settings.values()])
+
+
+def value_text(value: float | int | str) -> str:
+    """A column's value as people write it."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def join_values(values: Iterable[float | int | str]) -> str:
+    """What `parse_values` reads."""
+    return ", ".join(map(value_text, values))

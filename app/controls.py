@@ -1,0 +1,173 @@
+"""Controls that more than one tab has: classes, seed, sampler, steps and guidance with its curve."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+
+from app.engine import (
+    GUIDANCE_POWER,
+    GUIDANCE_SCALE,
+    MAX_SEED,
+    ModelInfo,
+    Request,
+    max_steps,
+)
+from app.plots import guidance_curve
+from app.studio import GLUE
+from mdt_core.samplers import SAMPLERS
+
+NO_CLASS = -1  # a dropdown's value for "no class"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample."""
+
+    sampler: gr.Dropdown
+    steps: gr.Slider
+    scale: gr.Slider
+    power: gr.Slider
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """In the order that `to_request` takes them."""
+        return [self.sampler, self.steps, self.scale, self.power]
+
+
+def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> gr.Dropdown:
+    """A dropdown of classes that filters as one types."""
+    return gr.Dropdown(
+        class_choices(info),
+        value=chosen,
+        multiselect=True,
+        max_choices=most,
+        label="Classes (type to filter)",
+        elem_id=f"{prefix}-classes",
+        elem_classes="classes",
+    )
+
+
+def class_choices(info: ModelInfo) -> list[tuple[str, int]]:
+    """(label, value) pairs: a class is found by its name or its index."""
+    return [
+        ("no class (unconditional)", NO_CLASS),
+        *((f"{name} · {index}", index) for index, name in info.labels.items()),
+    ]
+
+
+def for_model(info: ModelInfo, chosen: Sequence[int]) -> dict:
+    """The update of a class picker when another model is chosen: its classes, and of those picked what it has too."""
+    kept = [choice for choice in chosen if choice == NO_CLASS or choice in info.labels]
+    return gr.update(choices=class_choices(info), value=kept or [next(iter(info.labels))])
+
+
+def seed_picker(prefix: str) -> gr.Number:
+    """A seed with dice."""
+    with gr.Row(elem_classes="seed"):
+        seed = gr.Number(
+            0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=80, elem_id=f"{prefix}-seed"
+        )
+        dice = gr.Button("⚄", size="sm", min_width=40, scale=0, elem_id=f"{prefix}-dice", elem_classes="dice")
+    dice.click(random_seed, outputs=seed, **GLUE)
+    return seed
+
+
+def random_seed() -> int:
+    """Any seed."""
+    return random.randint(0, MAX_SEED)
+
+
+def sampling_controls(info: ModelInfo, prefix: str, curve: bool = False) -> Sampling:
+    """Sampler, steps, guidance scale and power, and below them the guidance curve that follows them."""
+    defaults = Request(info.name, (None,), (0,), num_inference_steps=10 if info.slow else 25)
+    with gr.Row():
+        sampler = gr.Dropdown(
+            list(SAMPLERS), value=defaults.sampler, label="Sampler", min_width=120, elem_id=f"{prefix}-sampler"
+        )
+        steps = gr.Slider(
+            1,
+            max_steps(defaults.sampler),
+            value=defaults.num_inference_steps,
+            step=1,
+            label="Steps",
+            buttons=[],
+            min_width=120,
+            elem_id=f"{prefix}-steps",
+        )
+    with gr.Row():
+        scale = gr.Slider(
+            *GUIDANCE_SCALE,
+            value=defaults.guidance_scale,
+            step=0.1,
+            label="Guidance scale",
+            buttons=[],
+            min_width=120,
+            elem_id=f"{prefix}-scale",
+        )
+        power = gr.Slider(
+            *GUIDANCE_POWER,
+            value=defaults.guidance_power,
+            step=0.01,
+            label="Guidance power",
+            buttons=[],
+            min_width=120,
+            elem_id=f"{prefix}-power",
+        )
+    controls = Sampling(sampler, steps, scale, power)
+    sampler.input(steps_of, sampler, steps, **GLUE)
+    if curve:
+        drawing = gr.HTML(draw_curve(*[component.value for component in controls.inputs]), elem_id=f"{prefix}-curve")
+        changes = [component.change for component in controls.inputs]
+        gr.on(changes, draw_curve, controls.inputs, drawing, trigger_mode="always_last", **GLUE)
+    return controls
+
+
+def draw_curve(sampler: str, steps: int, scale: float, power: float) -> str:
+    """The guidance curve; while the controls change one after the other the steps may exceed the sampler's."""
+    return guidance_curve(sampler, min(steps, max_steps(sampler)), scale, power)
+
+
+def steps_of(sampler: str) -> dict:
+    """The update of the steps slider for a sampler just chosen."""
+    return gr.update(maximum=max_steps(sampler), value=SAMPLERS[sampler].default_steps)
+
+
+def to_label(choice: int) -> int | None:
+    """A class picker's value -> a class label."""
+    return None if choice == NO_CLASS else choice
+
+
+def to_request(
+    model: str, classes: Sequence[int], count: int, seed: int, sampler: str, steps: int, scale: float, power: float
+) -> Request:
+    """Controls -> request: `count` images, at least one of each class, share the classes; their seeds count up."""
+    labels = [to_label(choice) for choice in classes] or [None]
+    count = max(count, len(labels))
+    if seed is None or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"The seed must be a whole number from 0 to {MAX_SEED}.")
+    return Request(
+        model=model,
+        class_labels=tuple(labels[i * len(labels) // count] for i in range(count)),
+        seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(count)),
+        guidance_scale=scale,
+        guidance_power=power,
+        num_inference_steps=steps,
+        sampler=sampler,
+    )
+
+
+def from_request(request: Request, info: ModelInfo, class_labels: Sequence[int | None] | None = None) -> list:
+    """Request -> updates of classes, count, seed, sampler, steps, scale and power. `class_labels`: other classes."""
+    labels = dict.fromkeys(request.class_labels if class_labels is None else class_labels)
+    chosen = [NO_CLASS if label is None else label for label in labels]
+    return [
+        gr.update(choices=class_choices(info), value=chosen),
+        len(request.seeds),
+        request.seeds[0],
+        request.sampler,
+        gr.update(maximum=max_steps(request.sampler), value=request.num_inference_steps),
+        request.guidance_scale,
+        request.guidance_power,
+    ]

@@ -1,0 +1,15 @@
+"""Results as files that the browser can fetch and that the server deletes in time."""
+
+import re
+from pathlib import Path
+
+from gradio.components import Component
+from gradio.processing_utils import save_bytes_to_cache
+
+
+def publish(png: bytes, name: str, component: Component) -> str:
+    """Put a PNG where `component` serves its files from; the path. `name` becomes the name of a download."""
+    stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "picture"
+    path = save_bytes_to_cache(png, f"{stem}.png", component.GRADIO_CACHE)
+    component.temp_files.add(path)  # so that launch(delete_cache=...) finds it
+    return str(Path(path))

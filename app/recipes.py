@@ -1,0 +1,146 @@
+"""Recipes: how a picture was made, kept in the text of its PNG, and read back.
+
+A recipe is a flat JSON object. Reading is safe (a size limit, plain JSON, no pixel decoded, every value checked) and
+tolerant (unknown fields are ignored, missing or useless ones are named and keep their defaults), so that pictures of
+other versions still load.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from app.comparison import Comparison
+from app.engine import ModelInfo, Request
+from app.images import open_header
+
+KEY = "mdt-studio"  # of the text chunk
+PACKAGES = ("torch", "diffusers")  # their versions can change pixels
+SETTINGS = ("sampler", "num_inference_steps", "guidance_scale", "guidance_power")  # the sampler bounds the steps
+NAMES = dict(
+    zip(("seeds", *SETTINGS), ("seed", "sampler", "number of steps", "guidance scale", "guidance power"), strict=True)
+)
+
+
+def of_image(request: Request, index: int, info: ModelInfo) -> dict[str, Any]:
+    """The recipe of one image of a request, by itself: a batch never changes a picture."""
+    label = request.class_labels[index]
+    return {
+        "kind": "generate",
+        "class_label": label,
+        "class_name": name_of(label, info),
+        "seed": request.seeds[index],
+        **settings_of(request),
+    }
+
+
+def of_comparison(comparison: Comparison, info: ModelInfo) -> dict[str, Any]:
+    """The recipe of a grid."""
+    return {
+        "kind": "compare",
+        "class_labels": comparison.class_labels,
+        "class_names": [name_of(label, info) for label in comparison.class_labels],
+        "axis": comparison.axis,
+        "values": comparison.values,
+        "seed": comparison.base.seeds[0],
+        **settings_of(comparison.base),
+    }
+
+
+def settings_of(request: Request) -> dict[str, Any]:
+    """What recipes of all kinds hold."""
+    return {
+        "model": request.model,
+        **{name: getattr(request, name) for name in SETTINGS},
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def name_of(label: int | None, info: ModelInfo) -> str | None:
+    """A class's name; None for no class."""
+    return None if label is None else info.labels[label]
+
+
+def to_png(image: Image.Image, recipe: Mapping[str, Any]) -> bytes:
+    """The picture as PNG bytes with its recipe inside."""
+    text = PngInfo()
+    text.add_itxt(KEY, json.dumps(recipe, ensure_ascii=False))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def read(path: str | Path, kind: str = "generate") -> dict[str, Any]:
+    """The recipe in a PNG. ValueError where there is none, or one of another kind."""
+    image = open_header(path, formats=("PNG",))
+    try:
+        text = image.info.get(KEY) or image.text.get(KEY)  # the latter also finds text after the pixels
+    except Exception as error:  # a damaged file
+        raise ValueError("The PNG is damaged: its recipe cannot be read.") from error
+    if text is None:
+        raise ValueError("This PNG carries no recipe: only pictures saved by MDT Studio do.")
+    try:
+        recipe = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("The recipe in this PNG is damaged.") from error
+    if not isinstance(recipe, dict):
+        raise ValueError("The recipe in this PNG is damaged.")
+    if recipe.get("kind") != kind:
+        raise ValueError(f"This is a recipe for another tab: {shorten(recipe.get('kind'))}, not {kind!r}.")
+    return recipe
+
+
+def to_request(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Request, list[str]]:
+    """The request for one image that a recipe describes, for the model `info`, and what could not be taken over."""
+    request, notes = Request(info.name, (None,), (0,)), []
+    if recipe.get("model") != info.name:
+        notes.append(f"made with another model, {shorten(recipe.get('model'))}")
+    for name, value in {"seeds": (recipe.get("seed"),), **{name: recipe.get(name) for name in SETTINGS}}.items():
+        try:
+            request = replace(request, **{name: value})
+        except (ValueError, TypeError):
+            notes.append(f"its {NAMES[name]} is missing or not usable")
+    if recipe.get("kind") == "generate":
+        labels = find_classes([recipe.get("class_label")], [recipe.get("class_name")], info, notes)
+        request = replace(request, class_labels=labels or (None,))
+    return request, notes
+
+
+def to_comparison(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Comparison, list[str]]:
+    """The grid that a recipe describes, and what could not be taken over. ValueError where nothing is left of it."""
+    base, notes = to_request(recipe, info)
+    columns = [recipe.get(name) for name in ("class_labels", "class_names", "values")]
+    if not all(isinstance(column, list) for column in columns):
+        raise ValueError("The recipe in this PNG is damaged: it names no classes or values.")
+    labels, names, values = columns
+    try:
+        return Comparison(base, find_classes(labels, names, info, notes), recipe.get("axis"), tuple(values)), notes
+    except TypeError as error:
+        raise ValueError("The recipe in this PNG is damaged: its values cannot be used.") from error
+
+
+def find_classes(labels: list, names: list, info: ModelInfo, notes: list[str]) -> tuple[int | None, ...]:
+    """The recipe's classes in this model: by index where the name agrees, else by name. Notes those it has not."""
+    by_name = {name: index for index, name in reversed(info.labels.items())}
+    found = []
+    for label, name in zip(labels, names, strict=False):
+        if label is None and name is None:
+            found.append(None)
+        elif isinstance(label, int) and name is not None and info.labels.get(label) == name:
+            found.append(label)
+        elif isinstance(name, str) and name in by_name:
+            found.append(by_name[name])
+        else:
+            notes.append(f"{info.name} has no class {shorten(name)}")
+    return tuple(found)
+
+
+def shorten(value: Any) -> str:
+    """A value from a stranger's file, fit to be shown."""
+    return repr(value)[:60]

@@ -1,0 +1,48 @@
+"""What the tabs share: the engine, the model that the visitor chose, the folder of runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.engine import Engine, ModelInfo
+
+Update = dict[Any, Any]  # what a handler returns or yields: component -> its new value or gr.update
+GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # of every event that runs a model: one queue for all
+GLUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that only move the page
+
+
+@dataclass
+class Studio:
+    """Handed to every tab's `build`."""
+
+    engine: Engine
+    runs: Path  # the folders of training runs
+    model: gr.Dropdown  # the name of the model in use; on its change a tab offers that model's classes
+    info: ModelInfo  # of the model in use when the page opens
+    actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
+    picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last
+
+
+def progress(fraction: float, text: str) -> str:
+    """The status line: a bar and a text (HTML) that screen readers announce."""
+    bar = f'<div class="bar"><i style="width: {100 * fraction:.1f}%"></i></div>'
+    return f'<div class="status" role="status">{bar}<span>{text}</span></div>'
+
+
+def clock(seconds: float) -> str:
+    """A duration as people say it."""
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Tell a visitor or API client what was asked for wrongly (ValueError), in its own words and without a trace."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise gr.Error(text[:1].upper() + text[1:], print_exception=False) from error

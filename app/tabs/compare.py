@@ -1,0 +1,166 @@
+"""The Compare tab: classes down, one setting across, all at one seed, drawn cell by cell on one labelled sheet."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import gradio as gr
+
+from app import recipes
+from app.comparison import AXES, Comparison, Sheet, join_values, parse_values
+from app.controls import class_picker, for_model, from_request, sampling_controls, seed_picker, to_label, to_request
+from app.engine import PREVIEW_SECONDS, Frame
+from app.files import publish
+from app.images import data_uri, jpeg_uri
+from app.studio import GLUE, GPU, Studio, Update, clear_errors, clock, progress
+
+READY = progress(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
+EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
+SIDE = 1600  # pixels of the largest sheet that is streamed
+
+
+@dataclass
+class Grid:
+    """How far a comparison has come; kept by the session."""
+
+    cells: int
+    done: int = 0
+    seconds: float = 0.0
+
+
+class Compare:
+    """The tab's components, and what happens between them."""
+
+    def __init__(self, studio: Studio):
+        self.engine = studio.engine
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=0, min_width=400, elem_classes="controls"):
+                self._lay_out_controls(studio)
+            with gr.Column(min_width=500, elem_classes="result"):
+                self.status = gr.HTML(READY, elem_id="compare-status")
+                self.stage = gr.HTML(EMPTY, elem_id="compare-stage")
+                self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
+        self.comparison, self.grid = gr.State(), gr.State()
+        self._wire(studio)
+
+    def _lay_out_controls(self, studio: Studio) -> None:
+        labels = list(studio.info.labels)
+        self.classes = class_picker(studio.info, labels[:3], 16, "compare")
+        with gr.Row():
+            self.axis = gr.Dropdown(
+                [(axis.name, key) for key, axis in AXES.items()],
+                value="guidance_scale",
+                label="What varies",
+                min_width=120,
+                elem_id="compare-axis",
+            )
+            default = AXES["guidance_scale"].default
+            self.values = gr.Textbox(default, label="Values", max_lines=1, min_width=120, elem_id="compare-values")
+        self.seed = seed_picker("compare")
+        self.sampling = sampling_controls(studio.info, "compare")
+        self.start = gr.Button("Compare", variant="primary", elem_id="compare-start", elem_classes="start")
+        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="compare-stop", elem_classes="stop")
+        self.recipe = gr.File(
+            label="Load recipe: drop a saved grid, or click",
+            file_types=[".png"],
+            height=38,
+            elem_id="compare-recipe",
+            elem_classes="drop",
+        )
+
+    def _wire(self, studio: Studio) -> None:
+        page = [self.start, self.stop, self.status, self.stage, self.save]
+        settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
+        studio.model.change(self.offer_classes, [studio.model, self.classes], self.classes, **GLUE)
+        self.axis.input(lambda axis: AXES[axis].default, self.axis, self.values, **GLUE)
+        check = self.start.click(self.begin, [studio.model, *settings], [*page, self.comparison, self.grid], **GLUE)
+        run = check.success(
+            self.run, self.comparison, [*page, self.grid], show_progress="hidden", api_visibility="private", **GPU
+        )
+        run.then(self.finish, self.grid, page, **GLUE)
+        self.stop.click(None, cancels=[run])
+        self.recipe.upload(
+            self.load, [self.recipe, studio.model], [self.recipe, studio.model, *settings, self.status], **GLUE
+        )
+
+    def offer_classes(self, model: str, chosen: list[int]) -> Update:
+        """Another model was chosen: its classes."""
+        return for_model(self.engine.describe(model), chosen)
+
+    def begin(
+        self, model: str, classes: list[int], axis: str, values: str, seed: int, sampler: str, *sampling: Any
+    ) -> Update:
+        """Check the settings before the run joins the queue."""
+        with clear_errors():
+            base = to_request(model, [], 1, seed, sampler, *sampling)
+            labels = tuple(map(to_label, classes))
+            comparison = Comparison(base, labels, axis, parse_values(axis, values))
+        return {
+            self.comparison: comparison,
+            self.grid: None,
+            self.status: progress(0, "Waiting for the model …"),
+            self.start: gr.update(visible=False),
+            self.stop: gr.update(visible=True),
+            self.save: gr.update(visible=False),
+        }
+
+    def run(self, comparison: Comparison) -> Iterator[Update]:
+        """Cell by cell; stopped by being closed."""
+        info = self.engine.describe(comparison.base.model)
+        requests = comparison.requests()
+        sheet = Sheet(comparison, info.labels, info.image_size)
+        grid = Grid(len(requests))
+        start, shown = perf_counter(), 0.0
+        yield {self.grid: grid, self.stage: show(jpeg_uri(sheet.image, SIDE))}
+        with clear_errors(), closing(self.engine.run(requests)) as frames:
+            for frame in frames:
+                picture = (frame.images or frame.x_0 or [None])[0]
+                if picture:
+                    sheet.paste(frame.job, picture)
+                grid.done = frame.job + bool(frame.images)
+                grid.seconds = perf_counter() - start
+                if picture and perf_counter() - shown >= PREVIEW_SECONDS:
+                    yield {self.stage: show(jpeg_uri(sheet.image, SIDE)), self.status: describe(frame, grid)}
+                    shown = perf_counter()
+        png = recipes.to_png(sheet.image, recipes.of_comparison(comparison, info))
+        name = f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}"
+        file = publish(png, name, self.save)
+        yield {self.stage: show(data_uri(png, "image/png")), self.save: gr.update(value=file, visible=True)}
+
+    def finish(self, grid: Grid | None) -> Update:
+        """Ended, stopped or failed: the page is ready again."""
+        ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
+        if grid and grid.done == grid.cells:
+            ready[self.status] = progress(1, f"{grid.cells} cells in {clock(grid.seconds)}")
+        elif grid:
+            ready[self.status] = progress(grid.done / grid.cells, f"Stopped after {grid.done} of {grid.cells} cells.")
+        return ready
+
+    def load(self, path: str, model: str) -> list[Any]:
+        """Set all controls from a saved grid."""
+        with clear_errors():
+            recipe = recipes.read(path, kind="compare")
+            name = recipe.get("model")
+            info = self.engine.describe(name if name in self.engine.models else model)
+            comparison, notes = recipes.to_comparison(recipe, info)
+        for note in notes:
+            gr.Warning(f"Recipe: {note}.")
+        classes, _, *sampling = from_request(comparison.base, info, comparison.class_labels)
+        values = join_values(comparison.values)
+        text = progress(0, "Recipe loaded. Press Compare for the same grid again.")
+        return [None, info.name, classes, comparison.axis, values, *sampling, text]
+
+
+def show(uri: str) -> str:
+    """The sheet on the page."""
+    return f'<div class="stage sheet"><img src="{uri}" alt="Grid of classes and values"></div>'
+
+
+def describe(frame: Frame, grid: Grid) -> str:
+    """Where a comparison is, and how long it will take if the cells to come cost what these did."""
+    done = frame.job + (frame.index + 1) / frame.total
+    left = grid.seconds * (grid.cells - done) / done
+    text = f"Cell <b>{frame.job + 1}</b> of {grid.cells}, step {frame.index + 1} of {frame.total} · {clock(left)} left"
+    return progress(done / grid.cells, text)

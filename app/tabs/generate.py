@@ -1,0 +1,267 @@
+"""The Generate tab: pick classes, watch the pictures come out of the noise, look through the steps, keep the result."""
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from time import perf_counter
+from typing import Any
+
+import gradio as gr
+
+from app import recipes
+from app.controls import NO_CLASS, class_picker, for_model, from_request, sampling_controls, seed_picker, to_request
+from app.engine import MAX_IMAGES, MAX_SEED, PREVIEW_SECONDS, Frame, Request, check_whole
+from app.files import publish
+from app.studio import GLUE, GPU, Studio, Update, clear_errors, clock, progress
+from app.trajectory import VIEWS, Trajectory, caption
+
+READY = progress(0, "Pick a class and press Generate (Ctrl + Enter).")
+EMPTY = '<div class="stage empty"><p>The pictures come here, out of the noise.</p></div>'
+
+
+class Generate:
+    """The tab's components, and what happens between them. Methods that return an Update touch only what is in it."""
+
+    def __init__(self, studio: Studio):
+        self.engine = studio.engine
+        with gr.Row(equal_height=False, elem_classes="tab"):
+            with gr.Column(scale=0, min_width=400, elem_classes="controls"):
+                self._lay_out_controls(studio)
+            with gr.Column(min_width=500, elem_classes="result"):
+                self._lay_out_result()
+        self.request, self.trajectory = gr.State(), gr.State()
+        self.picture = gr.State()  # the file of the picture chosen in the gallery
+        self.settings = [self.classes, self.count, self.seed, *self.sampling.inputs]
+        self._wire(studio)
+        studio.actions, studio.picture = self.actions, self.picture
+
+    def _lay_out_controls(self, studio: Studio) -> None:
+        first = next(iter(studio.info.labels))
+        self.classes = class_picker(studio.info, [first], MAX_IMAGES, "generate")
+        with gr.Row():
+            self.any_class = gr.Button("Random class", size="sm", elem_id="generate-any-class")
+            self.no_class = gr.Button("No class", size="sm", elem_id="generate-no-class")
+        with gr.Row():
+            self.count = gr.Slider(
+                1, MAX_IMAGES, 4, step=1, label="Images", buttons=[], min_width=120, elem_id="generate-count"
+            )
+            self.seed = seed_picker("generate")
+        self.sampling = sampling_controls(studio.info, "generate", curve=True)
+        self.start = gr.Button("Generate", variant="primary", elem_id="generate-start", elem_classes="start")
+        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="generate-stop", elem_classes="stop")
+        self.recipe = gr.File(
+            label="Load recipe: drop a saved picture, or click",
+            file_types=[".png"],
+            height=38,
+            elem_id="generate-recipe",
+            elem_classes="drop",
+        )
+
+    def _lay_out_result(self) -> None:
+        self.status = gr.HTML(READY, elem_id="generate-status")
+        self.stage = gr.HTML(EMPTY, elem_id="generate-stage", elem_classes="stage-box")
+        self.gallery = gr.Gallery(
+            format="png",
+            show_label=False,
+            visible=False,
+            interactive=False,
+            buttons=["download", "download_all", "fullscreen"],
+            object_fit="contain",
+            elem_id="generate-gallery",
+            elem_classes="gallery",
+        )
+        with gr.Row(elem_classes="scrub", equal_height=True):
+            self.step = gr.Slider(
+                1, 2, 2, step=1, label="Step", buttons=[], interactive=False, min_width=260, elem_id="generate-step"
+            )
+            self.view = gr.Radio(
+                [(name, key) for key, name in VIEWS.items()],
+                value="x_0",
+                show_label=False,
+                container=False,
+                scale=0,
+                min_width=290,
+                elem_id="generate-view",
+            )
+        with gr.Row(elem_classes="actions") as self.actions:
+            self.again = gr.Button(
+                "Use this seed again", size="sm", interactive=False, scale=0, min_width=220, elem_id="generate-again"
+            )
+
+    def _wire(self, studio: Studio) -> None:
+        model, trajectory = studio.model, self.trajectory
+        page = [self.start, self.stop, self.status, self.stage, self.gallery, self.step, self.again, self.picture]
+        model.change(self.offer_classes, [model, self.classes], self.classes, **GLUE)
+        self.any_class.click(self.random_class, model, self.classes, **GLUE)
+        self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
+
+        check = self.start.click(self.begin, [model, *self.settings], [*page, self.request, trajectory], **GLUE)
+        run = check.success(
+            self.run,
+            [self.request, self.view],
+            [*page, trajectory],
+            show_progress="hidden",
+            api_visibility="private",
+            **GPU,
+        )
+        run.then(self.finish, trajectory, page, **GLUE)
+        self.stop.click(None, cancels=[run])
+
+        scrubbed = {"outputs": [self.stage, self.gallery], "trigger_mode": "always_last"} | GLUE
+        self.step.input(self.scrub, [trajectory, self.step], **scrubbed)
+        self.view.input(self.look, [trajectory, self.step, self.view], **scrubbed)
+        self.gallery.select(self.select, trajectory, page, **GLUE)
+        self.again.click(self.use_again, [trajectory, self.picture], [self.classes, self.count, self.seed], **GLUE)
+        self.recipe.upload(self.load, [self.recipe, model], [self.recipe, model, *self.settings, self.status], **GLUE)
+        gr.api(self.generate, api_name="generate", **GPU)
+
+    def offer_classes(self, model: str, chosen: list[int]) -> Update:
+        """Another model was chosen: its classes."""
+        return for_model(self.engine.describe(model), chosen)
+
+    def random_class(self, model: str) -> list[int]:
+        """Any one class."""
+        return [random.choice(list(self.engine.describe(model).labels))]
+
+    def begin(self, *settings: Any) -> Update:
+        """Check the settings before the run joins the queue."""
+        with clear_errors():
+            request = to_request(*settings)
+        return {
+            self.request: request,
+            self.trajectory: None,
+            self.status: progress(0, "Waiting for the model …"),
+            self.start: gr.update(visible=False),
+            self.stop: gr.update(visible=True),
+            self.step: gr.update(interactive=False),
+            self.again: gr.update(interactive=False),
+        }
+
+    def run(self, request: Request, view: str) -> Iterator[Update]:
+        """Frame by frame; stopped by being closed."""
+        trajectory = Trajectory(request, self.engine.describe(request.model).labels, view)
+        yield {self.trajectory: trajectory}
+        shown = 0.0
+        with clear_errors(), closing(self.engine.run((request,))) as frames:
+            for frame in frames:
+                html = trajectory.add(frame)
+                if frame.images:
+                    trajectory.files = self._publish(request, frame)
+                    files = list(zip(trajectory.files, trajectory.captions, strict=True))
+                    yield {
+                        self.stage: gr.update(visible=False),
+                        self.gallery: gr.update(
+                            value=files, columns=trajectory.columns, rows=trajectory.rows, visible=True
+                        ),
+                    }
+                elif html and perf_counter() - shown >= PREVIEW_SECONDS:
+                    yield {
+                        self.stage: gr.update(value=html, visible=True),
+                        self.gallery: gr.update(visible=False),
+                        self.status: progress(frame.index / frame.total, describe(frame)),
+                    }
+                    shown = perf_counter()
+
+    def finish(self, trajectory: Trajectory | None) -> Update:
+        """Ended, stopped or failed: the page is ready again, and what there is can be looked through."""
+        ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
+        if trajectory and trajectory.kept:
+            ready[self.status] = progress(trajectory.seen / trajectory.total, summary(trajectory))
+            ready[self.step] = gr.update(
+                maximum=trajectory.total, value=trajectory.seen, interactive=trajectory.total > 1
+            )
+        if trajectory and trajectory.files:
+            ready |= self._choose(trajectory, 0)
+        return ready
+
+    def scrub(self, trajectory: Trajectory | None, step: int) -> Update:
+        """Show a step of the run; the last one is the result itself."""
+        if trajectory is None or not trajectory.kept:
+            return {}
+        result = bool(trajectory.files) and step >= trajectory.total and trajectory.view == "x_0"
+        stage = gr.update(visible=False) if result else gr.update(value=trajectory.at(step - 1), visible=True)
+        return {self.stage: stage, self.gallery: gr.update(visible=result)}
+
+    def look(self, trajectory: Trajectory | None, step: int, view: str) -> Update:
+        """Switch between predicted image and noisy state, also while a run is going on: it reads `view` every step."""
+        if trajectory is None:
+            return {}
+        trajectory.view = view
+        return self.scrub(trajectory, min(step, trajectory.seen))
+
+    def select(self, trajectory: Trajectory, event: gr.SelectData) -> Update:
+        """A picture of the gallery was clicked."""
+        return self._choose(trajectory, event.index)
+
+    def use_again(self, trajectory: Trajectory, picture: str) -> tuple[list[int], int, int]:
+        """The chosen picture's class and seed, for one image."""
+        index = trajectory.files.index(picture)
+        label = trajectory.request.class_labels[index]
+        return [NO_CLASS if label is None else label], 1, trajectory.request.seeds[index]
+
+    def load(self, path: str, model: str) -> list[Any]:
+        """Set all controls from a saved picture."""
+        with clear_errors():
+            recipe = recipes.read(path)
+        name = recipe.get("model")
+        info = self.engine.describe(name if name in self.engine.models else model)
+        request, notes = recipes.to_request(recipe, info)
+        for note in notes:
+            gr.Warning(f"Recipe: {note}.")
+        text = f"Recipe loaded: seed {request.seeds[0]}. Press Generate for the same picture again."
+        return [None, info.name, *from_request(request, info), progress(0, text)]
+
+    def generate(
+        self,
+        class_label: int | str | None = None,
+        seed: int = 0,
+        num_images: int = 1,
+        num_inference_steps: int = 25,
+        sampler: str = "dpm++",
+        guidance_scale: float = 3.8,
+        guidance_power: float = 4.0,
+        model: str | None = None,
+    ) -> list[gr.FileData]:
+        """Draw pictures of one class, by index or name (None: no class). Picture i has the seed `seed` + i."""
+        with clear_errors():
+            check_whole("number of images", num_images, 1, MAX_IMAGES)
+            check_whole("seed", seed, 0, MAX_SEED)
+            name = self.engine.default if model is None else model
+            label = NO_CLASS if class_label in (None, "") else self.engine.class_index(name, class_label)
+            sampling = (sampler, num_inference_steps, guidance_scale, guidance_power)
+            request = to_request(name, [label], num_images, seed, *sampling)
+            for frame in self.engine.run((request,)):
+                last = frame
+        return [gr.FileData(path=path) for path in self._publish(request, last)]
+
+    def _choose(self, trajectory: Trajectory, index: int) -> Update:
+        label = f"Use seed {trajectory.request.seeds[index]} again"
+        return {self.picture: trajectory.files[index], self.again: gr.update(value=label, interactive=True)}
+
+    def _publish(self, request: Request, frame: Frame) -> list[str]:
+        """The pictures of the last frame as PNG files with their recipes."""
+        info = self.engine.describe(request.model)
+        names = [
+            f"{caption(label, info.labels)}-{seed}"
+            for label, seed in zip(request.class_labels, request.seeds, strict=True)
+        ]
+        return [
+            publish(recipes.to_png(image, recipes.of_image(request, i, info)), names[i], self.gallery)
+            for i, image in enumerate(frame.images)
+        ]
+
+
+def describe(frame: Frame) -> str:
+    """Where a run is: step, speed, time left."""
+    return (
+        f"Step <b>{frame.index + 1}</b> of {frame.total} · {frame.seconds_per_step:.2f} s per step"
+        f" · {clock(frame.seconds_left)} left"
+    )
+
+
+def summary(trajectory: Trajectory) -> str:
+    """How a run ended."""
+    if not trajectory.files:
+        return f"Stopped after step <b>{trajectory.seen}</b> of {trajectory.total}."
+    saved = f" · {trajectory.skipped} unconditional passes saved" if trajectory.skipped else ""
+    return f"{trajectory.total} steps in {clock(trajectory.seconds)}{saved}"

@@ -1,0 +1,82 @@
+"""A run as the page keeps it: its previews step by step on disk, and the files of its result.
+
+The previews of a run of 16 large images take megabytes, so the session holds this object and the pictures lie in a
+temporary folder that disappears together with it.
+"""
+
+import html
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from app.engine import Frame, Request
+from app.images import jpeg_uri
+
+VIEWS = {"x_0": "Predicted image", "x_t": "Noisy state"}
+STAGE_SIDE = 640  # pixels that the tiles of one frame share
+STAGE_ASPECT = 1.5  # width / height of the place they have on the page
+
+
+class Trajectory:
+    """The kept steps of one run. `view` may be changed while the run is going on."""
+
+    def __init__(self, request: Request, labels: dict[int, str], view: str = "x_0"):
+        self.request = request
+        self.view = view
+        self.captions = [
+            f"seed {seed} · {caption(label, labels)}"
+            for seed, label in zip(request.seeds, request.class_labels, strict=True)
+        ]
+        self.columns = columns_for(len(self.captions))
+        self.rows = -(-len(self.captions) // self.columns)
+        self.total = request.num_inference_steps
+        self.seen = 0  # steps done
+        self.seconds = 0.0  # that they took
+        self.skipped = 0  # unconditional passes saved in them
+        self.kept: list[int] = []
+        self.files: list[str] = []  # of the result; empty when the run was stopped
+        self._folder = TemporaryDirectory(prefix="mdt-studio-")
+
+    def add(self, frame: Frame) -> str | None:
+        """Take in a frame; its picture as HTML in the current view, or None where it has none."""
+        self.seen = frame.index + 1
+        self.seconds = frame.seconds_per_step * self.seen
+        self.skipped = frame.skipped
+        if frame.x_0 is None:
+            return None
+        pictures = {"x_0": self._render(frame.x_0), "x_t": self._render(frame.x_t)}
+        if frame.kept:
+            for view, picture in pictures.items():
+                self._file(frame.index, view).write_text(picture, encoding="utf-8")
+            self.kept.append(frame.index)
+        return pictures[self.view]
+
+    def at(self, index: int) -> str:
+        """The kept step nearest to a step, as HTML in the current view. Empty where nothing was kept."""
+        if not self.kept:
+            return ""
+        nearest = min(self.kept, key=lambda step: abs(step - index))
+        return self._file(nearest, self.view).read_text(encoding="utf-8")
+
+    def _file(self, index: int, view: str) -> Path:
+        return Path(self._folder.name) / f"{index:04d}.{view}.html"
+
+    def _render(self, tiles: list[Image.Image]) -> str:
+        side = max(64, STAGE_SIDE // self.columns)
+        figures = [
+            f'<figure><img src="{jpeg_uri(tile, side)}" alt="{html.escape(caption)}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            for tile, caption in zip(tiles, self.captions, strict=True)
+        ]
+        return f'<div class="stage" style="--columns: {self.columns}; --rows: {self.rows}">{"".join(figures)}</div>'
+
+
+def caption(label: int | None, labels: dict[int, str]) -> str:
+    """A class as people read it."""
+    return "no class" if label is None else labels[label]
+
+
+def columns_for(count: int) -> int:
+    """The number of columns that makes `count` square tiles largest in the place they have."""
+    return max(range(1, count + 1), key=lambda columns: min(STAGE_ASPECT / columns, 1 / -(-count // columns)))

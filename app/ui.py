@@ -1,0 +1,98 @@
+"""The page: a header with the model in use, then one tab per file of app/tabs."""
+
+import html
+from pathlib import Path
+
+import gradio as gr
+
+from app.engine import Engine, ModelInfo
+from app.studio import GLUE, Studio
+from app.tabs.compare import Compare
+from app.tabs.generate import Generate
+
+ASSETS = Path(__file__).parent / "page"
+TABS = {"Generate": Generate, "Compare": Compare}
+
+# Fonts of the system: the page loads nothing from elsewhere.
+THEME = gr.themes.Base(
+    primary_hue="teal",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+    radius_size="md",
+    spacing_size="sm",
+).set(
+    body_background_fill="*neutral_50",
+    body_background_fill_dark="*neutral_950",
+    block_background_fill="transparent",
+    block_background_fill_dark="transparent",
+    block_border_width="0px",
+    block_border_width_dark="0px",
+    block_padding="0px",
+    block_label_text_size="*text_sm",
+    block_title_text_size="*text_sm",
+    input_background_fill="*neutral_100",
+    input_background_fill_dark="*neutral_800",
+    button_secondary_background_fill="white",
+    button_secondary_background_fill_hover="*neutral_100",
+    button_secondary_background_fill_dark="*neutral_800",
+    button_secondary_border_color="*neutral_200",
+    button_secondary_border_color_dark="*neutral_700",
+    button_border_width="1px",
+    button_small_text_weight="500",
+    button_cancel_background_fill="#dc2626",
+    button_cancel_background_fill_hover="#b91c1c",
+    button_cancel_background_fill_dark="#b91c1c",
+    button_cancel_background_fill_hover_dark="#dc2626",
+    button_cancel_text_color="white",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_text_color="white",
+    slider_color="*primary_500",
+)
+
+
+def build(engine: Engine, runs: Path) -> gr.Blocks:
+    """The whole page for an engine; loads its first model."""
+    info = engine.describe(engine.default)
+    # Previews and results older than an hour are deleted; a browser that shows them has them by then.
+    with gr.Blocks(title="MDT Studio", delete_cache=(600, 3600), fill_width=True, analytics_enabled=False) as demo:
+        with gr.Row(elem_classes="header"):
+            about = gr.HTML(header(info), elem_id="about")
+            model = gr.Dropdown(
+                list(engine.models),
+                value=info.name,
+                show_label=False,
+                container=False,
+                visible=len(engine.models) > 1,
+                scale=0,
+                min_width=220,
+                elem_id="model",
+            )
+        studio = Studio(engine, runs, model, info)
+        with gr.Tabs():
+            for name, tab in TABS.items():
+                with gr.Tab(name, id=name.lower()):
+                    tab(studio)
+        model.change(lambda name: header(engine.describe(name)), model, about, **GLUE)
+    return demo.queue(max_size=32)
+
+
+def header(info: ModelInfo) -> str:
+    """The title and which model runs where."""
+    where = {"cpu": "CPU (no GPU found)", "cuda": "GPU", "mps": "Apple GPU"}.get(info.device, info.device)
+    chips = [info.name, info.architecture, f"{info.parameters / 1e6:.1f} M parameters", f"{info.image_size} px", where]
+    hint = "<em>A large model on a CPU: few steps are wise.</em>" if info.slow else ""
+    return f"<h1>MDT Studio</h1>{''.join(f'<span>{html.escape(chip)}</span>' for chip in chips)}{hint}"
+
+
+def launch_options() -> dict:
+    """What `demo.launch` is told besides host and port."""
+    return {
+        "theme": THEME,
+        "css": (ASSETS / "style.css").read_text(encoding="utf-8"),
+        "js": (ASSETS / "keys.js").read_text(encoding="utf-8"),
+        "footer_links": ["api"],
+        "max_file_size": "64mb",
+        "ssr_mode": False,
+    }

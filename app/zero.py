@@ -1,0 +1,29 @@
+"""ZeroGPU on Hugging Face Spaces: a GPU is lent for the length of one decorated call, which runs in a forked worker.
+
+Import this module before anything that imports torch: the `spaces` package has to be there before CUDA is touched.
+Everywhere else the package is missing, or its decorator does nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import spaces
+except ImportError:
+    spaces = None
+
+
+def gpu(duration: Callable[..., float]) -> Callable[[Callable], Callable]:
+    """Decorate a function that needs the GPU for about `duration(*its arguments)` seconds.
+
+    Arguments, results and everything yielded cross a process border: plain values and PIL images only.
+    """
+    if spaces is None:
+        return lambda function: function
+    return spaces.GPU(duration=duration)
+
+
+def is_zero_gpu() -> bool:
+    """Whether this process runs on a ZeroGPU Space."""
+    config: Any = getattr(spaces, "config", None)
+    return bool(config and config.Config.zero_gpu)
