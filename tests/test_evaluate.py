@@ -168,6 +168,39 @@ def test_reconstructions_are_judged(capsys, monkeypatch):
     assert shifted["PSNR"] == pytest.approx(20 * np.log10(255 / 10), abs=0.1)
 
 
+def test_a_real_pipeline_is_sampled_and_its_autoencoder_judged(here, capsys, monkeypatch):
+    """The smallest there is, with random weights, from a folder. Would catch arguments that the stand-in takes and the
+    pipeline does not, and an autoencoder that is looked for in the wrong place."""
+    from diffusers import AutoencoderTiny
+
+    from mdt_core import MDTPipeline, MDTv2
+
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(features, "EffLite0", FastJudge)
+    shape = {"sample_size": 4, "patch_size": 2, "in_channels": 4, "num_classes": 3}
+    transformer = MDTv2(**shape, hidden_size=32, depth=4, num_heads=2, mlp_ratio=2.0, decoder_layers=2)
+    widths = {"encoder_block_out_channels": (8,), "decoder_block_out_channels": (8,)}
+    blocks = {"num_encoder_blocks": (1,), "num_decoder_blocks": (1,)}
+    vae = AutoencoderTiny(in_channels=12, out_channels=12, latent_channels=4, **widths, **blocks)
+    MDTPipeline(transformer, vae, id2label={0: "cat", 1: "dog", 2: "owl"}).save_pretrained("model")
+    vae.save_pretrained("autoencoder")
+
+    report = call(capsys, "--model model --num-images 9 --batch-size 4 --steps 3 --reference real.npz --grid grid.png")
+    assert report["num_images"] == 9
+    with np.load("grid.npz") as arrays:
+        assert arrays["arr_0"].shape == (9, 8, 8, 3)
+        assert arrays["names"].tolist() == ["cat", "dog", "owl"]
+
+    report = call(capsys, "--model model --reconstruct real.npz")
+    assert report["num_images"] == 60
+    assert call(capsys, "--model autoencoder --reconstruct real.npz")["PSNR"] == report["PSNR"]
+
+    with pytest.raises(SystemExit):
+        call(capsys, "--model model --num-images 9 --sampler dmp++")
+    assert "dmp++" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("sweep", "values"),
     [
@@ -201,6 +234,7 @@ def test_a_wrong_sweep_is_refused(sweep):
         ("--model m --sweep scale=1:2:1 --grid g.png", "--sweep goes with"),
         ("--samples real.npz --reference real.npz --out x.npz", "sampled from a --model"),
         ("--model m --num-images 6 --out real.npz", "already, with other images"),
+        ("--model m --num-images many", "invalid int value"),
     ],
 )
 def test_a_wrong_call_ends_with_one_line(command, message, capsys):

@@ -104,6 +104,13 @@ def test_a_folder_with_other_things_is_not_claimed(tmp_path):
         samples.claim(tmp_path, SAMPLING)
 
 
+def test_a_run_that_failed_before_its_first_image_leaves_no_claim(tmp_path):
+    """Would catch a misspelt sampler that bars the same command, spelt right."""
+    with pytest.raises(KeyboardInterrupt):
+        draw(Pipeline(patience=0), tmp_path / "run", sampling=replace(SAMPLING, sampler="dmp++"))
+    assert len(draw(Pipeline(), tmp_path / "run").images) == 11
+
+
 def test_fingerprint_changes_with_a_weight():
     assert samples.fingerprint(Pipeline()) == samples.fingerprint(Pipeline())
     assert samples.fingerprint(Pipeline()) != samples.fingerprint(Pipeline(weight=1e-6))

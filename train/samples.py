@@ -68,10 +68,11 @@ def claim(folder: Path, sampling: Sampling) -> None:
         ValueError: it holds the images of another run.
     """
     note, mine = folder / "sampling.json", asdict(sampling) | {"num_images": None}  # more images may follow
-    if note.exists() and json.loads(note.read_text()) != mine:
-        raise ValueError(f"{folder} holds images of another model or other settings: delete it or name another file")
-    if not note.exists() and folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds other files: name a folder that is new or empty")
+    if folder.exists() and any(path != note for path in folder.iterdir()):
+        if not note.exists():
+            raise ValueError(f"{folder} holds other files: name a folder that is new or empty")
+        if json.loads(note.read_text()) != mine:
+            raise ValueError(f"{folder} holds images of another model or other settings: delete it or name another one")
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(mine, indent=1))
 
@@ -96,7 +97,9 @@ def draw(pipe, sampling: Sampling, folder: Path, batches: list[Sequence[int]], p
         batches: the indices of each batch.
         progress: whether to show a bar with images per second.
     """
-    with tqdm(total=sum(map(len, batches)), desc="sample", unit="image", disable=not progress) as bar:
+    total = sum(map(len, batches))
+    # delay: a call that the pipeline refuses at once ends with the refusal alone.
+    with tqdm(total=total, desc="sample", unit="image", disable=not progress, delay=0.5) as bar:
         for batch in batches:
             images = pipe(
                 class_labels=[index % pipe.num_classes for index in batch],
