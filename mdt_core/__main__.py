@@ -5,7 +5,9 @@ A wrong call ends with one line on stderr that says what was wrong and what woul
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -90,16 +92,12 @@ def run_convert(args: argparse.Namespace) -> None:
     checkpoint = resolve(args.checkpoint)
     if checkpoint.is_dir():
         raise ValueError(f"{checkpoint} is a pipeline folder already: nothing to convert")
-    with tqdm(total=3, bar_format="{desc:<24}{bar}{elapsed}") as bar:
-        bar.set_description_str("reading")
-        pipe = MDTPipeline.from_official(checkpoint, vae=args.vae, decoder_layers=args.decoder_layers)
-        bar.update()
-        bar.set_description_str("fitting the previews")
-        pipe.fit_preview()
-        bar.update()
-        bar.set_description_str("writing")
-        pipe.save_pretrained(out)
-        bar.update()
+    pipe = MDTPipeline.from_official(checkpoint, vae=args.vae, decoder_layers=args.decoder_layers)
+    stages = {"fitting previews": pipe.fit_preview, f"writing {out}": partial(pipe.save_pretrained, out)}
+    with tqdm(stages.items(), unit="stage") as bar:
+        for name, run in bar:
+            bar.set_description(name)
+            run()
     print(f"{out}: {_described(pipe.transformer)}, {pipe.num_classes} classes, autoencoder {args.vae}")
 
 
@@ -132,7 +130,7 @@ def _described(transformer: MDTTransformer) -> str:
     return f"{type(transformer).__name__}, {total:,} parameters{without}"
 
 
-def _first_names(id2label: dict[int, str], most: int = 20) -> str:
+def _first_names(id2label: dict[int, str], most: int = 16) -> str:
     names = list(id2label.values())
     return ": " + ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
@@ -158,6 +156,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; a wrong call or a bad file exits with status 2 and one line."""
     parser = build_parser()
     args = parser.parse_args(arguments)
+    diffusers.utils.logging.set_verbosity_error()  # what is said here is for the person who typed the command
+    diffusers.utils.logging.disable_progress_bar()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     try:
         args.run(args)
     except (ValueError, OSError) as error:

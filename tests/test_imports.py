@@ -1,0 +1,107 @@
+"""Data runs one way, and every room knows only those below it: the house's plan, held by reading its import lines.
+
+Would catch: a sampler that learns of the model class, a core that needs the browser, a training tool that the app
+pulls in, and any circle. Imports inside functions count like any other.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("mdt_core", "train", "app")
+SOURCES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")), ROOT / "app.py"]
+
+KNOW_NOTHING_OF_OURS = {f"mdt_core.{name}" for name in ("presets", "masking", "diffusion", "autoencoder", "runs")}
+KNOW_NO_MODEL = {f"mdt_core.{name}" for name in ("guidance", "samplers", "inpainting", "losses", "optim")}
+MODEL = {f"mdt_core.{name}" for name in ("layers", "transformer", "official", "pipeline")}
+
+
+def module_name(path: Path) -> str:
+    """mdt_core/presets.py -> mdt_core.presets; app.py -> app.py, for the package app is another thing."""
+    if path == ROOT / "app.py":
+        return "app.py"
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(source: str, module: str, is_package: bool = False) -> set[str]:
+    """Every module that a source imports, as absolute names, wherever in the file the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
+            base = ".".join([*package, *([node.module] if node.module else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}  # a name may be a module
+    return names
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+IMPORTS = {name: imported(path.read_text("utf-8"), name, path.stem == "__init__") for name, path in MODULES.items()}
+OURS = {name: {other for other in imports if other in MODULES} - {name} for name, imports in IMPORTS.items()}
+
+
+def importers(package: str) -> set[str]:
+    """The modules of ours that import a package."""
+    return {name for name, imports in IMPORTS.items() if any(f"{i}.".startswith(f"{package}.") for i in imports)}
+
+
+def rooms(name: str) -> set[str]:
+    return {other.split(".")[0] for other in OURS[name]}
+
+
+def test_the_reader_sees_every_kind_of_import():
+    source = "import a.b\nfrom . import c\nfrom .d import e\ndef f():\n    from g import h\n"
+    assert imported(source, "house.room") >= {"a.b", "house.c", "house.d", "g", "g.h"}
+    assert imported("from . import c", "house", is_package=True) >= {"house.c"}
+
+
+@pytest.mark.parametrize("name", sorted(KNOW_NOTHING_OF_OURS & MODULES.keys()))
+def test_the_lowest_rooms_import_nothing_of_ours(name):
+    assert OURS[name] == set()
+
+
+@pytest.mark.parametrize("name", sorted(KNOW_NO_MODEL & MODULES.keys()))
+def test_callables_and_tensors_only(name):
+    assert OURS[name] & MODEL == set()
+
+
+def test_the_core_knows_neither_data_set_nor_browser():
+    strangers = {name: rooms(name) - {"mdt_core"} for name in MODULES if name.startswith("mdt_core")}
+    assert {name: rooms for name, rooms in strangers.items() if rooms} == {}
+
+
+def test_training_and_app_build_on_the_core_and_never_on_each_other():
+    assert [name for name in MODULES if name.startswith("train") and "app" in rooms(name)] == []
+    assert [name for name in MODULES if name.startswith("app") and "train" in rooms(name)] == []
+
+
+def test_gradio_only_in_the_app():
+    assert {name for name in importers("gradio") if name.split(".")[0] != "app"} == set()
+
+
+def test_accelerate_only_in_training():
+    assert {name for name in importers("accelerate") if name.split(".")[0] != "train"} <= {"mdt_core.training"}
+
+
+def test_no_circles():
+    """Peel off the modules whose imports are all peeled off; what cannot be peeled goes round in a circle."""
+    left = dict(OURS)
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+def test_sampling_does_not_load_training():
+    """diffusers imports accelerate by itself where it is installed; that ours does not is what we can promise."""
+    code = "import sys, mdt_core; print(*(m for m in sys.modules if m.startswith(('mdt_core', 'gradio'))))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "mdt_core.pipeline" in loaded
+    assert loaded & importers("accelerate") == set()
+    assert {name for name in loaded if name.startswith("gradio")} == set()
