@@ -16,7 +16,7 @@ ROOMS = ("mdt_core", "train", "app")
 SOURCES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")), ROOT / "app.py"]
 
 KNOW_NOTHING_OF_OURS = {f"mdt_core.{name}" for name in ("presets", "masking", "diffusion", "autoencoder", "runs")}
-KNOW_NO_MODEL = {f"mdt_core.{name}" for name in ("guidance", "samplers", "inpainting", "losses", "optim")}
+KNOW_NO_MODEL = {f"mdt_core.{name}" for name in ("guidance", "samplers", "inpainting", "canvas", "losses", "optim")}
 MODEL = {f"mdt_core.{name}" for name in ("layers", "transformer", "official", "pipeline")}
 
 
