@@ -10,11 +10,12 @@ CANDIDATES := python3.11 python3.12 python3
 IS_RIGHT := import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(IS_RIGHT)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help app test lint format clean
+.PHONY: help app test setup lint format clean
 
 help:
 	@echo "make app     start MDT Studio on http://127.0.0.1:7860     (APP_ARGS=\"--port 8000\")"
 	@echo "make test    run all tests                                (TEST_ARGS=\"-k masking\")"
+	@echo "make setup   install what tests, data building and training need"
 	@echo "make lint    ruff check and ruff format --check"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make clean   remove $(VENV) and the caches"
@@ -26,6 +27,9 @@ app: $(VENV)/.app
 test: $(VENV)/.dev
 	@echo "== running the tests"
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+setup: $(VENV)/.dev
+	@echo "== $(VENV) is ready: source $(BIN)/activate"
 
 lint: $(VENV)/.dev
 	@echo "== ruff"
