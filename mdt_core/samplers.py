@@ -167,7 +167,7 @@ def sample(
     for index, i in enumerate(order):
         t = timesteps[i]
         if i < at:
-            x_t = diffusion.diffuse(x_t, _noise_like(x_t, generators), levels[at], t)
+            x_t = diffusion.diffuse(x_t, noise_like(x_t, generators), levels[at], t)
             scheduler = row.make(num_inference_steps)
         output = denoise(x_t, t).float()
         epsilon = output[:, : x_t.shape[1]]
@@ -190,5 +190,6 @@ def _count_jumps(order: Sequence[int], num_inference_steps: int) -> int:
     return sum(gap < 1 for gap in gaps)
 
 
-def _noise_like(x: Tensor, generators: list[torch.Generator]) -> Tensor:
+def noise_like(x: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Noise for a batch (N, C, H, W), one image from each generator."""
     return randn_tensor(x.shape, generator=generators, device=x.device, dtype=x.dtype)

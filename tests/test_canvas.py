@@ -1,0 +1,176 @@
+"""The way of a picture to the model and back: exact outside the grown mask, for any size, shape and mask."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+
+from mdt_core.canvas import AREAS, _squared_distance, fit_canvas
+
+SIZE, CELLS = 32, 8  # of the model: pixels and latent cells along a side
+
+
+def random_picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def random_pixels(seed=0):
+    return torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) * 2.4 - 1.2
+
+
+def box_mask(height, width, top, left, bottom, right):
+    mask = np.zeros((height, width), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def fit(picture, mask, **settings):
+    return fit_canvas(picture, mask, SIZE, **({"cell": SIZE // CELLS} | settings))
+
+
+def grown_by_definition(mask, grow):
+    return distance_transform_edt(~mask) <= grow
+
+
+@st.composite
+def problems(draw):
+    """A picture, a mask of a few boxes and dots, and settings."""
+    height, width = draw(st.integers(8, 90)), draw(st.integers(8, 90))
+    mask = np.zeros((height, width), bool)
+    for _ in range(draw(st.integers(1, 3))):
+        top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+        mask[top : top + draw(st.integers(1, height)), left : left + draw(st.integers(1, width))] = True
+    chosen = {
+        "area": draw(st.sampled_from(AREAS)),
+        "grow": draw(st.integers(0, 12)),
+        "feather": draw(st.integers(0, 12)),
+    }
+    return random_picture(height, width, draw(st.integers(0, 9))), mask, chosen
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_nothing_changes_outside_the_grown_mask(problem):
+    """The promise of the whole feature: a difference of exactly 0, for any picture, mask, area, grow and feather."""
+    picture, mask, chosen = problem
+    try:
+        canvas = fit(picture, mask, **chosen)
+    except ValueError:
+        return  # empty, full or less than a cell: refused, tested below
+    result = canvas.paste(random_pixels())
+    assert result.shape == picture.shape and result.dtype == np.uint8
+    outside = ~grown_by_definition(mask, chosen["grow"])
+    assert np.array_equal(result[outside], picture[outside])
+    assert canvas.picture is picture
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_every_cell_that_the_grown_mask_touches_is_repainted(problem):
+    """Pixels are pasted only where cells were repainted; cells under paint are repainted from the start."""
+    picture, mask, chosen = problem
+    try:
+        canvas = fit(picture, mask, **chosen)
+    except ValueError:
+        return
+    inside = np.zeros_like(mask)
+    inside[max(canvas.top, 0) : canvas.top + canvas.side, max(canvas.left, 0) : canvas.left + canvas.side] = True
+    footprint = canvas.footprint(CELLS, CELLS)
+    assert footprint[grown_by_definition(mask & inside, chosen["grow"]) & inside].all()
+    assert not footprint[~inside].any()
+    hardness = canvas.hardness(CELLS, CELLS)
+    assert hardness.min() >= 0 and hardness.max() == 1
+
+
+def test_a_picture_of_the_models_size_keeps_its_pixels():
+    """No resampling and no feather: the paint is the new picture, the rest the old one; the model sees the old one."""
+    picture, mask, new = random_picture(SIZE, SIZE), box_mask(SIZE, SIZE, 4, 8, 12, 20), random_pixels().clamp(-1, 1)
+    canvas = fit(picture, mask, grow=0, feather=0)
+    bytes_seen = ((canvas.pixels()[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+    assert np.array_equal(bytes_seen, picture)
+    assert np.array_equal(canvas.hole().numpy(), mask)
+    expected = ((new + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(canvas.paste(new), np.where(mask[..., None], expected, picture))
+    cells = np.zeros((CELLS, CELLS))
+    cells[1:3, 2:5] = 1
+    assert np.array_equal(canvas.hardness(CELLS, CELLS).numpy(), cells)
+
+
+def test_growing_makes_a_ring_of_softer_cells():
+    """One cell painted, grown by one and a half cells: the ring falls with the distance, and ends with the growth."""
+    canvas = fit(random_picture(SIZE, SIZE), box_mask(SIZE, SIZE, 16, 16, 20, 20), grow=6)
+    row = canvas.hardness(CELLS, CELLS)[4].tolist()
+    assert row[4] == 1
+    assert 1 > row[3] == row[5] > row[2] == row[6] > 0
+    assert row[1] == row[7] == 0
+
+
+def test_feathering_stays_within_the_ring():
+    """The painted part is replaced in full, the share falls outwards, and a wide feather is cut to the ring."""
+    picture, mask = np.zeros((SIZE, SIZE, 3), np.uint8), box_mask(SIZE, SIZE, 12, 12, 20, 20)
+    for feather in (4, 99):
+        line = fit(picture, mask, grow=4, feather=feather).paste(torch.ones(3, SIZE, SIZE))[16, :, 0].tolist()
+        assert line[:8] == [0] * 8 and line[12:20] == [255] * 8
+        assert line[8:12] == sorted(line[8:12]) and 0 < line[8] < line[11] < 255
+
+
+def test_areas():
+    """A wide picture: a letterbox reaches beyond it, a crop goes to the mask, "masked" to its surroundings."""
+    picture, mask = random_picture(100, 300), box_mask(100, 300, 30, 230, 70, 270)
+    whole, crop, masked = (fit(picture, mask, area=area, grow=5, context=1.6) for area in AREAS)
+    assert (whole.left, whole.top, whole.side) == (0, -100, 300)
+    assert (crop.left, crop.top, crop.side) == (200, 0, 100)
+    assert (masked.left, masked.top, masked.side) == (210, 10, 80)
+    assert whole.pixels().shape == (1, 3, SIZE, SIZE)
+
+
+def test_a_letterbox_repeats_the_edge():
+    picture = np.zeros((16, 48, 3), np.uint8)
+    picture[:8] = 255
+    canvas = fit(picture, box_mask(16, 48, 0, 0, 8, 8), grow=0)
+    assert (canvas.pixels()[0, :, 4] > 0.99).all() and (canvas.pixels()[0, :, -4] < -0.99).all()
+    assert canvas.hardness(CELLS, CELLS)[0].max() == 0  # what is beyond the picture is held, not repainted
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 40])
+def test_distance_agrees_with_scipy(limit):
+    mask = np.random.default_rng(0).random((50, 70)) < 0.003
+    exact = distance_transform_edt(~mask)
+    ours = np.sqrt(_squared_distance(mask, limit))
+    near = exact <= limit
+    assert np.allclose(ours[near], exact[near])
+    assert (ours[~near] > limit).all()
+
+
+def test_a_large_picture_takes_a_small_window():
+    """8192 x 8192 with a small mask: only the window is worked on; catches a float copy of the whole picture."""
+    picture, mask = np.zeros((8192, 8192, 3), np.uint8), np.zeros((8192, 8192), bool)
+    mask[4000:4300, 100:500] = True
+    canvas = fit(picture, mask, area="masked")
+    assert canvas.opacity.nbytes < 2e6
+    assert canvas.paste(random_pixels()).shape == picture.shape
+
+
+@pytest.mark.parametrize(
+    ("mask", "changes", "words"),
+    [
+        (np.zeros((40, 40), bool), {}, "empty"),
+        (np.ones((40, 40), bool), {}, "whole picture"),
+        (np.ones((40, 41), bool), {}, "41 x 40 pixels, the picture 40 x 40"),
+        (box_mask(40, 40, 3, 3, 5, 5), {}, "less than one"),
+        (box_mask(40, 40, 3, 3, 20, 20), {"grow": -1}, "grow"),
+        (box_mask(40, 40, 3, 3, 20, 20), {"grow": 129}, "grow"),
+        (box_mask(40, 40, 3, 3, 20, 20), {"feather": -1}, "feather"),
+        (box_mask(40, 40, 3, 3, 20, 20), {"area": "half"}, "whole, crop, masked"),
+    ],
+)
+def test_impossible_masks_and_numbers_are_refused(mask, changes, words):
+    with pytest.raises(ValueError, match=words):
+        fit(random_picture(40, 40), mask, **changes)
+
+
+def test_a_tiny_picture_is_refused():
+    with pytest.raises(ValueError, match="1 x 1 pixels"):
+        fit(random_picture(1, 1), np.ones((1, 1), bool))
