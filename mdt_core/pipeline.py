@@ -180,9 +180,8 @@ class MDTPipeline(DiffusionPipeline):
     def __call__(self, class_labels: ClassLabel | Sequence[ClassLabel] = None, **settings) -> MDTPipelineOutput:
         """Generate pictures; arguments and errors as in `stream`."""
         seeds = self._seeds(class_labels, settings.pop("seeds", None))
-        for step in self.stream(class_labels, seeds=seeds, **settings):
-            pass
-        return MDTPipelineOutput(step.images, seeds, step.evaluations, step.skipped)
+        *_, last = self.stream(class_labels, seeds=seeds, **settings)
+        return MDTPipelineOutput(last.images, seeds, last.evaluations, last.skipped)
 
     def stream(
         self,
@@ -193,7 +192,7 @@ class MDTPipeline(DiffusionPipeline):
         sampler: str = "dpm++",
         seeds: int | Sequence[int] | None = None,
         latents: Tensor | None = None,
-        guidance_channels: int | None | str = "config",
+        guidance_channels: int | str | None = "config",
         skip_tolerance: float = 1e-2,
         output_type: str = "pil",
     ) -> Iterator[PipelineStep]:

@@ -18,7 +18,7 @@ class Size:
 
 SIZES = {
     #          depth  width  heads  v2 decoder
-    "XS": Size(8, 256, 4, 4),  # the shipped model; not in the paper
+    "XS": Size(8, 192, 6, 4),  # the shipped model; not in the paper
     "S": Size(12, 384, 6, 6),
     "B": Size(12, 768, 12, 4),
     "L": Size(24, 1024, 16, 4),

@@ -1,0 +1,106 @@
+"""The pipeline: one seed per image, every step to be seen, saved and opened whole, wrong calls named."""
+
+import numpy as np
+import pytest
+import torch
+
+from mdt_core import MDTPipeline, MDTv2
+from train.autoencoder import small_autoencoder
+
+SETTINGS = {"num_inference_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> MDTPipeline:
+    """An untrained pipeline of random weights: 3 classes, 32 px pictures."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "depth": 4, "num_heads": 2, "decoder_layers": 2, "num_classes": 3}
+    model = MDTv2(sample_size=8, in_channels=8, patch_size=2, **sizes)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    vae = small_autoencoder(16, 16, latent_channels=8, block=4)
+    return MDTPipeline(model, vae, id2label={0: "cat", 1: "dog", 2: "sea lion"}, guidance_channels=None)
+
+
+def difference(a, b) -> int:
+    return np.abs(np.asarray(a, int) - np.asarray(b, int)).max()
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim", "ddpm"])
+def test_a_picture_depends_on_its_seed_alone(pipe, sampler):
+    """Catches noise drawn for the batch: alone, in a batch of 8 and beside other seeds it is the same picture."""
+    alone = pipe("dog", seeds=7, sampler=sampler, output_type="latent", **SETTINGS).images
+    among = pipe("dog", seeds=[1, 7, 3, 4, 5, 6, 8, 9], sampler=sampler, output_type="latent", **SETTINGS).images
+    moved = pipe([0, 2, "dog"], seeds=[5, 6, 7], sampler=sampler, output_type="latent", **SETTINGS).images
+    tolerance = 1e-4 * alone.std().item()  # of random weights, latents are hundreds
+    torch.testing.assert_close(among[1], alone[0], rtol=0, atol=tolerance)
+    torch.testing.assert_close(moved[2], alone[0], rtol=0, atol=tolerance)
+    assert (among[0] - alone[0]).abs().max() > 0.1
+    other = pipe("cat", seeds=7, sampler=sampler, output_type="latent", **SETTINGS).images
+    assert (other - alone).abs().max() > 1e-3  # and on its class
+
+
+def test_every_step_comes_with_a_preview_and_the_last_with_the_pictures(pipe):
+    steps = list(pipe.stream(["cat", None], seeds=[1, 2], **SETTINGS))
+    assert [step.index for step in steps] == [0, 1, 2, 3] and steps[0].total == 4
+    assert [step.images is None for step in steps] == [True, True, True, False]
+    assert all(len(step.preview) == 2 and step.preview[0].size == (32, 32) for step in steps)
+    assert difference(steps[0].preview[0], steps[0].noisy_preview[0]) > 0
+    assert difference(steps[-1].images[0], pipe("cat", seeds=1, **SETTINGS).images[0]) <= 1
+
+
+def test_latents_may_be_given(pipe):
+    latents = torch.randn(1, 8, 8, 8)
+    a, b = (pipe("cat", seeds=seed, latents=latents, output_type="latent", **SETTINGS).images for seed in (1, 2))
+    assert torch.equal(a, b)
+
+
+def test_saved_and_opened_again_it_makes_the_same_picture(pipe, tmp_path):
+    """Catches class names, preview or guided channels that are not saved."""
+    pipe.fit_preview()
+    pipe.save_pretrained(tmp_path)
+    again = MDTPipeline.from_pretrained(tmp_path)
+    assert again.id2label == {0: "cat", 1: "dog", 2: "sea lion"}
+    assert again.config.guidance_channels is None
+    assert difference(again("dog", seeds=3, **SETTINGS).images[0], pipe("dog", seeds=3, **SETTINGS).images[0]) == 0
+    step, again_step = (next(p.stream("dog", seeds=3, **SETTINGS)) for p in (pipe, again))
+    assert difference(step.preview[0], again_step.preview[0]) == 0
+
+
+def test_skipping_is_reported_and_small(pipe):
+    """With power 4 the weight is near 1 in the early steps: they need no unconditional evaluation."""
+    full = pipe("cat", seeds=0, num_inference_steps=20, skip_tolerance=0.0, output_type="latent")
+    fast = pipe("cat", seeds=0, num_inference_steps=20, output_type="latent")
+    assert full.evaluations == 40 and full.skipped == 0
+    assert fast.skipped > 5 and fast.evaluations == 40 - fast.skipped
+    assert (full.images - fast.images).abs().max() < 0.05
+
+
+def test_seeds_are_drawn_and_told(pipe):
+    output = pipe(["cat", "dog"], **SETTINGS)
+    assert len(set(output.seeds)) == 2
+    again = pipe(["cat", "dog"], seeds=output.seeds, **SETTINGS)
+    assert difference(again.images[1], output.images[1]) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"class_labels": [3]}, "0 to 2"),
+        ({"class_labels": ["-1"]}, "0 to 2"),
+        ({"class_labels": ["sea lions"]}, "sea lion"),
+        ({"class_labels": []}, "empty"),
+        ({"class_labels": [0, 1, 2], "seeds": [1, 2]}, "one per image"),
+        ({"seeds": [-1]}, "seed"),
+        ({"num_inference_steps": 0}, "steps"),
+        ({"num_inference_steps": 251}, "250"),
+        ({"sampler": "euler"}, "dpm"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"guidance_power": float("nan")}, "guidance_power"),
+        ({"latents": torch.zeros(1, 4, 8, 8)}, "latents"),
+        ({"output_type": "np"}, "output_type"),
+    ],
+)
+def test_a_wrong_call_is_named_before_the_first_step(pipe, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        pipe.stream(**({"class_labels": [0]} | wrong))

@@ -1,0 +1,185 @@
+"""Training: the loss falls, an interrupted run ends as an uninterrupted one, and nothing bad is kept."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mdt_core import MDTTransformer, MDTv2
+from mdt_core.diffusion import Diffusion
+from mdt_core.losses import training_terms
+from mdt_core.runs import Run
+from mdt_core.training import (
+    Draws,
+    TrainingConfig,
+    TrainingError,
+    batch_indices,
+    exponential_steps,
+    learning_rate,
+    train,
+)
+
+CONFIG = TrainingConfig(steps=6, batch_size=4, learning_rate=1e-3, ema_decay=0.9, log_every=2, save_every=3)
+
+
+class EightImages:
+    """Eight fixed latents, one class each."""
+
+    def __init__(self):
+        g = torch.Generator().manual_seed(0)
+        self.mean, self.std = torch.randn(8, 4, 8, 8, generator=g), torch.full((8, 4, 8, 8), 0.01)
+
+    def __len__(self):
+        return 8
+
+    def batch(self, indices):
+        return self.mean[indices], self.std[indices], torch.tensor(indices)
+
+
+def small_model() -> MDTv2:
+    torch.manual_seed(0)
+    return MDTv2(sample_size=8, hidden_size=32, depth=4, num_heads=2, decoder_layers=2, num_classes=8)
+
+
+def weights(folder):
+    return MDTTransformer.from_pretrained(folder / "transformer").state_dict()
+
+
+def equal(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_loss_falls_on_eight_images(tmp_path):
+    """Catches a loss that trains nothing: a detached pass, a dropped gradient, an optimizer of other weights."""
+    config = replace(CONFIG, steps=200, batch_size=8, learning_rate=3e-3, log_every=20, save_every=1000)
+    model, run = small_model(), Run(tmp_path)
+    train(model, EightImages(), config, run)
+    first, last = run.metrics[0], run.metrics[-1]
+    assert last["loss"] < 0.7 * first["loss"]
+    assert last["masked_loss"] < 0.8 * first["masked_loss"]
+    assert list(run.checkpoints) == [200]
+
+
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path):
+    """Catches random state, data order, moments or averages that a restart loses."""
+    train(small_model(), EightImages(), CONFIG, Run(tmp_path / "whole"))
+    halves = Run(tmp_path / "halves")
+    train(small_model(), EightImages(), replace(CONFIG, steps=3), halves)
+    train(small_model(), EightImages(), CONFIG, halves)
+    a, b = Run(tmp_path / "whole").checkpoints[6], halves.checkpoints[6]
+    assert equal(weights(a), weights(b))
+    assert (a / "raw.safetensors").read_bytes() == (b / "raw.safetensors").read_bytes()
+
+
+def test_accumulated_micro_batches_are_one_batch(tmp_path):
+    """Catches gradients that are summed where they should be averaged, and draws that differ between the parts."""
+    train(small_model(), EightImages(), CONFIG, Run(tmp_path / "one"))
+    train(small_model(), EightImages(), replace(CONFIG, accumulation=2), Run(tmp_path / "two"))
+    a, b = (weights(tmp_path / name / "checkpoints" / "step_00000006") for name in ("one", "two"))
+    assert not equal(a, small_model().state_dict())
+    for key in a:
+        torch.testing.assert_close(a[key].float(), b[key].float(), rtol=0, atol=2e-3)
+
+
+def test_sigterm_saves_and_leaves_and_the_same_call_goes_on(tmp_path):
+    run, data = Run(tmp_path), EightImages()
+    data.batch = lambda indices, batch=data.batch: os.kill(os.getpid(), signal.SIGTERM) or batch(indices)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        train(small_model(), data, CONFIG, run)
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    assert list(run.checkpoints) == [1]
+    train(small_model(), EightImages(), CONFIG, run)
+    assert max(run.checkpoints) == 6
+
+
+def test_a_loss_that_is_not_finite_is_skipped_then_stops_the_run(tmp_path):
+    """Catches NaN weights saved over a good checkpoint."""
+    run, poisoned = Run(tmp_path), EightImages()
+    train(small_model(), EightImages(), replace(CONFIG, steps=3), run)
+    poisoned.mean = torch.full_like(poisoned.mean, torch.nan)
+    with pytest.raises(TrainingError, match="not finite"):
+        train(small_model(), poisoned, replace(CONFIG, steps=20, max_bad_steps=4), run)
+    assert all(torch.isfinite(w.float()).all() for folder in run.checkpoints.values() for w in weights(folder).values())
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    run = Run(tmp_path)
+    train(small_model(), EightImages(), replace(CONFIG, steps=3), run)
+    other = MDTv2(sample_size=8, hidden_size=64, depth=4, num_heads=2, decoder_layers=2, num_classes=8)
+    with pytest.raises(TrainingError, match="step_00000003"):
+        train(other, EightImages(), CONFIG, run)
+
+
+def test_only_the_last_checkpoints_stay_and_a_half_written_one_is_no_checkpoint(tmp_path):
+    run = Run(tmp_path)
+    for step in (1, 2, 3):
+        run.write_checkpoint(step, lambda folder: (folder / "x").write_text("x"), keep=2)
+    assert list(run.checkpoints) == [2, 3]
+    with pytest.raises(OSError):
+        run.write_checkpoint(4, lambda folder: (_ for _ in ()).throw(OSError("disk full")), keep=2)
+    assert list(run.checkpoints) == [2, 3]
+
+
+def test_a_log_line_cut_short_is_left_out(tmp_path):
+    run = Run(tmp_path)
+    run.log({"step": 1, "loss": 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 2})[:-3])
+    assert run.metrics == [{"step": 1, "loss": 0.5}]
+
+
+# --- what a step draws ---------------------------------------------------------------------------------------
+
+
+def test_every_image_is_seen_once_an_epoch():
+    """Catches a window that repeats or skips images where epochs meet."""
+    seen = [i for step in range(10) for i in batch_indices(step, 4, 8, seed=3)]
+    assert all(sorted(seen[e : e + 8]) == list(range(8)) for e in range(0, 40, 8))
+    assert seen[:8] != seen[8:16]
+
+
+def test_masks_hide_the_drawn_share():
+    """Catches a ratio that is the share of kept tokens, or one that is the same at every step."""
+    counts = {Draws.of_step(step, CONFIG, (4, 4, 8, 8), 100, "cpu").keep.shape[1] for step in range(200)}
+    assert min(counts) in (50, 51) and max(counts) in (69, 70) and len(counts) > 10
+
+
+def test_masked_and_full_pass_have_their_own_noise_and_the_same_timesteps():
+    draws = Draws.of_step(0, CONFIG, (4, 4, 8, 8), 16, "cpu")
+    assert not torch.equal(draws.noise, draws.masked_noise)
+    assert draws.timesteps.shape == (4,)
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    config = replace(CONFIG, steps=100, warmup_steps=10, decay="linear", learning_rate=1.0)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] < 0.11 and 0.85 < max(rates) < 1 and rates[-1] == pytest.approx(0.01)
+
+
+def test_sample_steps_are_exponential():
+    assert exponential_steps(700, first=50) == {50, 100, 200, 400, 700}
+
+
+# --- the loss ------------------------------------------------------------------------------------------------
+
+
+def test_the_variational_term_trains_the_variance_alone():
+    """Catches a vb term whose gradient reaches epsilon (iDDPM, section 3.1)."""
+    output = torch.randn(2, 8, 4, 4, requires_grad=True)
+    terms = training_terms(
+        lambda *args, keep: output,
+        Diffusion(),
+        torch.randn(2, 4, 4, 4),
+        torch.tensor([10, 500]),
+        torch.tensor([0, 0]),
+        torch.randn(2, 4, 4, 4),
+    )
+    terms["vb"].sum().backward()
+    assert output.grad[:, :4].abs().max() == 0
+    assert output.grad[:, 4:].abs().max() > 0

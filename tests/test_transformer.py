@@ -1,0 +1,111 @@
+"""The transformer beyond parity: what may flow where, saving and loading, and calls that cannot work."""
+
+import pytest
+import torch
+
+from mdt_core import MDTTransformer, create_model
+from mdt_core.masking import draw_keep, is_kept
+
+
+def tiny(name: str, **changes) -> MDTTransformer:
+    """A model of random weights, the zero-initialised ones included."""
+    family = {cls.__name__: cls for cls in _subclasses(MDTTransformer)}
+    decoder = {"DiT": 0, "MDT": 1, "MDTv2": 2}[name]
+    sizes = {"sample_size": 8, "in_channels": 4, "hidden_size": 32, "depth": 4, "num_heads": 2, "num_classes": 3}
+    torch.manual_seed(0)
+    model = family[name](**(sizes | {"decoder_layers": decoder} | changes)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def _subclasses(cls):
+    return [sub for direct in cls.__subclasses__() for sub in (direct, *_subclasses(direct))]
+
+
+VERSIONS = ("DiT", "MDT", "MDTv2")
+T = torch.tensor
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("version", ["MDT", "MDTv2"])
+def test_hidden_tokens_cannot_reach_the_encoder(version):
+    """Catches a leak: the masked pass would learn to copy what it should predict."""
+    model, keep = tiny(version), draw_keep(torch.rand(1, 16), 8)
+    seen = []
+    model.decode = lambda x, c, inputs: seen.append(x) or x  # what the encoder and the side-interpolator made
+    x = torch.randn(1, 4, 8, 8)
+    hidden = ~is_kept(keep, 16).view(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for latents in (x, torch.where(hidden, 100.0, x)):
+        model(latents, T([5]), T([1]), keep=keep)
+    assert torch.equal(*seen)
+
+
+@torch.no_grad()
+def test_the_order_of_kept_tokens_does_not_matter():
+    """Catches a bias or position that belongs to the wrong token of a subset."""
+    model, keep, x = tiny("MDTv2"), draw_keep(torch.rand(2, 16), 9), torch.randn(2, 4, 8, 8)
+    a = model(x, T([5, 800]), T([1, 3]), keep=keep)
+    b = model(x, T([5, 800]), T([1, 3]), keep=keep.flip(1))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_masked_shortcut_leaves_kept_tokens_as_the_encoder_made_them():
+    """Catches a mask that is upside down: the side-interpolator must write the hidden tokens alone."""
+    model, keep = tiny("MDT"), draw_keep(torch.rand(2, 16), 9)
+    encoded = torch.randn(2, 9, 32)
+    out = model.interpolate(encoded, torch.randn(2, 32), keep)
+    kept = take_rows(out - model.decoder_pos_embed, keep)
+    torch.testing.assert_close(kept, encoded)
+
+
+def take_rows(x, keep):
+    return torch.stack([row[index] for row, index in zip(x, keep, strict=True)])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_saved_and_opened_again_it_is_the_same_model(version, tmp_path):
+    """Catches a configuration that is not saved whole, and a class that is lost on the way."""
+    model, x = tiny(version), torch.randn(1, 4, 8, 8)
+    model.save_pretrained(tmp_path)
+    again = MDTTransformer.from_pretrained(tmp_path)
+    assert type(again) is type(model)
+    with torch.no_grad():
+        assert torch.equal(model(x, T([9]), T([0])), again(x, T([9]), T([0])))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_fresh_model_predicts_nothing(version):
+    """adaLN-Zero: catches an initialisation that overwrites another."""
+    model = create_model(f"{version}-XS/4", sample_size=16, in_channels=8, num_classes=4)
+    with torch.no_grad():
+        assert model(torch.randn(1, 8, 16, 16), T([1]), T([4])).abs().max() == 0
+
+
+@pytest.mark.parametrize("patch_size, sample_size", [(2, 8), (4, 16), (8, 16)])
+def test_any_patch_and_latent_side(patch_size, sample_size):
+    model = tiny("MDTv2", patch_size=patch_size, sample_size=sample_size)
+    x = torch.randn(2, 4, sample_size, sample_size)
+    assert model(x, T([1, 2]), T([0, 3])).shape == (2, 8, sample_size, sample_size)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: create_model("MDTv3-S/2"), "MDTv3-S/2"),
+        (lambda: create_model("MDTv2-S/2", decoder_layers=5), "odd"),
+        (lambda: create_model("MDT-S/2", decoder_layers=12), "decoder_layers"),
+        (lambda: create_model("DiT-S/8", sample_size=20), "not a multiple"),
+        (lambda: tiny("DiT")(torch.randn(1, 4, 8, 8), T([1]), T([1]), keep=T([[0, 1]])), "side-interpolator"),
+    ],
+)
+def test_a_call_that_cannot_work_says_why(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_foreign_folder_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    with pytest.raises(ValueError, match="UNet2DModel"):
+        MDTTransformer.from_pretrained(tmp_path)
