@@ -41,6 +41,11 @@ class Method:
     )  # part of the trajectory, 0 noise to 1 clean, in which stretches are repeated
     handover: int = NUM_TIMESTEPS  # timesteps from here up run the masked pass; 1000: none
 
+    @property
+    def masked_pass(self) -> bool:
+        """Whether the model needs a side-interpolator."""
+        return self.handover < NUM_TIMESTEPS
+
 
 METHODS = {
     "blend": Method(),

@@ -7,7 +7,7 @@ depend on the batch it is made in.
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,13 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from mdt_core.autoencoder import decode, downscale, fit_preview, preview
+from mdt_core.autoencoder import decode, downscale, encode, fit_preview, preview
+from mdt_core.canvas import fit_canvas
 from mdt_core.guidance import Guided, guide
+from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
 from mdt_core.official import load_official, resolve
-from mdt_core.samplers import find_sampler, generators, initial_latents, sample
-from mdt_core.transformer import MDTTransformer
+from mdt_core.samplers import Step, find_sampler, generators, initial_latents, sample
+from mdt_core.transformer import MDT, MDTTransformer
 
 IMAGENET_CLASSES = Path(__file__).parents[1] / "assets" / "imagenet_classes.json"
 MAX_SEED = 2**63 - 1
@@ -41,6 +43,9 @@ class MDTPipelineOutput(BaseOutput):
     skipped: int  # unconditional evaluations left out because the guidance weight was near 1
 
 
+Images = Callable[[Tensor], list[Image.Image]]  # latents (N, C, h, w) -> pictures
+
+
 @dataclass(frozen=True)
 class PipelineStep:
     """One step of a stream. Previews are made when they are asked for: one that is not shown costs nothing."""
@@ -53,17 +58,17 @@ class PipelineStep:
     evaluations: int  # so far
     skipped: int  # so far
     images: list[Image.Image] | Tensor | None  # the result, on the last step
-    pipeline: "MDTPipeline" = field(repr=False)
+    sketch: Images = field(repr=False)  # latents -> previews
 
     @cached_property
     def preview(self) -> list[Image.Image]:
         """The predicted clean images, by the linear preview."""
-        return self.pipeline.preview_images(self.x_0)
+        return self.sketch(self.x_0)
 
     @cached_property
     def noisy_preview(self) -> list[Image.Image]:
         """The noisy state itself, by the linear preview."""
-        return self.pipeline.preview_images(self.x_t)
+        return self.sketch(self.x_t)
 
 
 class MDTPipeline(DiffusionPipeline):
@@ -213,19 +218,144 @@ class MDTPipeline(DiffusionPipeline):
             ValueError: an argument is out of its range. Raised by the call, before the first step.
         """
         seeds = self._seeds(class_labels, seeds)
-        labels = _as_list(class_labels)
-        if len(labels) not in (1, len(seeds)):
-            raise ValueError(f"{len(labels)} class labels do not go with {len(seeds)} seeds: give one per image")
-        indices = [self.class_index(label) for label in labels] * (len(seeds) // len(labels))
+        rngs = generators(seeds)
         find_sampler(sampler, num_inference_steps)
         if output_type not in ("pil", "latent"):
             raise ValueError(f'output_type must be "pil" or "latent", not {output_type!r}')
-        rngs = generators(seeds)
         if latents is None:
             latents = initial_latents(rngs, self.latent_shape)
         elif tuple(latents.shape) != (len(seeds), *self.latent_shape):
             raise ValueError(f"latents must be {(len(seeds), *self.latent_shape)}, not {tuple(latents.shape)}")
-        denoise = guide(
+        denoise = self._guided(
+            class_labels, len(seeds), guidance_scale, guidance_power, guidance_channels, skip_tolerance
+        )
+        steps = sample(
+            denoise,
+            latents.to(self.device),
+            sampler=sampler,
+            num_inference_steps=num_inference_steps,
+            generators=rngs,
+        )
+        finish = (lambda x: x) if output_type == "latent" else self.decode_images
+        return self._follow(steps, denoise, finish, self.preview_images)
+
+    # --- inpainting ----------------------------------------------------------------------------------------
+
+    def inpaint(
+        self,
+        image: Image.Image | np.ndarray,
+        mask: Image.Image | np.ndarray,
+        class_labels: ClassLabel | Sequence[ClassLabel] = None,
+        **settings,
+    ) -> MDTPipelineOutput:
+        """Repaint a part of a picture; arguments and errors as in `stream_inpaint`."""
+        seeds = self._seeds(class_labels, settings.pop("seeds", None))
+        *_, last = self.stream_inpaint(image, mask, class_labels, seeds=seeds, **settings)
+        return MDTPipelineOutput(last.images, seeds, last.evaluations, last.skipped)
+
+    def stream_inpaint(
+        self,
+        image: Image.Image | np.ndarray,
+        mask: Image.Image | np.ndarray,
+        class_labels: ClassLabel | Sequence[ClassLabel] = None,
+        method: str | Method = "mdt",
+        num_inference_steps: int = 50,
+        strength: float = 1.0,
+        seeds: int | Sequence[int] | None = None,
+        sampler: str | None = None,
+        guidance_scale: float = 3.8,
+        guidance_power: float = 4.0,
+        guidance_channels: int | str | None = "config",
+        skip_tolerance: float = 1e-2,
+        area: str = "whole",
+        masked_content: str = "fill",
+        grow: int = 8,
+        feather: int = 4,
+    ) -> Iterator[PipelineStep]:
+        """Repaint a part of a picture of any size, step by step; previews and results have the picture's size.
+
+        Args:
+            image: a PIL picture, or (H, W, 3) uint8.
+            mask: of the same size; white (or true) where to repaint. A grey mask counts from 128 up.
+            class_labels, seeds, guidance_scale, guidance_power, guidance_channels, skip_tolerance: as in `stream`;
+                one seed per variant.
+            method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
+            num_inference_steps: of the whole trajectory; a method's repeats come on top.
+            strength: in (0, 1]; below 1 it starts from the noised picture.
+            sampler: by default the method's.
+            area: "whole" picture, largest "crop", or a square around the "masked" part, at the model's resolution.
+            masked_content: "fill" (blurred surroundings), "original" or "noise".
+            grow: picture pixels by which the mask is dilated. Outside the grown mask nothing changes, exactly.
+            feather: picture pixels over which the new part fades in, inside the grown ring.
+
+        Raises:
+            ValueError: an argument is out of its range, or picture and mask do not fit. Before the first step.
+        """
+        seeds = self._seeds(class_labels, seeds)
+        rngs = generators(seeds)
+        if find_method(method).masked_pass and not isinstance(self.transformer, MDT):
+            raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
+        if isinstance(image, Image.Image):
+            image = np.asarray(image.convert("RGB"))
+        if isinstance(mask, Image.Image):
+            mask = np.asarray(mask.convert("L"))
+        mask = mask if mask.dtype == bool else mask > 127
+        cell = downscale(self.vae)
+        canvas = fit_canvas(image, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)
+        hardness = canvas.hardness(*self.latent_shape[1:])
+        with torch.no_grad():
+            known, content = starting_latents(
+                masked_content, self._encode, canvas.pixels(), canvas.hole(), hardness, rngs
+            )
+        denoise = self._guided(
+            class_labels, len(seeds), guidance_scale, guidance_power, guidance_channels, skip_tolerance
+        )
+        steps = inpaint(
+            denoise,
+            known,
+            hardness,
+            generators=rngs,
+            method=method,
+            sampler=sampler,
+            num_inference_steps=num_inference_steps,
+            strength=strength,
+            patch_size=self.transformer.config.patch_size,
+            content=content,
+        )
+
+        def pasted(pixels: Tensor) -> list[Image.Image]:
+            return [Image.fromarray(canvas.paste(new)) for new in pixels]
+
+        def sketch(latents: Tensor) -> list[Image.Image]:
+            side = (self.image_size, self.image_size)
+            return pasted(torch.nn.functional.interpolate(self._preview(latents), side, mode="bicubic"))
+
+        return self._follow(steps, denoise, lambda latents: pasted(self._decode(latents)), sketch)
+
+    # --- what both share -----------------------------------------------------------------------------------
+
+    def _follow(self, steps: Iterator[Step], denoise: Guided, finish, sketch: Images) -> Iterator[PipelineStep]:
+        """The sampler's steps with counts, previews and, on the last one, the result that `finish` makes."""
+        for step in steps:
+            images = finish(step.x_t) if step.index + 1 == step.total else None
+            counts = denoise.evaluations, denoise.skipped
+            yield PipelineStep(step.index, step.total, step.timestep, step.x_t, step.x_0, *counts, images, sketch)
+
+    def _guided(
+        self,
+        class_labels: ClassLabel | Sequence[ClassLabel],
+        count: int,
+        guidance_scale: float,
+        guidance_power: float,
+        guidance_channels: int | str | None,
+        skip_tolerance: float,
+    ) -> Guided:
+        """The model with `count` labels and guidance bound to it."""
+        labels = _as_list(class_labels)
+        if len(labels) not in (1, count):
+            raise ValueError(f"{len(labels)} class labels do not go with {count} seeds: give one per image")
+        indices = [self.class_index(label) for label in labels] * (count // len(labels))
+        return guide(
             self._evaluate,
             torch.tensor(indices, device=self.device),
             null_class=self.num_classes,
@@ -234,26 +364,6 @@ class MDTPipeline(DiffusionPipeline):
             guidance_channels=self.config.guidance_channels if guidance_channels == "config" else guidance_channels,
             skip_tolerance=skip_tolerance,
         )
-        settings = {"sampler": sampler, "num_inference_steps": num_inference_steps, "generators": rngs}
-        return self._run(denoise, latents.to(self.device), output_type, settings)
-
-    def _run(self, denoise: Guided, latents: Tensor, output_type: str, settings: dict) -> Iterator[PipelineStep]:
-        """The stream itself, all arguments being right."""
-        for step in sample(denoise, latents, **settings):
-            images = None
-            if step.index + 1 == step.total:
-                images = step.x_t if output_type == "latent" else self.decode_images(step.x_t)
-            yield PipelineStep(
-                step.index,
-                step.total,
-                step.timestep,
-                step.x_t,
-                step.x_0,
-                denoise.evaluations,
-                denoise.skipped,
-                images,
-                self,
-            )
 
     def _evaluate(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, **masked) -> Tensor:
         return self.transformer(x_t.to(self.transformer.dtype), timesteps, class_labels, **masked)
@@ -270,16 +380,26 @@ class MDTPipeline(DiffusionPipeline):
 
     # --- latents -> pictures -------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def decode_images(self, latents: Tensor) -> list[Image.Image]:
-        """Latents (N, C, h, w) -> PIL images. One at a time: a picture does not depend on its neighbours."""
-        return [to_pil(decode(self.vae, z[None].to(self.vae.dtype))[0]) for z in latents]
+        """Latents (N, C, h, w) -> PIL images."""
+        return [to_pil(pixels) for pixels in self._decode(latents)]
 
     def preview_images(self, latents: Tensor) -> list[Image.Image]:
         """Latents (N, C, h, w) -> PIL images by the linear map, enlarged to the picture's size."""
         side = (self.image_size, self.image_size)
-        small = preview(latents.float().cpu(), self._preview_weights)
-        return [to_pil(pixels).resize(side, Image.Resampling.BICUBIC) for pixels in small]
+        return [to_pil(pixels).resize(side, Image.Resampling.BICUBIC) for pixels in self._preview(latents)]
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """Pixels -> latents: the posterior's mean, float32."""
+        return encode(self.vae, pixels.to(self.device, self.vae.dtype)).float()
+
+    @torch.no_grad()
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Latents -> pixels, one image at a time: a picture does not depend on its neighbours."""
+        return torch.cat([decode(self.vae, z.to(self.vae.dtype)) for z in latents.split(1)]).float().cpu()
+
+    def _preview(self, latents: Tensor) -> Tensor:
+        return preview(latents.float().cpu(), self._preview_weights)
 
     @cached_property
     def _preview_weights(self) -> Tensor:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mdt_core import MDTPipeline, MDTv2
+from mdt_core import DiT, MDTPipeline, MDTv2
 from train.autoencoder import small_autoencoder
 
 SETTINGS = {"num_inference_steps": 4}
@@ -104,3 +105,63 @@ def test_seeds_are_drawn_and_told(pipe):
 def test_a_wrong_call_is_named_before_the_first_step(pipe, wrong, message):
     with pytest.raises(ValueError, match=message):
         pipe.stream(**({"class_labels": [0]} | wrong))
+
+
+# --- inpainting ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """(50, 70, 3): neither square nor the model's size."""
+    return np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+
+
+@pytest.fixture
+def mask() -> np.ndarray:
+    painted = np.zeros((50, 70), bool)
+    painted[20:34, 30:50] = True
+    return painted
+
+
+@pytest.mark.parametrize("method", ["mdt", "repaint", "blend"])
+@pytest.mark.parametrize("area", ["whole", "crop", "masked"])
+def test_outside_the_grown_mask_nothing_changes(pipe, picture, mask, method, area):
+    """Catches the autoencoder's traces outside the mask, and a result of another size; previews too."""
+    steps = list(pipe.stream_inpaint(picture, mask, "cat", method, seeds=[1, 2], area=area, grow=3, **SETTINGS))
+    far = np.ones_like(mask)
+    far[16:38, 26:54] = False
+    for image in steps[0].preview + steps[-1].images:
+        changed = (np.asarray(image) != picture).any(-1)
+        assert not changed[far].any() and changed[mask].mean() > 0.9
+    assert difference(*steps[-1].images) > 0  # two seeds, two variants
+
+
+def test_inpainting_takes_pil_pictures_and_grey_masks(pipe, picture, mask):
+    a = pipe.inpaint(picture, mask, "cat", seeds=3, **SETTINGS).images[0]
+    grey = Image.fromarray(np.where(mask, 200, 90).astype(np.uint8))
+    b = pipe.inpaint(Image.fromarray(picture), grey, "cat", seeds=3, **SETTINGS).images[0]
+    assert difference(a, b) == 0
+
+
+def test_a_dit_has_no_masked_pass_but_inpaints(pipe, picture, mask):
+    model = DiT(sample_size=8, in_channels=8, patch_size=2, hidden_size=32, depth=2, num_heads=2, num_classes=3)
+    plain = MDTPipeline(model, pipe.vae)
+    with pytest.raises(ValueError, match="repaint"):
+        plain.inpaint(picture, mask, 0)
+    plain.inpaint(picture, mask, 0, method="repaint", seeds=1, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"mask": np.zeros((50, 70), bool)}, "empty"),
+        ({"mask": np.ones((50, 70), bool)}, "whole picture"),
+        ({"mask": np.ones((50, 71), bool)}, "71 x 50"),
+        ({"method": "magic"}, "magic"),
+        ({"strength": 0.0}, "strength"),
+        ({"masked_content": "old"}, "old"),
+    ],
+)
+def test_a_wrong_inpainting_is_named(pipe, picture, mask, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        pipe.stream_inpaint(**({"image": picture, "mask": mask, "class_labels": 0} | wrong))
