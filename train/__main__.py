@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image
 
-from mdt_core import MDTPipeline, MDTTransformer, create_model
-from mdt_core.runs import Run, write_whole
+from mdt_core import MDTTransformer, create_model
+from mdt_core.runs import Run
 from mdt_core.training import TrainingError, exponential_steps, train
 from train.config import RECIPES, Recipe, find_recipe
+from train.export import assemble, export
 from train.latents import Latents, open_autoencoder
 
 
@@ -43,7 +44,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
         run.write_config(recipe.describe())
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         print(f"{recipe.model}, {millions:.1f}M parameters, {len(data)} images, {len(data.id2label)} classes")
-    average = train(
+    train(
         model,
         data,
         recipe.training,
@@ -53,17 +54,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
         accelerator=accelerator,
     )
     if accelerator.is_main_process and recipe.training.steps in run.checkpoints:
-        pipeline = assemble(average.model, vae, data.id2label, data)
-        write_whole(run.folder / "pipeline", pipeline.save_pretrained)
-        print(f"{run.folder / 'pipeline'} is the finished model")
-
-
-def assemble(transformer: MDTTransformer, vae, id2label: dict[int, str], data: Latents | None = None) -> MDTPipeline:
-    """Model and autoencoder as a pipeline that guides all channels, its preview fitted to real latents."""
-    pipeline = MDTPipeline(transformer, vae, id2label=id2label, guidance_channels=None)
-    if data is not None:
-        pipeline.fit_preview(data.batch(list(range(0, len(data), max(1, len(data) // 256))))[0])
-    return pipeline
+        export(run, recipe.vae, run.folder / "pipeline")
 
 
 def sample_sheet(transformer: MDTTransformer, step: int, *, vae, id2label: dict[int, str], recipe: Recipe):
