@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -225,63 +225,62 @@ def train(
     local = config.batch_size // accelerator.num_processes
     micro = local // config.accumulation
     offset = accelerator.process_index * local
-    meter, stop, bad_steps, clock = Meter(), StopSignal(), 0, time.perf_counter()
+    meter, bad_steps, clock = Meter(), 0, time.perf_counter()
     bar = tqdm(initial=first, total=config.steps, unit="step", disable=not accelerator.is_main_process)
+    with StopSignal() as stop, bar:
+        for step in range(first, config.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            indices = batch_indices(step, config.batch_size, len(data), config.seed)
+            draws = Draws.of_step(step, config, shape, model.num_tokens, device)
+            for i in range(config.accumulation):
+                rows = slice(offset + i * micro, offset + (i + 1) * micro)
+                mean, std, labels = (x.to(device) for x in data.batch(indices[rows]))
+                d = draws.part(rows)
+                x_0 = mean + std * d.posterior
+                labels = torch.where(d.drop_label, settings.num_classes, labels)
+                passes = 1 if d.keep is None else 2
+                for p, (name, terms) in enumerate(losses_of_step(parallel, diffusion, x_0, labels, d, config)):
+                    last = i + 1 == config.accumulation and p + 1 == passes
+                    with nullcontext() if last else accelerator.no_sync(parallel):  # gradients are exchanged once
+                        accelerator.backward(terms["loss"].mean() / config.accumulation)
+                    record(meter, name, terms, d.timesteps)
+            norm = accelerator.clip_grad_norm_(parallel.parameters(), config.max_grad_norm)
+            if torch.isfinite(norm):
+                bad_steps = 0
+                optimizer.step()
+                ema.update(model, step + 1)
+                meter.add("gradient_norm", norm)
+            else:
+                bad_steps += 1
+                meter = Meter()
+                bar.write(f"step {step}: gradient not finite, skipped; timesteps {draws.timesteps.tolist()}")
+                if bad_steps > config.max_bad_steps:
+                    raise TrainingError(
+                        f"the gradient was not finite in {bad_steps} steps in a row, up to step {step}: lower the learning "
+                        f"rate, then start again from the last checkpoint in {run.folder}"
+                    )
+            optimizer.zero_grad(set_to_none=True)
 
-    for step in range(first, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
-        indices = batch_indices(step, config.batch_size, len(data), config.seed)
-        draws = Draws.of_step(step, config, shape, model.num_tokens, device)
-        for i in range(config.accumulation):
-            rows = slice(offset + i * micro, offset + (i + 1) * micro)
-            mean, std, labels = (x.to(device) for x in data.batch(indices[rows]))
-            d = draws.part(rows)
-            x_0 = mean + std * d.posterior
-            labels = torch.where(d.drop_label, settings.num_classes, labels)
-            passes = 1 if d.keep is None else 2
-            for p, (name, terms) in enumerate(losses_of_step(parallel, diffusion, x_0, labels, d, config)):
-                last = i + 1 == config.accumulation and p + 1 == passes
-                with nullcontext() if last else accelerator.no_sync(parallel):  # gradients are exchanged once
-                    accelerator.backward(terms["loss"].mean() / config.accumulation)
-                record(meter, name, terms, d.timesteps)
-        norm = accelerator.clip_grad_norm_(parallel.parameters(), config.max_grad_norm)
-        if torch.isfinite(norm):
-            bad_steps = 0
-            optimizer.step()
-            ema.update(model, step + 1)
-            meter.add("gradient_norm", norm)
-        else:
-            bad_steps += 1
-            meter = Meter()
-            bar.write(f"step {step}: gradient not finite, skipped; timesteps {draws.timesteps.tolist()}")
-            if bad_steps > config.max_bad_steps:
-                raise TrainingError(
-                    f"the gradient was not finite in {bad_steps} steps in a row, up to step {step}: lower the learning "
-                    f"rate, then start again from the last checkpoint in {run.folder}"
-                )
-        optimizer.zero_grad(set_to_none=True)
-
-        done = step + 1
-        bar.update()
-        if (done % config.log_every == 0 or done == config.steps) and meter.sums:
-            row = {"step": done, **meter.read(accelerator), "learning_rate": learning_rate(step, config)}
-            seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            row["images_per_second"] = config.batch_size * min(config.log_every, done - first) / seconds
-            if accelerator.is_main_process:
-                run.log(row)
-                bar.set_postfix(loss=f"{row['loss']:.4f}", images_s=f"{row['images_per_second']:.1f}")
-        if done in sample_steps and draw_samples is not None and accelerator.is_main_process:
-            run.write_sample(done, draw_samples(ema.model, done))
-            clock = time.perf_counter()
-        stopping = stop.requested(accelerator)
-        if accelerator.is_main_process and (done % config.save_every == 0 or done == config.steps or stopping):
-            run.write_checkpoint(done, Checkpoint(model, ema, optimizer).write, keep=config.keep_checkpoints)
-        accelerator.wait_for_everyone()
-        if stopping:
-            bar.write(f"stopped after step {done}, saved; the same command goes on from here")
-            break
-    bar.close()
+            done = step + 1
+            bar.update()
+            if (done % config.log_every == 0 or done == config.steps) and meter.sums:
+                row = {"step": done, **meter.read(accelerator), "learning_rate": learning_rate(step, config)}
+                seconds, clock = time.perf_counter() - clock, time.perf_counter()
+                row["images_per_second"] = config.batch_size * min(config.log_every, done - first) / seconds
+                if accelerator.is_main_process:
+                    run.log(row)
+                    bar.set_postfix(loss=f"{row['loss']:.4f}", images_s=f"{row['images_per_second']:.1f}")
+            if done in sample_steps and draw_samples is not None and accelerator.is_main_process:
+                run.write_sample(done, draw_samples(ema.model, done))
+                clock = time.perf_counter()
+            stopping = stop.requested(accelerator)
+            if accelerator.is_main_process and (done % config.save_every == 0 or done == config.steps or stopping):
+                run.write_checkpoint(done, Checkpoint(model, ema, optimizer).write, keep=config.keep_checkpoints)
+            accelerator.wait_for_everyone()
+            if stopping:
+                bar.write(f"stopped after step {done}, saved; the same command goes on from here")
+                break
     return ema
 
 
@@ -298,12 +297,16 @@ def record(meter: Meter, name: str, terms: dict[str, Tensor], timesteps: Tensor)
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl+C into a question that the loop asks after every step."""
+    """Turns SIGTERM and Ctrl+C, while it is entered, into a question that the loop asks after every step."""
 
-    def __init__(self):
+    def __enter__(self) -> "StopSignal":
         self.received = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+        self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number, frame) -> None:
         self.received = True
@@ -362,7 +365,3 @@ def exponential_steps(total: int, first: int = 1, per_doubling: int = 1) -> set[
     """Steps at equal distances on a logarithmic axis, the last one included: 1, 2, 4, ... total."""
     count = int(math.log2(total / first) * per_doubling)
     return {round(first * 2 ** (i / per_doubling)) for i in range(count + 1)} | {total}
-
-
-def config_dict(config: TrainingConfig) -> dict:
-    return asdict(config)

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_recipe(recipe: Recipe, run: Run) -> None:
     """Train, and at the end assemble the pipeline folder."""
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     data = Latents(recipe.latents)
     channels, side, _ = data.shape
     set_seed(recipe.training.seed)

@@ -14,6 +14,8 @@ clean shapes from latents that are slightly wrong, as a sampler's are. No percep
 of `train.evaluate` stays independent of what it judges.
 
     python -m train.autoencoder data/avatars --out runs/avatars-autoencoder
+    python -m train.autoencoder data/avatars --out runs/avatars-decoder --init runs/avatars-autoencoder \
+        --decoder-only --noise 0 0.3 --critic-from 0 --steps 3000 --lr 5e-4     # latents stay as they are
 """
 
 import argparse
@@ -167,7 +169,8 @@ def train(args: argparse.Namespace) -> None:
     for step in bar:
         x = pixels(images[torch.randint(len(images), (args.batch_size,))])
         latents = encode(vae, x)
-        y = decode(vae, latents + args.noise * torch.randn_like(latents))
+        level = torch.empty(len(x), 1, 1, 1, device=device).uniform_(*args.noise)
+        y = decode(vae, latents + level * torch.randn_like(latents))
         reconstruction = reconstruction_loss(x, y)
         loss = reconstruction + 0.01 * statistics_loss(latents)
         if step >= critic_start:
@@ -213,7 +216,14 @@ def main() -> None:
     parser.add_argument("--latent-channels", type=int, default=8)
     parser.add_argument("--block", type=int, default=4, help="pixels along a latent cell's side")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--noise", type=float, default=0.05, help="on the latents the decoder trains on, std 1 scale")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        nargs=2,
+        default=(0.05, 0.05),
+        metavar=("LEAST", "MOST"),
+        help="on the latents that the decoder is given, of std 1: each image draws its level between the two",
+    )
     parser.add_argument("--critic-weight", type=float, default=0.1, help="share of the reconstruction's gradient")
     parser.add_argument("--critic-from", type=float, default=0.6, help="fraction of the steps without a critic")
     parser.add_argument("--ema", type=float, default=0.998)

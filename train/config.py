@@ -38,14 +38,14 @@ CPU = TrainingConfig(
     save_every=250,
     log_every=50,
 )
-# One GPU, half an hour.
-GPU = replace(CPU, steps=60_000, batch_size=512, learning_rate=1.5e-3, ema_decay=0.9995, save_every=2_000)
+# One GPU, half an hour: 128 px, 256 tokens.
+GPU = replace(CPU, steps=60_000, batch_size=256, learning_rate=1e-3, ema_decay=0.9995, save_every=2_000)
 
 RECIPES = {
     # the model we ship, and its plain sibling for comparison
     "avatars": Recipe("MDTv2-XS/4", CPU),
     "avatars-dit": Recipe("DiT-XS/4", replace(CPU, optimizer="adamw", mask_ratio=None)),
-    "avatars-gpu": Recipe("MDTv2-S/2", GPU),
+    "avatars-gpu": Recipe("MDTv2-S/2", GPU, latents="data/avatars-128-latents", vae="runs/avatars-128-autoencoder"),
     # the paper's, on ImageNet latents of 256 px
     "mdtv2-s2": Recipe("MDTv2-S/2", replace(PAPER, learning_rate=5e-4), **IMAGENET),
     "mdtv2-b2": Recipe("MDTv2-B/2", PAPER, **IMAGENET),
