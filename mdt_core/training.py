@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -143,21 +143,37 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 # --- one step ------------------------------------------------------------------------------------------------
 
 
-def losses_of_step(
-    model: Callable[..., Tensor],
-    diffusion: Diffusion,
-    x_0: Tensor,
-    class_labels: Tensor,
-    draws: Draws,
-    config: TrainingConfig,
-):
-    """Yield (name, per-sample terms) of the full pass, then of the masked pass."""
-    for name, noise, keep in (("full", draws.noise, None), ("masked", draws.masked_noise, draws.keep)):
-        if name == "full" or keep is not None:
-            terms = training_terms(
-                model, diffusion, x_0, draws.timesteps, class_labels, noise, keep, config.min_snr_gamma
-            )
-            yield name, terms
+class Pass(NamedTuple):
+    """One pass through the model: the arguments of `training_terms` after model and diffusion."""
+
+    x_0: Tensor
+    timesteps: Tensor
+    class_labels: Tensor
+    noise: Tensor
+    keep: Tensor | None  # None: the full pass
+
+
+def passes_of_step(
+    data: LatentData, indices: list[int], draws: Draws, config: TrainingConfig, null_class: int
+) -> list[Pass]:
+    """A process's images of a step, in micro-batches, each in a full pass and, where tokens are hidden, a masked one.
+
+    Args:
+        indices: of the process's images.
+        draws: of the same images.
+        null_class: stands for a dropped label.
+    """
+    passes, size = [], len(indices) // config.accumulation
+    for start in range(0, len(indices), size):
+        rows = slice(start, start + size)
+        d = draws.part(rows)
+        mean, std, labels = (x.to(d.noise.device) for x in data.batch(indices[rows]))
+        x_0 = mean + std * d.posterior
+        labels = torch.where(d.drop_label, null_class, labels)
+        passes.append(Pass(x_0, d.timesteps, labels, d.noise, None))
+        if d.keep is not None:
+            passes.append(Pass(x_0, d.timesteps, labels, d.masked_noise, d.keep))
+    return passes
 
 
 class Meter:
@@ -223,8 +239,7 @@ def train(
     parallel = accelerator.prepare(model)
     shape = (config.batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
     local = config.batch_size // accelerator.num_processes
-    micro = local // config.accumulation
-    offset = accelerator.process_index * local
+    mine = slice(accelerator.process_index * local, (accelerator.process_index + 1) * local)
     meter, bad_steps, clock = Meter(), 0, time.perf_counter()
     bar = tqdm(initial=first, total=config.steps, unit="step", disable=not accelerator.is_main_process)
     with StopSignal() as stop, bar:
@@ -233,18 +248,12 @@ def train(
                 group["lr"] = learning_rate(step, config)
             indices = batch_indices(step, config.batch_size, len(data), config.seed)
             draws = Draws.of_step(step, config, shape, model.num_tokens, device)
-            for i in range(config.accumulation):
-                rows = slice(offset + i * micro, offset + (i + 1) * micro)
-                mean, std, labels = (x.to(device) for x in data.batch(indices[rows]))
-                d = draws.part(rows)
-                x_0 = mean + std * d.posterior
-                labels = torch.where(d.drop_label, settings.num_classes, labels)
-                passes = 1 if d.keep is None else 2
-                for p, (name, terms) in enumerate(losses_of_step(parallel, diffusion, x_0, labels, d, config)):
-                    last = i + 1 == config.accumulation and p + 1 == passes
-                    with nullcontext() if last else accelerator.no_sync(parallel):  # gradients are exchanged once
-                        accelerator.backward(terms["loss"].mean() / config.accumulation)
-                    record(meter, name, terms, d.timesteps)
+            passes = passes_of_step(data, indices[mine], draws.part(mine), config, settings.num_classes)
+            for number, one in enumerate(passes, start=1):
+                with nullcontext() if number == len(passes) else accelerator.no_sync(parallel):  # one exchange a step
+                    terms = training_terms(parallel, diffusion, *one, config.min_snr_gamma)
+                    accelerator.backward(terms["loss"].mean() / config.accumulation)
+                record(meter, one, terms)
             norm = accelerator.clip_grad_norm_(parallel.parameters(), config.max_grad_norm)
             if torch.isfinite(norm):
                 bad_steps = 0
@@ -257,8 +266,8 @@ def train(
                 bar.write(f"step {step}: gradient not finite, skipped; timesteps {draws.timesteps.tolist()}")
                 if bad_steps > config.max_bad_steps:
                     raise TrainingError(
-                        f"the gradient was not finite in {bad_steps} steps in a row, up to step {step}: lower the learning "
-                        f"rate, then start again from the last checkpoint in {run.folder}"
+                        f"the gradient was not finite in {bad_steps} steps in a row, up to step {step}: lower the "
+                        f"learning rate, then start again from the last checkpoint in {run.folder}"
                     )
             optimizer.zero_grad(set_to_none=True)
 
@@ -284,14 +293,14 @@ def train(
     return ema
 
 
-def record(meter: Meter, name: str, terms: dict[str, Tensor], timesteps: Tensor) -> None:
+def record(meter: Meter, one: Pass, terms: dict[str, Tensor]) -> None:
     """Add a pass's terms: the full pass under plain names and by quarter of the timesteps, the masked one apart."""
-    if name == "masked":
+    if one.keep is not None:
         meter.add("masked_loss", terms["loss"])
         return
     for term, values in terms.items():
         meter.add(term, values)
-    quarter = timesteps * 4 // NUM_TIMESTEPS
+    quarter = one.timesteps * 4 // NUM_TIMESTEPS
     for q in range(4):
         meter.add(f"loss_q{q + 1}", terms["loss"], where=quarter == q)
 
