@@ -1,4 +1,4 @@
-"""The command line: python -m mdt_core generate | convert | info.
+"""The command line: python -m mdt_core generate | inpaint | convert | info.
 
 A wrong call ends with one line on stderr that says what was wrong and what would be right, and exit status 2.
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import diffusers
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from mdt_core.inpainting import METHODS
 from mdt_core.official import load_official, resolve
 from mdt_core.pipeline import MDTPipeline, PipelineStep
 from mdt_core.samplers import SAMPLERS
@@ -33,12 +34,23 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m mdt_core", description="Images from masked diffusion transformers.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | convert | info")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | inpaint | convert | info")
 
     generate = commands.add_parser("generate", help="one image of one class")
     _add_model(generate)
-    _add_sampling(generate)
+    _add_sampling(generate, steps=25, sampler="dpm++")
     generate.set_defaults(run=run_generate)
+
+    inpaint = commands.add_parser("inpaint", help="repaint a part of a picture of any size")
+    _add_model(inpaint)
+    inpaint.add_argument("--image", type=Path, required=True, help="the picture")
+    inpaint.add_argument("--mask", type=Path, required=True, help="a picture of the same size, white where to repaint")
+    _add_sampling(inpaint, steps=50, sampler=None)
+    inpaint.add_argument("--method", default="mdt", help=f"{', '.join(METHODS)} (%(default)s)")
+    inpaint.add_argument("--strength", type=float, default=1.0, help="below 1: start from the picture (%(default)s)")
+    inpaint.add_argument("--grow", type=int, default=8, metavar="PX", help="widen the mask (%(default)s)")
+    inpaint.add_argument("--feather", type=int, default=4, metavar="PX", help="fade in over these (%(default)s)")
+    inpaint.set_defaults(run=run_inpaint)
 
     convert = commands.add_parser("convert", help="published weights -> a diffusers pipeline folder")
     convert.add_argument("checkpoint", help="a published .pt or .safetensors file, a folder with one, or a hub id")
@@ -57,12 +69,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=str(SHIPPED), metavar="PATH_OR_ID", help="folder, file or hub id (avatars)")
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
+def _add_sampling(parser: argparse.ArgumentParser, steps: int, sampler: str | None) -> None:
     parser.add_argument("--class", dest="label", metavar="NAME_OR_INDEX", help="leave out for an unconditional image")
     parser.add_argument("--out", type=Path, required=True, help="the image file to write")
     parser.add_argument("--seed", type=int, default=0, help="0 or more (%(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="(%(default)s)")
-    parser.add_argument("--sampler", default="dpm++", help=f"{', '.join(SAMPLERS)} (%(default)s)")
+    parser.add_argument("--steps", type=int, default=steps, help="(%(default)s)")
+    parser.add_argument("--sampler", default=sampler, help=f"{', '.join(SAMPLERS)} ({sampler or 'by method'})")
     parser.add_argument("--scale", type=float, default=3.8, help="guidance scale (%(default)s)")
     parser.add_argument("--power", type=float, default=4.0, help="guidance power (%(default)s)")
     parser.add_argument("--device", default=DEVICES[0], choices=DEVICES, help="(%(default)s)")
@@ -71,18 +83,37 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def run_generate(args: argparse.Namespace) -> None:
     _check_image_path(args.out)
     pipe = MDTPipeline.from_pretrained(args.model).to(args.device)
-    steps = pipe.stream(
-        class_labels=[args.label],
-        guidance_scale=args.scale,
-        guidance_power=args.power,
-        num_inference_steps=args.steps,
-        sampler=args.sampler,
-        seeds=[args.seed],
-    )
-    last = _follow(steps)
-    last.images[0].save(args.out)
+    _run(pipe, args, pipe.stream([args.label], **_sampling(args)))
+
+
+def run_inpaint(args: argparse.Namespace) -> None:
+    _check_image_path(args.out)
+    image, mask = _open_image(args.image), _open_image(args.mask)
+    pipe = MDTPipeline.from_pretrained(args.model).to(args.device)
+    chosen = {"method": args.method, "strength": args.strength, "grow": args.grow, "feather": args.feather}
+    _run(pipe, args, pipe.stream_inpaint(image, mask, [args.label], **chosen, **_sampling(args)))
+
+
+def _sampling(args: argparse.Namespace) -> dict:
+    """The flags of `_add_sampling` in the pipeline's words."""
+    return {
+        "guidance_scale": args.scale,
+        "guidance_power": args.power,
+        "num_inference_steps": args.steps,
+        "sampler": args.sampler,
+        "seeds": [args.seed],
+    }
+
+
+def _run(pipe: MDTPipeline, args: argparse.Namespace, steps: Iterator[PipelineStep]) -> None:
+    """Follow a stream with a progress bar and keep its picture."""
+    with tqdm(unit="step") as bar:
+        for step in steps:
+            bar.total = step.total
+            bar.update()
+    step.images[0].save(args.out)
     name = "no class" if args.label is None else pipe.id2label[pipe.class_index(args.label)]
-    print(f"{args.out}: {name}, seed {args.seed}; {last.evaluations} model evaluations, {last.skipped} skipped")
+    print(f"{args.out}: {name}, seed {args.seed}; {step.evaluations} model evaluations, {step.skipped} skipped")
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -135,21 +166,22 @@ def _first_names(id2label: dict[int, str], most: int = 16) -> str:
     return ": " + ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def _follow(steps: Iterator[PipelineStep]) -> PipelineStep:
-    """Run a stream under a progress bar; its last step."""
-    with tqdm(unit="step") as bar:
-        for step in steps:
-            bar.total = step.total
-            bar.update()
-    return step
-
-
 def _check_image_path(path: Path) -> None:
     """Say what is wrong with the output's path before the work, not after it."""
     if path.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"--out {path}: the name must end in an image format's suffix, such as .png")
     if not path.parent.is_dir():
         raise ValueError(f"--out {path}: the folder {path.parent} does not exist")
+
+
+def _open_image(path: Path) -> Image.Image:
+    """A picture as it is meant to be seen, with the camera's rotation applied."""
+    try:
+        return ImageOps.exif_transpose(Image.open(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Exception as error:  # decoders raise all kinds of exceptions on broken data
+        raise ValueError(f"{path}: not a picture that can be opened, or a damaged one") from error
 
 
 def main(arguments: list[str] | None = None) -> None:

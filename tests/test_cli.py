@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -83,6 +84,28 @@ def test_a_class_goes_by_name_by_index_or_not_at_all(pipeline, tmp_path):
     assert pictures["name"] == pictures["index"] != pictures["none"]
 
 
+def test_inpaint_keeps_the_picture_outside_the_mask(pipeline, tmp_path):
+    """Catches a flag that does not arrive, another output size, and known pixels that went through the model."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    mask = np.zeros((30, 50), np.uint8)
+    mask[10:18, 20:30] = 255
+    Image.fromarray(noise).save(tmp_path / "in.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    pictures = ["--image", tmp_path / "in.png", "--mask", tmp_path / "mask.png", "--out", tmp_path / "out.png"]
+    how = ["--method", "repaint", "--strength", 0.5, "--grow", 2, "--feather", 1, "--sampler", "ddpm"]
+    run("inpaint", "--model", pipeline, *pictures, "--class", 1, "--seed", 3, "--steps", 4, "--scale", 2, *how)
+    made = np.asarray(Image.open(tmp_path / "out.png"))
+    grown = np.zeros((30, 50), bool)
+    grown[8:20, 18:32] = True
+    assert made.shape == noise.shape and np.array_equal(made[~grown], noise[~grown])
+    assert (made[mask > 0] != noise[mask > 0]).mean() > 0.5
+
+    chosen = {"method": "repaint", "strength": 0.5, "grow": 2, "feather": 1, "sampler": "ddpm"}
+    settings = {"seeds": [3], "num_inference_steps": 4, "guidance_scale": 2.0, **chosen}
+    expected = MDTPipeline.from_pretrained(pipeline).inpaint(noise, mask > 0, [1], **settings).images[0]
+    assert np.array_equal(made, np.asarray(expected))
+
+
 def test_convert_makes_a_pipeline_of_a_published_file(tmp_path, vae, capsys):
     """Catches a conversion that loses the weights, the names of ImageNet's classes, or the preview's fit."""
     model = MDTv2(sample_size=8, hidden_size=32, depth=4, num_heads=2, num_classes=1000, decoder_layers=2)
@@ -152,6 +175,33 @@ def test_generate_refuses_in_one_line(pipeline, tmp_path, capsys, monkeypatch, f
     assert not (tmp_path / "out.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--image", "nowhere.png"], "nowhere.png: no such file"),
+        (["--image", "broken.png"], "broken.png: not a picture"),
+        (["--mask", "small.png"], "mask"),
+        (["--mask", "black.png"], "mask"),
+        (["--method", "magic"], "magic"),
+        (["--strength", "0"], "strength"),
+        (["--grow", "-1"], "grow"),
+        (["--feather", "soft"], "invalid int value: 'soft'"),
+        (["--mask", "white.png"], "white.png: no such file"),
+    ],
+)
+def test_inpaint_refuses_in_one_line(pipeline, tmp_path, capsys, monkeypatch, flags, reason):
+    monkeypatch.chdir(tmp_path)
+    for name, size, shade in [("in", 64, 90), ("spot", 64, 0), ("black", 64, 0), ("small", 8, 255)]:
+        Image.new("L", (size, size), shade).save(f"{name}.png")
+    spot = Image.open("spot.png")
+    spot.paste(255, (28, 28, 36, 36))
+    spot.save("spot.png")
+    Path("broken.png").write_bytes(b"no picture")
+    pictures = ["--image", "in.png", "--mask", "spot.png", "--out", "out.png", "--class", "star"]
+    assert reason in refused(capsys, "inpaint", "--model", pipeline, *pictures, "--steps", 2, *flags)
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_convert_refuses_in_one_line(pipeline, model, vae, tmp_path, capsys):
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04")
@@ -169,7 +219,7 @@ def test_convert_refuses_in_one_line(pipeline, model, vae, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["paint"], ["convert"], ["generate", "--class", "star"]])
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["convert"], ["inpaint"], ["generate", "--class", "star"]])
 def test_incomplete_calls_are_refused_in_one_line(capsys, arguments):
     assert "see python -m mdt_core" in refused(capsys, *arguments)
 
