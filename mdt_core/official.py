@@ -78,8 +78,9 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         ) from error
 
     for nest in ("ema", "model"):
-        if isinstance(content, dict) and isinstance(content.get(nest), dict):
-            content = content[nest]
+        inner = content.get(nest) if isinstance(content, dict) else None
+        if isinstance(inner, dict) and inner:
+            content = inner
     is_state = isinstance(content, dict) and all(isinstance(key, str) for key in content)
     if not is_state or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: holds no state dict, neither at its top nor under `ema` or `model`")
@@ -97,7 +98,8 @@ def detect(state: dict[str, torch.Tensor], decoder_layers: int | None = None) ->
 
     def sizes(ending: str, dimensions: int, axis: int) -> list[int]:
         """One size of every tensor whose key ends so: they vote, so that a single odd one is named as misshapen."""
-        found = [t.shape[axis] for key, t in state.items() if key.endswith(ending) and t.dim() == dimensions]
+        fitting = [t for key, t in state.items() if key.endswith(ending) and t.dim() == dimensions and t.numel()]
+        found = [t.shape[axis] for t in fitting]
         if not found:
             held = ", ".join(sorted(state)[:3]) or "no keys"
             raise ValueError(f"no DiT, MDT or MDTv2: {dimensions} dimensions under `{ending}` are needed, not {held}")

@@ -103,11 +103,12 @@ def test_weights_stay_in_the_mapped_file(v2, suffix):
     [
         lambda state: {"ema": state, "model": {}, "opt": {"state": {}, "param_groups": []}},
         lambda state: {"model": state},
+        lambda state: {"model": state, "ema": {}},
         lambda state: {f"module.{key}": value for key, value in state.items()},
         lambda state: {"ema": {f"module.{key}": value for key, value in state.items()}},
         lambda state: {"ema": state, "args": argparse.Namespace(model="MDTv2-S/2")},
     ],
-    ids=["ema", "model", "module.", "ema and module.", "with the script's arguments"],
+    ids=["ema", "model", "model and an empty ema", "module.", "ema and module.", "with the script's arguments"],
 )
 def test_wrappings_of_training_scripts(v2, wrap):
     path, state = v2
@@ -240,12 +241,13 @@ def test_damaged_files_end_in_a_sentence(v2, suffix, damage):
         {"conv1.weight": torch.zeros(8, 3, 7, 7), "fc.bias": torch.zeros(10)},
         {"pos_embed": torch.zeros(1, 197, 192), "blocks.0.attn.qkv.weight": torch.zeros(576, 192)},
         {},
+        {"x_embedder.proj.weight": torch.zeros(0, 4, 2, 2)},
         {"state": [1, 2, 3]},
         {"ema": {"decay": 0.9999}},
         [torch.zeros(2)],
         {0: torch.zeros(2)},
     ],
-    ids=["resnet", "vit", "nothing", "list", "no tensors", "no dict", "numbered"],
+    ids=["resnet", "vit", "nothing", "no elements", "list", "no tensors", "no dict", "numbered"],
 )
 def test_foreign_checkpoints_end_in_a_sentence(tmp_path, foreign):
     path = tmp_path / "foreign.pt"
