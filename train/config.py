@@ -13,7 +13,7 @@ class Recipe:
     model: str  # a preset of mdt_core
     training: TrainingConfig
     latents: str = "data/avatars-latents"  # folder that train.latents wrote
-    vae: str = "runs/avatars-autoencoder"  # the autoencoder that made them
+    vae: str = "runs/avatars-decoder"  # the autoencoder that made them
     samples_per_class: int = 2  # in the pictures of samples/
     sample_guidance_scale: float = 2.0
     sample_steps: int = 20  # of dpm++
@@ -29,9 +29,9 @@ IMAGENET = {"latents": "data/imagenet-latents", "vae": "stabilityai/sd-vae-ft-ms
 
 # A laptop's CPU: 16 tokens, an hour or two, the learning rate down to 0 at the end.
 CPU = TrainingConfig(
-    steps=6000,
-    batch_size=64,
-    learning_rate=2e-3,
+    steps=7500,
+    batch_size=32,
+    learning_rate=1.5e-3,
     warmup_steps=200,
     decay="linear",
     ema_decay=0.998,
