@@ -19,6 +19,7 @@ from app.zero import gpu
 from mdt_core.guidance import guidance_weight
 from mdt_core.pipeline import MDTPipeline
 from mdt_core.samplers import SAMPLERS, sampling_timesteps
+from mdt_core.transformer import MDT
 
 MAX_IMAGES = 16  # in one request
 MAX_SEED = 2**31 - 1  # browsers round integers above 2**53; this leaves room to count on from a seed
@@ -55,6 +56,15 @@ class Request:
             raise ValueError(f"There is no sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}.")
         check_whole(f"number of steps for {self.sampler}", self.num_inference_steps, 1, max_steps(self.sampler))
 
+    @property
+    def seconds(self) -> float:
+        """An upper bound on a data-centre GPU: launches decide a step, images add to it."""
+        return self.num_inference_steps * (0.04 + 0.005 * len(self.seeds))
+
+    def frames(self, pipe: Any, job: int = 0) -> Iterator["Frame"]:
+        """The run, step by step."""
+        return frames(pipe, self, job)
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -65,8 +75,7 @@ class Frame:
     total: int  # steps of this request
     seconds_per_step: float
     seconds_left: float  # of this request
-    evaluations: int  # model evaluations so far (conditional and unconditional ones)
-    skipped: int  # unconditional evaluations saved so far
+    skipped: int  # steps so far that needed no unconditional evaluation
     kept: bool  # belongs to the trajectory that can be looked through afterwards
     x_0: list[Image.Image] | None = None  # previews of the predicted image; None on a step that passed too quickly
     x_t: list[Image.Image] | None = None  # previews of the noisy state
@@ -82,6 +91,8 @@ class ModelInfo:
     parameters: int
     labels: dict[int, str]
     image_size: int  # pixels
+    cells: int  # latent cells along a side
+    masked_pass: bool  # whether it has a side-interpolator
     device: str  # "cpu", "cuda"
 
     @property
@@ -129,7 +140,7 @@ class Engine:
         """Work through the requests, one frame per step. Reach it as `run`, which asks ZeroGPU for a GPU first."""
         with self._lock:
             for job, request in enumerate(requests):
-                yield from frames(self._open(request.model), request, job)
+                yield from request.frames(self._open(request.model), job)
 
     def _open(self, name: str) -> Any:
         """The pipeline of this name, loaded if another one is in memory. The lock is held."""
@@ -146,6 +157,8 @@ class Engine:
                 parameters=sum(p.numel() for p in self._pipe.transformer.parameters()),
                 labels=dict(self._pipe.id2label),
                 image_size=self._pipe.image_size,
+                cells=self._pipe.latent_shape[-1],
+                masked_pass=isinstance(self._pipe.transformer, MDT),
                 device=self.device,
             )
         return self._pipe
@@ -156,32 +169,47 @@ def frames(pipe: Any, request: Request, job: int = 0) -> Iterator[Frame]:
     kept = kept_steps(request.num_inference_steps)
     costs = branches(request)
     start = shown = time.perf_counter()
-    for step in pipe.stream(
-        class_labels=list(request.class_labels),
-        guidance_scale=request.guidance_scale,
-        guidance_power=request.guidance_power,
-        num_inference_steps=request.num_inference_steps,
-        sampler=request.sampler,
-        seeds=list(request.seeds),
-        skip_tolerance=SKIP_TOLERANCE,
-    ):
+    for steps in zip(*streams(pipe, request), strict=True):
         now = time.perf_counter()
-        done = step.index + 1
+        index, total = steps[0].index, steps[0].total
         frame = Frame(
             job=job,
-            index=step.index,
-            total=step.total,
-            seconds_per_step=(now - start) / done,
-            seconds_left=(now - start) / sum(costs[:done]) * sum(costs[done:]),
-            evaluations=step.evaluations,
-            skipped=step.skipped,
-            kept=step.index in kept,
-            images=step.images,
+            index=index,
+            total=total,
+            seconds_per_step=(now - start) / (index + 1),
+            seconds_left=(now - start) / sum(costs[: index + 1]) * sum(costs[index + 1 :]),
+            skipped=max(step.skipped for step in steps),
+            kept=index in kept,
+            images=[image for step in steps for image in step.images] if index + 1 == total else None,
         )
         if frame.kept or now - shown >= PREVIEW_SECONDS:
-            frame = replace(frame, x_0=step.preview, x_t=step.noisy_preview)
+            x_0 = [image for step in steps for image in step.preview]
+            x_t = [image for step in steps for image in step.noisy_preview]
+            frame = replace(frame, x_0=x_0, x_t=x_t)
             shown = now
         yield frame
+
+
+def streams(pipe: Any, request: Request) -> list[Iterator[Any]]:
+    """The pipeline's streams that make a request's images: one batch, or on a CPU one image each, to run in lockstep.
+
+    A CPU's matrix kernels round by the size of the batch. Alone, a picture made again from its recipe has the same
+    pixels whatever batch it came from; that costs a quarter of the speed there, and would cost most of it on a GPU.
+    """
+    count = len(request.seeds)
+    batches = [slice(i, i + 1) for i in range(count)] if pipe.device.type == "cpu" else [slice(count)]
+    return [
+        pipe.stream(
+            class_labels=list(request.class_labels[batch]),
+            guidance_scale=request.guidance_scale,
+            guidance_power=request.guidance_power,
+            num_inference_steps=request.num_inference_steps,
+            sampler=request.sampler,
+            seeds=list(request.seeds[batch]),
+            skip_tolerance=SKIP_TOLERANCE,
+        )
+        for batch in batches
+    ]
 
 
 def guidance_weights(
@@ -214,9 +242,8 @@ def kept_steps(total: int, most: int = MAX_KEPT) -> frozenset[int]:
 
 
 def seconds_needed(requests: Sequence[Request]) -> float:
-    """An upper bound of the seconds on a data-centre GPU, for ZeroGPU: launches decide a step, images add to it."""
-    steps = sum(request.num_inference_steps * (0.04 + 0.005 * len(request.seeds)) for request in requests)
-    return min(20 + steps, 120)
+    """An upper bound of the seconds on a data-centre GPU, for ZeroGPU."""
+    return min(20 + sum(request.seconds for request in requests), 120)
 
 
 def max_steps(sampler: str) -> int:

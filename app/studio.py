@@ -13,6 +13,10 @@ from app.engine import Engine, ModelInfo
 Update = dict[Any, Any]  # what a handler returns or yields: component -> its new value or gr.update
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # of every event that runs a model: one queue for all
 GLUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that only move the page
+CHECK = GLUE | {
+    "queue": True,
+    "concurrency_limit": None,
+}  # of those that may refuse: gr.Error shows from the queue only
 
 
 @dataclass
@@ -23,6 +27,7 @@ class Studio:
     runs: Path  # the folders of training runs
     model: gr.Dropdown  # the name of the model in use; on its change a tab offers that model's classes
     info: ModelInfo  # of the model in use when the page opens
+    tabs: gr.Tabs | None = None  # of the page; a tab's id is its name in lower case
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last
 

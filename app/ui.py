@@ -9,9 +9,10 @@ from app.engine import Engine, ModelInfo
 from app.studio import GLUE, Studio
 from app.tabs.compare import Compare
 from app.tabs.generate import Generate
+from app.tabs.inpaint import Inpaint
 
 ASSETS = Path(__file__).parent / "page"
-TABS = {"Generate": Generate, "Compare": Compare}
+TABS = {"Generate": Generate, "Inpaint": Inpaint, "Compare": Compare}
 
 # Fonts of the system: the page loads nothing from elsewhere.
 THEME = gr.themes.Base(
@@ -70,7 +71,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
                 elem_id="model",
             )
         studio = Studio(engine, runs, model, info)
-        with gr.Tabs():
+        with gr.Tabs() as studio.tabs:
             for name, tab in TABS.items():
                 with gr.Tab(name, id=name.lower()):
                     tab(studio)

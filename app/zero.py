@@ -5,7 +5,6 @@ Everywhere else the package is missing, or its decorator does nothing.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 try:
     import spaces
@@ -21,9 +20,3 @@ def gpu(duration: Callable[..., float]) -> Callable[[Callable], Callable]:
     if spaces is None:
         return lambda function: function
     return spaces.GPU(duration=duration)
-
-
-def is_zero_gpu() -> bool:
-    """Whether this process runs on a ZeroGPU Space."""
-    config: Any = getattr(spaces, "config", None)
-    return bool(config and config.Config.zero_gpu)

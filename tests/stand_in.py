@@ -33,6 +33,8 @@ class StandInPipeline:
     """`seconds`: how long a step takes. `log`: what happened, for tests of cancelling and queueing."""
 
     image_size = 32
+    latent_shape = (4, 8, 8)
+    device = torch.device("cpu")
 
     def __init__(self, labels: dict[int, str] | None = None, seconds: float = 0.005):
         self.id2label = labels or LABELS

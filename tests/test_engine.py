@@ -7,11 +7,13 @@ import time
 from itertools import pairwise
 
 import pytest
+import torch
 
 from app.engine import MAX_SEED, Engine, Request, branches, kept_steps
 from tests.stand_in import StandInPipeline
 
 REQUEST = Request("a", class_labels=(0, 1), seeds=(5, 6), num_inference_steps=6)
+ONE = dataclasses.replace(REQUEST, class_labels=(0,), seeds=(5,))
 
 
 def make_engine(seconds: float = 0.0, **models: str) -> tuple[Engine, dict[str, StandInPipeline]]:
@@ -70,6 +72,25 @@ def test_frames_can_cross_a_process_border() -> None:
         assert pickle.loads(pickle.dumps(frame)).index == frame.index
 
 
+@pytest.mark.parametrize(("device", "logged"), [("cpu", 2), ("cuda", 1)])
+def test_the_images_of_a_request_are_one_batch_on_a_gpu_and_go_side_by_side_on_a_cpu(device: str, logged: int) -> None:
+    """Catches a CPU batch, whose kernels round by its size, and images in another order than their seeds."""
+    engine, loaded = make_engine()
+    engine.describe("a")
+    loaded["A"].device = torch.device(device)
+    *_, last = engine.run((REQUEST,))
+    assert loaded["A"].log.count("step 0") == logged
+    singles = [list(engine.run((replace_one(i),)))[-1].images[0] for i in range(2)]
+    assert [image.tobytes() for image in last.images] == [image.tobytes() for image in singles]
+
+
+def replace_one(index: int) -> Request:
+    """One image of REQUEST."""
+    return dataclasses.replace(
+        REQUEST, class_labels=REQUEST.class_labels[index : index + 1], seeds=REQUEST.seeds[index : index + 1]
+    )
+
+
 def test_several_requests_run_one_after_the_other() -> None:
     """Catches jobs that are mixed up: Compare puts a frame into the cell `job`."""
     engine, _ = make_engine()
@@ -82,7 +103,7 @@ def test_several_requests_run_one_after_the_other() -> None:
 def test_closing_stops_within_a_step_and_frees_the_model() -> None:
     """Catches a run that goes on unseen after Stop, and a lock that is never given back."""
     engine, loaded = make_engine()
-    frames = engine.run((REQUEST,))
+    frames = engine.run((ONE,))
     next(frames)
     next(frames)
     frames.close()
@@ -105,7 +126,7 @@ def test_two_runs_at_once_take_turns() -> None:
     """Catches two runs interleaved on one model."""
     engine, loaded = make_engine(seconds=0.002)
     engine.describe("a")
-    threads = [threading.Thread(target=lambda: list(engine.run((REQUEST,)))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: list(engine.run((ONE,)))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -14,7 +14,7 @@ from app.controls import class_picker, for_model, from_request, sampling_control
 from app.engine import PREVIEW_SECONDS, Frame
 from app.files import publish
 from app.images import data_uri, jpeg_uri
-from app.studio import GLUE, GPU, Studio, Update, clear_errors, clock, progress
+from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
 
 READY = progress(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
 EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
@@ -75,14 +75,14 @@ class Compare:
         settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
         studio.model.change(self.offer_classes, [studio.model, self.classes], self.classes, **GLUE)
         self.axis.input(lambda axis: AXES[axis].default, self.axis, self.values, **GLUE)
-        check = self.start.click(self.begin, [studio.model, *settings], [*page, self.comparison, self.grid], **GLUE)
+        check = self.start.click(self.begin, [studio.model, *settings], [*page, self.comparison, self.grid], **CHECK)
         run = check.success(
             self.run, self.comparison, [*page, self.grid], show_progress="hidden", api_visibility="private", **GPU
         )
         run.then(self.finish, self.grid, page, **GLUE)
         self.stop.click(None, cancels=[run])
         self.recipe.upload(
-            self.load, [self.recipe, studio.model], [self.recipe, studio.model, *settings, self.status], **GLUE
+            self.load, [self.recipe, studio.model], [self.recipe, studio.model, *settings, self.status], **CHECK
         )
 
     def offer_classes(self, model: str, chosen: list[int]) -> Update:

@@ -12,7 +12,7 @@ from app import recipes
 from app.controls import NO_CLASS, class_picker, for_model, from_request, sampling_controls, seed_picker, to_request
 from app.engine import MAX_IMAGES, MAX_SEED, PREVIEW_SECONDS, Frame, Request, check_whole
 from app.files import publish
-from app.studio import GLUE, GPU, Studio, Update, clear_errors, clock, progress
+from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
 from app.trajectory import VIEWS, Trajectory, caption
 
 READY = progress(0, "Pick a class and press Generate (Ctrl + Enter).")
@@ -95,7 +95,7 @@ class Generate:
         self.any_class.click(self.random_class, model, self.classes, **GLUE)
         self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
 
-        check = self.start.click(self.begin, [model, *self.settings], [*page, self.request, trajectory], **GLUE)
+        check = self.start.click(self.begin, [model, *self.settings], [*page, self.request, trajectory], **CHECK)
         run = check.success(
             self.run,
             [self.request, self.view],
@@ -112,7 +112,7 @@ class Generate:
         self.view.input(self.look, [trajectory, self.step, self.view], **scrubbed)
         self.gallery.select(self.select, trajectory, page, **GLUE)
         self.again.click(self.use_again, [trajectory, self.picture], [self.classes, self.count, self.seed], **GLUE)
-        self.recipe.upload(self.load, [self.recipe, model], [self.recipe, model, *self.settings, self.status], **GLUE)
+        self.recipe.upload(self.load, [self.recipe, model], [self.recipe, model, *self.settings, self.status], **CHECK)
         gr.api(self.generate, api_name="generate", **GPU)
 
     def offer_classes(self, model: str, chosen: list[int]) -> Update:

@@ -1,0 +1,133 @@
+"""A real Chromium on the real app: one server for all browser tests, with a tiny model and the shipped one."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from mdt_core.pipeline import IMAGENET_CLASSES, MDTPipeline
+from mdt_core.transformer import MDTv2
+
+ROOT = Path(__file__).parents[2]
+WAIT = 120_000  # milliseconds; a busy machine is slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]
+
+
+expect.set_options(timeout=WAIT)
+
+
+def make_tiny_pipeline(folder: Path) -> None:
+    """An untrained MDTv2 with ImageNet's thousand classes and 32 px pictures; a step takes milliseconds."""
+    torch.manual_seed(0)
+    transformer = MDTv2(
+        sample_size=8,
+        in_channels=4,
+        num_classes=1000,
+        patch_size=2,
+        hidden_size=32,
+        depth=4,
+        num_heads=2,
+        decoder_layers=2,
+    )
+    for parameter in transformer.parameters():  # a fresh model puts out zeros: let it do something
+        if parameter.requires_grad and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    vae = AutoencoderKL(
+        latent_channels=4,
+        block_out_channels=(16, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=8,
+    )
+    pipe = MDTPipeline(transformer, vae, id2label=json.loads(IMAGENET_CLASSES.read_text()))
+    pipe.fit_preview()
+    pipe.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `python app.py --model tiny`."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_tiny_pipeline(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (folder.parent / "log").open("w+")
+    command = [sys.executable, "app.py", "--model", str(folder), "--port", str(port), "--device", "cpu"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=os.environ.copy())
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(360):
+            assert server.poll() is None, Path(log.name).read_text()
+            try:
+                urllib.request.urlopen(address, timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail(f"the app did not start: {Path(log.name).read_text()}")
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert "Traceback" not in Path(log.name).read_text(), Path(log.name).read_text()
+
+
+@pytest.fixture(scope="session")
+def browser(url: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def open_page(browser: Browser, url: str) -> Page:
+    """A visitor of their own, with the page laid out; errors of the page's scripts are kept in `page.errors`."""
+    page = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True).new_page()
+    page.set_default_timeout(WAIT)
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(url)
+    page.wait_for_selector("#generate-start")
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    page = open_page(browser, url)
+    yield page
+    errors = page.errors
+    page.context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def another(browser: Browser, url: str) -> Iterator[Page]:
+    """A second visitor."""
+    page = open_page(browser, url)
+    yield page
+    page.context.close()

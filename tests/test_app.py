@@ -1,0 +1,236 @@
+"""The page as a server: its API in gradio_client's hands, its handlers, the command line, and a ZeroGPU Space."""
+
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from app import recipes
+from app.controls import NO_CLASS, class_choices, for_model, steps_of, to_request
+from app.engine import MAX_SEED, Engine
+from app.plots import guidance_curve
+from app.ui import build, launch_options
+from tests.stand_in import StandInPipeline
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine({"shapes": "A", "others": "B"}, device="cpu", load=lambda _: StandInPipeline())
+
+
+@pytest.fixture(scope="module")
+def url(engine: Engine) -> Iterator[str]:
+    demo = build(engine, Path("runs"))
+    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    yield url
+    demo.close()
+
+
+@pytest.fixture
+def client(url: str, tmp_path: Path) -> Client:
+    return Client(url, verbose=False, download_files=tmp_path)
+
+
+def test_generate_over_the_api(client: Client, engine: Engine) -> None:
+    """Catches paths that a client cannot fetch, lossy files, seeds that do not count up, a missing recipe."""
+    files = client.predict("golden retriever", seed=7, num_images=3, num_inference_steps=4, api_name="/generate")
+    assert [Path(file).name for file in files] == [f"golden-retriever-{seed}.png" for seed in (7, 8, 9)]
+    pictures = [Image.open(file) for file in files]
+    assert {(picture.format, picture.size) for picture in pictures} == {("PNG", (32, 32))}
+    request, notes = recipes.to_request(recipes.read(files[2]), engine.describe("shapes"))
+    assert (request.seeds, request.class_labels, request.num_inference_steps, notes) == ((9,), (2,), 4, [])
+    *_, last = engine.run((request,))
+    assert last.images[0].tobytes() == pictures[2].convert("RGB").tobytes()
+
+
+def test_the_api_takes_indices_names_and_no_class(client: Client) -> None:
+    """Catches an API that takes 0 or None for something else."""
+    calls = [(0, "circle"), ("1", "square"), ("square", "square"), (None, "no-class"), ("", "no-class")]
+    for given, name in calls:
+        (file,) = client.predict(given, num_inference_steps=1, api_name="/generate")
+        assert Path(file).name == f"{name}-0.png"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"class_label": 4}, "Class 4 is out of range: this model has classes 0 to 3"),
+        ({"class_label": -1}, "Class -1 is out of range"),
+        ({"num_inference_steps": 0}, "steps for dpm.. must be a whole number from 1 to 250, not 0"),
+        ({"seed": -1}, f"The seed must be a whole number from 0 to {MAX_SEED}, not -1"),
+        ({"seed": 0.5}, "The seed must be a whole number"),
+        ({"num_images": 17}, "The number of images must be a whole number from 1 to 16, not 17"),
+        ({"num_images": 0}, "not 0"),
+        ({"sampler": "euler"}, "no sampler 'euler': choose one of"),
+        ({"guidance_scale": 99.0}, "guidance scale must be a number from 1 to 10, not 99"),
+        ({"model": "nobody"}, "no model 'nobody': choose one of shapes, others"),
+    ],
+)
+def test_a_wrong_call_is_told_what_was_wrong(client: Client, call: dict, words: str) -> None:
+    """Catches a bare "Error", and a value that is silently bent."""
+    with pytest.raises(AppError, match=words):
+        client.predict(**{"class_label": 0} | call, api_name="/generate")
+
+
+def test_two_people_at_once_get_their_own_pictures(url: str, tmp_path: Path) -> None:
+    """Their runs queue on one model: catches results that are shared or mixed up."""
+    people = [Client(url, verbose=False, download_files=tmp_path / str(i)) for i in range(2)]
+    jobs = [
+        client.submit(i, seed=10 * i, num_images=2, num_inference_steps=30, api_name="/generate")
+        for i, client in enumerate(people)
+    ]
+    for i, job in enumerate(jobs):
+        found = [recipes.read(file) for file in job.result(timeout=60)]
+        assert [(recipe["class_label"], recipe["seed"]) for recipe in found] == [(i, 10 * i), (i, 10 * i + 1)]
+
+
+def test_only_generate_is_offered_to_clients(client: Client) -> None:
+    """Catches the page's glue in the API's listing."""
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/generate"]
+
+
+def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:
+    """Catches fonts and scripts from other hosts: the app has to work without a network."""
+    page = urllib.request.urlopen(url).read().decode()
+    theme = urllib.request.urlopen(f"{url}theme.css").read().decode()
+    assert "MDT Studio" in page
+    for host in ("googleapis", "gstatic", "cdnjs"):
+        assert f'src="https://{host}' not in page
+        assert host not in theme
+
+
+def test_files_of_the_server_stay_there(url: str, tmp_path: Path) -> None:
+    """Catches a recipe handler that opens whatever path a client names."""
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (4, 4)).save(secret)
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{url}gradio_api/file={ROOT / 'pyproject.toml'}")
+    with pytest.raises(Exception, match=r"."):
+        Client(url, verbose=False).predict(handle_file(str(secret)), "shapes", api_name="/load")
+
+
+def test_images_are_shared_out_among_the_classes() -> None:
+    """Catches a class without an image, and seeds that run over."""
+    request = to_request("m", [2, NO_CLASS, 0], 4, MAX_SEED, "dpm++", 25, 3.8, 4.0)
+    assert request.class_labels == (2, 2, None, 0)
+    assert request.seeds == (MAX_SEED, 0, 1, 2)
+    assert to_request("m", [], 2, 5, "dpm++", 25, 3.8, 4.0).class_labels == (None, None)
+    assert to_request("m", [0, 1, 2], 1, 5, "dpm++", 25, 3.8, 4.0).class_labels == (0, 1, 2)
+    with pytest.raises(ValueError, match="seed must be"):
+        to_request("m", [0], 1, None, "dpm++", 25, 3.8, 4.0)
+
+
+def test_a_thousand_classes_are_found_by_name_and_index(engine: Engine) -> None:
+    """Catches two classes of one name that cannot be told apart."""
+    choices = class_choices(engine.describe("shapes"))
+    assert choices[0] == ("no class (unconditional)", NO_CLASS)
+    assert choices[3] == ("golden retriever · 2", 2)
+
+
+def test_another_model_keeps_the_classes_that_it_has(engine: Engine) -> None:
+    """Catches a picker that holds a class which the model has not."""
+    info = engine.describe("shapes")
+    assert for_model(info, [2, 99, NO_CLASS])["value"] == [2, NO_CLASS]
+    assert for_model(info, [99])["value"] == [0]
+
+
+def test_ddpm_offers_a_thousand_steps() -> None:
+    """Catches a slider that stays at 250."""
+    assert (steps_of("ddpm")["maximum"], steps_of("ddpm")["value"]) == (1000, 250)
+    assert steps_of("dpm++")["maximum"] == 250
+
+
+def test_the_guidance_curve_marks_what_is_skipped() -> None:
+    """Catches a curve drawn the wrong way round, and one that says nothing of the saving."""
+    curve = guidance_curve("dpm++", 25, 3.8, 4.0)
+    points = curve.split('polyline class="line" points="')[1].split('"')[0].split()
+    heights = [float(point.split(",")[1]) for point in points]
+    assert len(points) == 25
+    assert heights == sorted(heights, reverse=True)
+    assert curve.count('class="hollow"') == 12
+    assert "12 of 25 steps skip the unconditional pass" in curve
+    assert "skip" not in guidance_curve("dpm++", 25, 3.8, 0.01).replace("skipped", "")
+    assert guidance_curve("ddpm", 1000, 1.0, 4.0).count("<circle") == 0
+    assert guidance_curve("dpm++", 1, 10.0, 8.0)
+
+
+def test_the_launch_is_given_the_pages_files() -> None:
+    """Catches a style sheet that is left out of the launch."""
+    options = launch_options()
+    assert ".stage" in options["css"]
+    assert "ctrlKey" in options["js"]
+    assert options["ssr_mode"] is False
+    assert isinstance(options["theme"], gr.themes.Base)
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
+def test_a_model_that_is_not_there_ends_with_one_line(tmp_path: Path) -> None:
+    """Catches a traceback on a mistyped path."""
+    done = run_python("app.py", "--model", str(tmp_path / "nothing"))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    last = done.stderr.strip().splitlines()
+    assert len(last) == 1, done.stderr
+    assert last[0].startswith("app.py: ")
+    assert "nothing" in last[0]
+
+
+ON_ZERO_GPU = """
+import app.zero
+from pathlib import Path
+import spaces
+from app.engine import Engine, Request
+from app.ui import build
+from gradio_client import Client
+from tests.stand_in import StandInPipeline
+
+pipe = StandInPipeline(seconds=0.05)
+engine = Engine({"shapes": "A"}, device="cpu", load=lambda _: pipe)
+demo = build(engine, Path("runs"))
+
+run = engine.run((Request("shapes", (0, 1), (3, 4), num_inference_steps=40),))
+assert next(run).x_0[0].size == (32, 32)
+run.close()                                        # Stop reaches the worker
+assert pipe.log == [], "the run was not in another process"
+assert spaces.asked and 20 < spaces.asked[0] < 60, spaces.asked
+
+_, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
+files = Client(url, verbose=False).predict(2, num_images=2, num_inference_steps=3, api_name="/generate")
+assert len(files) == 2
+try:
+    Client(url, verbose=False).predict(9, api_name="/generate")
+except Exception as error:
+    assert "out of range" in str(error), error
+else:
+    raise AssertionError("class 9 was taken")
+print("all is well")
+demo.close()
+"""
+
+
+def test_the_app_runs_on_zero_gpu() -> None:
+    """Catches torch before spaces, tensors or locks in what crosses to the worker, and a Stop that does not."""
+    done = run_python("-c", ON_ZERO_GPU, PYTHONPATH=f"{ROOT / 'tests' / 'zero_gpu'}{os.pathsep}{ROOT}")
+    assert "all is well" in done.stdout, done.stderr
+    done = run_python("app.py", "--help", PYTHONPATH=str(ROOT / "tests" / "zero_gpu"))
+    assert done.returncode == 0, done.stderr
