@@ -1,0 +1,171 @@
+"""The Inpaint tab's controls: how to repaint, and the settings they stand for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app.controls import class_choices, seed_picker, to_label
+from app.engine import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, ModelInfo, max_steps
+from app.inpainting import FALLBACK, MAX_VARIANTS, PRESETS, Settings
+from app.studio import GLUE
+from mdt_core.inpainting import METHODS
+from mdt_core.samplers import SAMPLERS
+
+METHOD_NAMES = {"mdt": "MDT: masked pass", "repaint": "RePaint: resampling", "blend": "Latent blending"}
+CONTENT_NAMES = {"fill": "Blurred surroundings", "original": "What is there", "noise": "Noise"}
+AREA_NAMES = {"whole": "Whole picture", "crop": "Largest square", "masked": "Only around the mask"}
+DEFAULT_PRESET = "Balanced"
+MOST_GROW = 64  # of the slider; the API takes more
+
+
+@dataclass(frozen=True)
+class Controls:
+    """In the order of `values_to_settings` and `settings_to_values`."""
+
+    label: gr.Dropdown
+    method: gr.Dropdown
+    sampler: gr.Dropdown
+    steps: gr.Slider
+    strength: gr.Slider
+    scale: gr.Slider
+    power: gr.Slider
+    content: gr.Dropdown
+    count: gr.Slider
+    seed: gr.Number
+    area: gr.Dropdown
+    grow: gr.Slider
+    feather: gr.Slider
+
+    @property
+    def all(self) -> list[gr.components.Component]:
+        return list(vars(self).values())
+
+
+def preset_settings(preset: str, info: ModelInfo) -> Settings:
+    """A preset for a model: without a side-interpolator it falls back to resampling."""
+    method, steps = PRESETS[preset]
+    method = method if info.masked_pass or not METHODS[method].masked_pass else FALLBACK
+    sampler = METHODS[method].sampler
+    return Settings(info.name, method=method, sampler=sampler, num_inference_steps=min(steps, max_steps(sampler)))
+
+
+def method_choices(info: ModelInfo) -> list[tuple[str, str]]:
+    """(name, method) pairs of what a model can do."""
+    return [(METHOD_NAMES[name], name) for name, row in METHODS.items() if info.masked_pass or not row.masked_pass]
+
+
+def named(names: dict[str, str]) -> list[tuple[str, str]]:
+    """Choices for a dropdown."""
+    return [(name, key) for key, name in names.items()]
+
+
+def slider(name: str, key: str, low: float, high: float, value: float, step: float = 1, **options: Any) -> gr.Slider:
+    """A slider in the page's style."""
+    return gr.Slider(
+        low, high, value, step=step, label=name, buttons=[], min_width=120, elem_id=f"inpaint-{key}", **options
+    )
+
+
+def lay_out_settings(info: ModelInfo) -> tuple[gr.Radio, dict[str, gr.components.Component]]:
+    """The left column, from the preset to the seed: the preset, and controls by name."""
+    defaults = preset_settings(DEFAULT_PRESET, info)
+    controls: dict[str, gr.components.Component] = {}
+
+    def dropdown(name: str, key: str, choices: list, value: str) -> gr.Dropdown:
+        return gr.Dropdown(choices, value=value, label=name, min_width=120, elem_id=f"inpaint-{key}")
+
+    preset = gr.Radio(list(PRESETS), value=DEFAULT_PRESET, show_label=False, container=False, elem_id="inpaint-preset")
+    with gr.Row():
+        controls["method"] = dropdown("Method", "method", method_choices(info), defaults.method)
+        controls["sampler"] = dropdown("Sampler", "sampler", list(SAMPLERS), defaults.sampler)
+    with gr.Row():
+        most = max_steps(defaults.sampler)
+        controls["steps"] = slider("Steps", "steps", 1, most, defaults.num_inference_steps)
+        controls["strength"] = slider("Strength", "strength", 0.05, 1, defaults.strength, 0.05)
+    with gr.Row():
+        controls["scale"] = slider("Guidance scale", "scale", *GUIDANCE_SCALE, defaults.guidance_scale, 0.1)
+        controls["power"] = slider("Guidance power", "power", *GUIDANCE_POWER, defaults.guidance_power, 0.01)
+    with gr.Row():
+        controls["count"] = slider("Variants", "count", 1, MAX_VARIANTS, 1)
+        controls["seed"] = seed_picker("inpaint")
+    controls["content"] = dropdown("Start the hole from", "content", named(CONTENT_NAMES), defaults.masked_content)
+    return preset, controls
+
+
+def lay_out_mask_settings() -> dict[str, gr.components.Component]:
+    """Below the picture: what the model looks at, and the mask's edge."""
+    defaults = Settings("")
+    return {
+        "area": gr.Dropdown(
+            named(AREA_NAMES), value=defaults.area, label="The model sees", min_width=160, elem_id="inpaint-area"
+        ),
+        "grow": slider("Grow (px)", "grow", 0, MOST_GROW, defaults.grow),
+        "feather": slider("Feather (px)", "feather", 0, MOST_GROW, defaults.feather),
+    }
+
+
+def wire_presets(preset: gr.Radio, controls: Controls, model: gr.Dropdown, describe: Any) -> None:
+    """A preset sets method, sampler and steps; a method sets its sampler."""
+    trio = [controls.method, controls.sampler, controls.steps]
+
+    def apply(name: str, model: str) -> list[Any]:
+        settings = preset_settings(name, describe(model))
+        steps = gr.update(maximum=max_steps(settings.sampler), value=settings.num_inference_steps)
+        return [settings.method, settings.sampler, steps]
+
+    def follow(method: str, steps: int) -> list[Any]:
+        sampler = METHODS[method].sampler
+        return [None, sampler, gr.update(maximum=max_steps(sampler), value=min(steps, max_steps(sampler)))]
+
+    def bound(sampler: str, steps: int) -> dict:
+        return gr.update(maximum=max_steps(sampler), value=min(steps, max_steps(sampler)))
+
+    preset.input(apply, [preset, model], trio, **GLUE)
+    controls.method.input(follow, [controls.method, controls.steps], [preset, *trio[1:]], **GLUE)
+    controls.sampler.input(bound, [controls.sampler, controls.steps], controls.steps, **GLUE)
+    controls.steps.input(lambda: None, outputs=preset, **GLUE)
+
+
+def values_to_settings(model: str, *values: Any) -> Settings:
+    """The controls' values -> settings; the seeds of variants count up. ValueError where one is out of range."""
+    label, method, sampler, steps, strength, scale, power, content, count, seed, area, grow, feather = values
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"The seed must be a whole number from 0 to {MAX_SEED}, not {seed!r}.")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_VARIANTS:
+        raise ValueError(f"The number of variants must be a whole number from 1 to {MAX_VARIANTS}, not {count!r}.")
+    return Settings(
+        model=model,
+        class_label=to_label(label),
+        seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(count)),
+        method=method,
+        sampler=sampler,
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        guidance_power=power,
+        strength=strength,
+        masked_content=content,
+        area=area,
+        grow=grow,
+        feather=feather,
+    )
+
+
+def settings_to_values(settings: Settings, info: ModelInfo) -> list[Any]:
+    """Settings -> updates of the controls."""
+    label = -1 if settings.class_label is None else settings.class_label
+    return [
+        gr.update(choices=class_choices(info), value=label),
+        gr.update(choices=method_choices(info), value=settings.method),
+        settings.sampler,
+        gr.update(maximum=max_steps(settings.sampler), value=settings.num_inference_steps),
+        settings.strength,
+        settings.guidance_scale,
+        settings.guidance_power,
+        settings.masked_content,
+        len(settings.seeds),
+        settings.seeds[0],
+        settings.area,
+        settings.grow,
+        settings.feather,
+    ]

@@ -1,0 +1,100 @@
+"""What a session keeps of an inpainting run, its results as files, and how its pictures are drawn on the page."""
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from gradio.components import Component
+from PIL import Image
+
+from app import recipes
+from app.engine import ModelInfo
+from app.files import publish
+from app.images import jpeg_uri
+from app.inpainting import Inpainting, Settings, recipe_of
+from app.painting import Easel, enlarge
+from app.trajectory import STAGE_SIDE, caption, columns_for
+
+
+@dataclass
+class Outcome:
+    """The files of a finished run."""
+
+    files: list[str]  # PNG of the picture's own size, with recipe
+    shown: list[str]  # the same, small enough for a browser
+    before: str  # what they were made from, of the size of `shown`
+    captions: list[str]
+    chosen: int = 0
+
+
+@dataclass
+class Job:
+    """A run; changed while it goes on."""
+
+    settings: Settings
+    easel: Easel
+    painted: np.ndarray  # (H, W) bool, as the editor has it
+    running: bool = True
+    seen: int = 0  # steps done
+    total: int = 0
+    seconds: float = 0.0
+    outcome: Outcome | None = field(default=None, repr=False)
+
+    def request(self) -> Inpainting:
+        """What the engine is asked for."""
+        return Inpainting(self.settings, self.easel.picture(), enlarge(self.painted, self.easel.size))
+
+    def captions(self) -> list[str]:
+        """One per variant."""
+        return [f"seed {seed}" for seed in self.settings.seeds]
+
+
+def publish_results(
+    request: Inpainting, images: Sequence[Image.Image], info: ModelInfo, name: str, painted: np.ndarray, at: Component
+) -> list[str]:
+    """The variants as PNG files with their recipes, where `at` serves its files from."""
+    label = caption(request.settings.class_label, info.labels)
+    return [
+        publish(
+            recipes.to_png(image, recipe_of(request, i, info, painted)),
+            f"{name}-{label}-{request.settings.seeds[i]}",
+            at,
+        )
+        for i, image in enumerate(images)
+    ]
+
+
+def publish_outcome(job: Job, images: Sequence[Image.Image], info: ModelInfo, at: Component) -> Outcome:
+    """The results of a run, and copies small enough for a browser."""
+    easel = job.easel
+    files = publish_results(job.request(), images, info, easel.name, job.painted, at)
+    small = [publish(to_png(image.resize(easel.shown)), "variant", at) for image in images]
+    before = publish(to_png(easel.display()), "before", at)
+    return Outcome(files, files if easel.shown == easel.size else small, before, job.captions())
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """A picture as PNG bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pictures(tiles: Sequence[Image.Image], captions: Sequence[str]) -> str:
+    """Pictures with captions on the stage, as HTML."""
+    columns = columns_for(len(tiles))
+    side = STAGE_SIDE // columns if len(tiles) > 1 else STAGE_SIDE
+    figures = [
+        f'<figure><img src="{jpeg_uri(tile, side)}" alt="{html.escape(text)}">'
+        f"<figcaption>{html.escape(text)}</figcaption></figure>"
+        for tile, text in zip(tiles, captions, strict=True)
+    ]
+    rows = -(-len(tiles) // columns)
+    return f'<div class="stage" style="--columns: {columns}; --rows: {rows}">{"".join(figures)}</div>'
+
+
+def message(text: str) -> str:
+    """A sentence on an empty stage, as HTML."""
+    return f'<div class="stage empty"><p>{html.escape(text)}</p></div>'

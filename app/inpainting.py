@@ -1,0 +1,239 @@
+"""An inpainting request: settings, a picture, a mask; its frames, with previews that suit a browser; its recipe.
+
+The engine runs it as it runs a `Request`. The result has the picture's own size; previews are pasted into a copy
+scaled down, so that a photo of 8192 pixels costs no more to look at than a small one.
+"""
+
+import base64
+import hashlib
+import io
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from app import recipes
+from app.engine import (
+    GUIDANCE_POWER,
+    GUIDANCE_SCALE,
+    MAX_SEED,
+    PREVIEW_SECONDS,
+    SKIP_TOLERANCE,
+    Frame,
+    ModelInfo,
+    check_number,
+    check_whole,
+    max_steps,
+)
+from app.images import MAX_PIXELS
+from app.painting import small_canvas, to_image
+from app.trajectory import STAGE_SIDE, columns_for
+from mdt_core.canvas import AREAS, MAX_GROW
+from mdt_core.inpainting import MASKED_CONTENTS, METHODS
+from mdt_core.samplers import SAMPLERS
+
+MAX_VARIANTS = 8
+MAX_TOTAL = 2 * MAX_PIXELS  # of all variants together: what a machine of 16 GB can hold
+PRESETS = {"Fast": ("blend", 20), "Balanced": ("mdt", 25), "Best": ("mdt", 50)}  # method, steps
+FALLBACK = "repaint"  # for a model without side-interpolator, in place of "mdt"
+CHOICES = {"method": METHODS, "sampler": SAMPLERS, "area": AREAS, "masked_content": MASKED_CONTENTS}
+NAMES = {
+    "seeds": "seed",
+    "num_inference_steps": "number of steps",
+    **{
+        name: name.replace("_", " ")
+        for name in (*CHOICES, "guidance_scale", "guidance_power", "strength", "grow", "feather")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to repaint. Raises ValueError where a value is out of range."""
+
+    model: str  # a name in Engine.models
+    class_label: int | None = None  # None: no class, unconditional
+    seeds: tuple[int, ...] = (0,)  # one per variant
+    method: str = "mdt"
+    sampler: str = "ddpm"
+    num_inference_steps: int = 50  # of the whole trajectory; the method's repeats come on top
+    guidance_scale: float = 3.8
+    guidance_power: float = 4.0
+    strength: float = 1.0
+    masked_content: str = "fill"
+    area: str = "whole"
+    grow: int = 8  # picture pixels
+    feather: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.seeds) <= MAX_VARIANTS:
+            raise ValueError(f"The number of variants must be 1 to {MAX_VARIANTS}, not {len(self.seeds)}.")
+        for seed in self.seeds:
+            check_whole("seed", seed, 0, MAX_SEED)
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in choices:
+                raise ValueError(f"There is no {NAMES[name]} {value!r}: choose one of {', '.join(choices)}.")
+        check_whole(f"number of steps for {self.sampler}", self.num_inference_steps, 1, max_steps(self.sampler))
+        check_number("guidance scale", self.guidance_scale, *GUIDANCE_SCALE)
+        check_number("guidance power", self.guidance_power, *GUIDANCE_POWER)
+        check_number("strength", self.strength, 0.01, 1)
+        check_whole("grow", self.grow, 0, MAX_GROW)
+        check_whole("feather", self.feather, 0, MAX_GROW)
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """Settings with a picture (RGB) and a mask (H, W) of its size: what the engine runs. Raises ValueError."""
+
+    settings: Settings
+    picture: Image.Image
+    mask: np.ndarray
+
+    def __post_init__(self) -> None:
+        width, height = self.picture.size
+        most = MAX_TOTAL // (width * height)
+        if len(self.settings.seeds) > most:
+            raise ValueError(
+                f"{len(self.settings.seeds)} variants of {width} x {height} pixels are too many: at most {most}."
+            )
+
+    @property
+    def model(self) -> str:
+        return self.settings.model
+
+    @property
+    def seconds(self) -> float:
+        """An upper bound on a data-centre GPU, for ZeroGPU."""
+        steps = self.settings.num_inference_steps * METHODS[self.settings.method].repeats
+        pixels = len(self.settings.seeds) * self.picture.size[0] * self.picture.size[1]
+        return steps * (0.04 + 0.005 * len(self.settings.seeds)) + pixels / 1e7
+
+    def check(self, info: ModelInfo) -> None:
+        """ValueError where the mask does not suit the picture or the model; cheap, and done before the queue."""
+        self.small_canvas(info.image_size, info.cells, STAGE_SIDE)
+
+    def small_canvas(self, image_size: int, cells: int, side: int):
+        """The canvas scaled down to `side` pixels, to look at."""
+        return small_canvas(
+            self.picture,
+            self.mask,
+            side,
+            image_size,
+            area=self.settings.area,
+            grow=self.settings.grow,
+            feather=self.settings.feather,
+            cell=image_size // cells,
+        )
+
+    def frames(self, pipe: Any, job: int = 0) -> Iterator[Frame]:
+        """Step by step. Previews come no more often than a browser can show, and never cost more than a fifth."""
+        side = STAGE_SIDE // columns_for(len(self.settings.seeds))
+        canvas = self.small_canvas(pipe.image_size, pipe.latent_shape[-1], side)
+        start = shown = time.perf_counter()
+        cost = 0.0
+        for steps in zip(*self.streams(pipe), strict=True):
+            now = time.perf_counter()
+            index, total = steps[0].index, steps[0].total
+            frame = Frame(
+                job=job,
+                index=index,
+                total=total,
+                seconds_per_step=(now - start) / (index + 1),
+                seconds_left=(now - start) / (index + 1) * (total - index - 1),
+                skipped=max(step.skipped for step in steps),
+                kept=False,
+                images=[image for step in steps for image in step.images] if index + 1 == total else None,
+            )
+            if index == 0 or now - shown >= max(PREVIEW_SECONDS, 4 * cost):
+                squares = [square for step in steps for square in pipe.preview_images(step.x_0)]
+                frame = replace(frame, x_0=[Image.fromarray(canvas.paste(to_tensor(square))) for square in squares])
+                shown = time.perf_counter()
+                cost = shown - now
+            yield frame
+
+    def streams(self, pipe: Any) -> list[Iterator[Any]]:
+        """One batch, or on a CPU one image each, to run in lockstep: see `engine.streams`."""
+        settings, seeds = self.settings, list(self.settings.seeds)
+        batches = [[seed] for seed in seeds] if pipe.device.type == "cpu" else [seeds]
+        return [
+            pipe.stream_inpaint(
+                self.picture,
+                self.mask,
+                class_labels=[settings.class_label] * len(batch),
+                method=settings.method,
+                num_inference_steps=settings.num_inference_steps,
+                strength=settings.strength,
+                seeds=batch,
+                sampler=settings.sampler,
+                guidance_scale=settings.guidance_scale,
+                guidance_power=settings.guidance_power,
+                skip_tolerance=SKIP_TOLERANCE,
+                area=settings.area,
+                masked_content=settings.masked_content,
+                grow=settings.grow,
+                feather=settings.feather,
+            )
+            for batch in batches
+        ]
+
+
+def to_tensor(picture: Image.Image) -> torch.Tensor:
+    """A PIL picture -> (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.asarray(picture, np.float32) / 127.5 - 1).permute(2, 0, 1)
+
+
+# --- recipes -----------------------------------------------------------------------------------------------
+
+
+def recipe_of(request: Inpainting, index: int, info: ModelInfo, painted: np.ndarray) -> dict[str, Any]:
+    """The recipe of one variant. `painted`: the mask as the editor has it, which may be smaller than the picture."""
+    settings = request.settings
+    buffer = io.BytesIO()
+    to_image(painted).convert("1").save(buffer, "PNG")
+    return {
+        "kind": "inpaint",
+        "class_label": settings.class_label,
+        "class_name": recipes.name_of(settings.class_label, info),
+        "seed": settings.seeds[index],
+        **recipes.settings_of(settings),
+        **{name: getattr(settings, name) for name in ("method", "strength", "masked_content", "area")},
+        **{name: getattr(settings, name) for name in ("grow", "feather")},
+        "source": fingerprint(request.picture),
+        "mask": base64.b64encode(buffer.getvalue()).decode(),
+    }
+
+
+def settings_from(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Settings, list[str]]:
+    """The settings for one variant that a recipe describes, for the model `info`, and what could not be taken over."""
+    settings, notes = Settings(info.name), []
+    if recipe.get("model") != info.name:
+        notes.append(f"made with another model, {recipes.shorten(recipe.get('model'))}")
+    values = {name: recipe.get(name) for name in NAMES} | {"seeds": (recipe.get("seed"),)}
+    for name in ("sampler", *(name for name in NAMES if name != "sampler")):  # the sampler bounds the steps
+        try:
+            settings = replace(settings, **{name: values[name]})
+        except (ValueError, TypeError):
+            notes.append(f"its {NAMES[name]} is missing or not usable")
+    labels = recipes.find_classes([recipe.get("class_label")], [recipe.get("class_name")], info, notes)
+    return replace(settings, class_label=labels[0] if labels else None), notes
+
+
+def mask_from(recipe: Mapping[str, Any]) -> np.ndarray | None:
+    """The mask in a recipe; None where there is none that can be read."""
+    try:
+        mask = Image.open(io.BytesIO(base64.b64decode(recipe["mask"])), formats=("PNG",))
+        if mask.width * mask.height > MAX_PIXELS:
+            return None
+        return np.asarray(mask.convert("L")) > 127
+    except Exception:  # missing, no text, no picture, damaged: it is a stranger's file
+        return None
+
+
+def fingerprint(picture: Image.Image) -> str:
+    """Tells whether a picture is the one that a recipe was made from."""
+    return hashlib.sha256(picture.tobytes()).hexdigest()[:16]

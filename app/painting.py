@@ -1,0 +1,155 @@
+"""Painting a mask: the picture stays on the server, the browser's editor shows a copy and holds the mask as a layer.
+
+The editor works on at most DISPLAY_SIDE pixels, so that a photo of 8192 does not have to fit into a browser's canvas
+and back again at every stroke; and what is not repainted never passes through it, so that known pixels stay exact.
+
+    upload -> Easel -> editor_value() -> brush, eraser -> mask_of() -> enlarge() -> pipeline
+
+Masks are bool arrays (H, W), true where to repaint.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from app.images import open_header, open_image
+from mdt_core.canvas import MIN_SIDE, Canvas, fit_canvas
+
+DISPLAY_SIDE = 1024  # pixels of the editor's longer side
+PAINT = (20, 184, 166)  # the page's teal
+OPACITY = 153  # of the paint, so that the picture shows through
+CELLS = (245, 158, 11)  # of what is repainted besides
+
+
+class Easel:
+    """The picture at work, in a temporary folder that disappears together with this object.
+
+    ValueError where it has fewer than MIN_SIDE pixels along a side.
+    """
+
+    def __init__(self, picture: Image.Image, name: str = "picture"):
+        self.name = name  # of files made from it
+        self.size = picture.size  # (W, H) pixels
+        if min(self.size) < MIN_SIDE:
+            width, height = self.size
+            raise ValueError(
+                f"The picture has {width} x {height} pixels: it takes at least {MIN_SIDE} along each side."
+            )
+        self._folder = TemporaryDirectory(prefix="mdt-studio-")
+        picture.save(self._file("picture"))
+        self.shown = shown_size(self.size, DISPLAY_SIDE)  # (W, H) pixels of the copy in the editor
+        picture.resize(self.shown, Image.Resampling.LANCZOS).save(self._file("display"))
+
+    def picture(self) -> Image.Image:
+        """The picture itself, RGB."""
+        return Image.open(self._file("picture"))
+
+    def display(self) -> Image.Image:
+        """The copy that the editor shows, RGB."""
+        return Image.open(self._file("display"))
+
+    def _file(self, name: str) -> Path:
+        return Path(self._folder.name) / f"{name}.bmp"  # not compressed: a large picture is saved in a second
+
+
+def shown_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(W, H) scaled down to `side` along the longer side, but never below MIN_SIDE along the shorter one."""
+    scale = min(1, max(side / max(size), MIN_SIDE / min(size)))
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def mask_of(value: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray:
+    """What is painted in an ImageEditor's value (type "pil"): wherever any layer is not fully transparent.
+
+    The value may be None, and its layers missing, empty, fully transparent or of another size than `size` (W, H).
+    """
+    mask = np.zeros(size[::-1], bool)
+    for layer in (value or {}).get("layers") or []:
+        mask |= np.asarray(layer.convert("RGBA").getchannel("A").resize(size, Image.Resampling.NEAREST)) > 0
+    return mask
+
+
+def editor_value(display: Image.Image, mask: np.ndarray) -> dict[str, Any]:
+    """A picture and a mask of its size as an ImageEditor's value."""
+    layer = Image.new("RGBA", display.size, (*PAINT, 0))
+    layer.putalpha(to_image(mask).point(lambda value: OPACITY if value else 0))
+    return {"background": display, "layers": [layer] if mask.any() else [], "composite": None}
+
+
+def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """An uploaded mask, white where to repaint; transparency counts as black. ValueError unless it has `size`."""
+    mask = open_header(path)
+    if mask.has_transparency_data:
+        open_image(path)  # refuses what is damaged
+        mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
+    else:
+        mask = open_image(path)
+    if mask.size != size:
+        (width, height), (wanted_width, wanted_height) = mask.size, size
+        raise ValueError(
+            f"The mask has {width} x {height} pixels, the picture {wanted_width} x {wanted_height}: "
+            "make them the same size."
+        )
+    return np.asarray(mask.convert("L")) > 127
+
+
+def to_image(mask: np.ndarray) -> Image.Image:
+    """A mask as a picture of mode "L": white where to repaint."""
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The editor's mask at the picture's own size (W, H)."""
+    return np.asarray(to_image(mask).resize(size, Image.Resampling.NEAREST)) > 0
+
+
+def reduce(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture's mask at a smaller size (W, H): neither a thin stroke nor a small rest is lost."""
+    if mask.shape == size[::-1]:
+        return mask
+    share = np.asarray(to_image(mask).resize(size, Image.Resampling.BOX))
+    small = share > 0
+    if small.all() and not mask.all():
+        small[np.unravel_index(share.argmin(), share.shape)] = False
+    return small
+
+
+def small_canvas(
+    picture: Image.Image, mask: np.ndarray, side: int, size: int, *, area: str, grow: int, feather: int, cell: int
+) -> Canvas:
+    """The canvas of a picture scaled down to `side`, for what is only looked at. Arguments and errors: `fit_canvas`."""
+    shown = shown_size(picture.size, side)
+    scale = shown[0] / picture.size[0]
+    small = np.asarray(picture.resize(shown, Image.Resampling.LANCZOS, reducing_gap=2) if scale < 1 else picture)
+    return fit_canvas(
+        small,
+        reduce(mask, shown),
+        max(1, round(size * scale)),
+        cell=cell if scale == 1 else 0,  # whether the mask is large enough shows at the picture's own size only
+        area=area,
+        grow=round(grow * scale),
+        feather=round(feather * scale),
+    )
+
+
+def footprint_view(canvas: Canvas, cells: int) -> Image.Image:
+    """The picture with what is new (teal, fading in) and what the model makes besides (amber) on it."""
+    view = canvas.picture.astype(np.float32)
+    touched = canvas.footprint(cells, cells)
+    new = np.zeros(touched.shape, np.float32)
+    new[canvas.window] = canvas.opacity
+    paint = OPACITY / 255
+    view += np.where(touched & (new == 0), 0.35, 0)[..., None] * (np.float32(CELLS) - view)
+    view += (paint * new)[..., None] * (np.float32(PAINT) - view)
+    outline = (new > 0) & ~_shrink(new > 0)
+    view[outline] = PAINT
+    return Image.fromarray(view.round().astype(np.uint8))
+
+
+def _shrink(mask: np.ndarray) -> np.ndarray:
+    """Without its outermost pixels."""
+    padded = np.pad(mask, 1, mode="edge")
+    return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
