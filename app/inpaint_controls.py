@@ -12,7 +12,7 @@ from app.studio import GLUE
 from mdt_core.inpainting import METHODS
 from mdt_core.samplers import SAMPLERS
 
-METHOD_NAMES = {"mdt": "MDT: masked pass", "repaint": "RePaint: resampling", "blend": "Latent blending"}
+METHOD_NAMES = {"mdt": "MDT", "repaint": "RePaint", "blend": "Blend"}
 CONTENT_NAMES = {"fill": "Blurred surroundings", "original": "What is there", "noise": "Noise"}
 AREA_NAMES = {"whole": "Whole picture", "crop": "Largest square", "masked": "Only around the mask"}
 DEFAULT_PRESET = "Balanced"
@@ -48,6 +48,11 @@ def preset_settings(preset: str, info: ModelInfo) -> Settings:
     method = method if info.masked_pass or not METHODS[method].masked_pass else FALLBACK
     sampler = METHODS[method].sampler
     return Settings(info.name, method=method, sampler=sampler, num_inference_steps=min(steps, max_steps(sampler)))
+
+
+def preset_of(settings: Settings) -> str | None:
+    """The preset that has these settings."""
+    return next((name for name, row in PRESETS.items() if row == (settings.method, settings.num_inference_steps)), None)
 
 
 def method_choices(info: ModelInfo) -> list[tuple[str, str]]:

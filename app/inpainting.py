@@ -219,6 +219,9 @@ def settings_from(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Settings,
             settings = replace(settings, **{name: values[name]})
         except (ValueError, TypeError):
             notes.append(f"its {NAMES[name]} is missing or not usable")
+    if METHODS[settings.method].masked_pass and not info.masked_pass:
+        settings = replace(settings, method=FALLBACK)
+        notes.append(f"{info.name} has no side-interpolator: {FALLBACK} takes its place")
     labels = recipes.find_classes([recipe.get("class_label")], [recipe.get("class_name")], info, notes)
     return replace(settings, class_label=labels[0] if labels else None), notes
 

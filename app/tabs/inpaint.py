@@ -1,152 +1,35 @@
 """The Inpaint tab: open a picture, paint what is to be repainted, watch it, compare, take a variant and paint on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
+import numpy as np
 
 from app import recipes
-from app.controls import NO_CLASS, class_choices, for_model
-from app.engine import MAX_SEED, check_whole
-from app.examples import find_examples
+from app.controls import NO_CLASS, for_model
 from app.images import open_image
-from app.inpaint_controls import (
-    Controls,
-    lay_out_mask_settings,
-    lay_out_settings,
-    method_choices,
-    settings_to_values,
-    values_to_settings,
-    wire_presets,
-)
-from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome, publish_results
-from app.inpainting import FALLBACK, MAX_VARIANTS, Inpainting, Settings, fingerprint, mask_from, settings_from
-from app.painting import PAINT, Easel, editor_value, enlarge, footprint_view, mask_of, open_mask
+from app.inpaint_api import make_endpoint
+from app.inpaint_controls import method_choices, preset_of, settings_to_values, values_to_settings, wire_presets
+from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
+from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
+from app.inpainting import FALLBACK, fingerprint, mask_from, settings_from
+from app.painting import Easel, editor_value, footprint_view, mask_of, open_mask, reduce
 from app.studio import GLUE, GPU, Studio, Update, clear_errors, clock, progress
 from app.tabs.generate import describe
 from app.trajectory import STAGE_SIDE
-from mdt_core.inpainting import find_method
-
-PAINTING, CELLS, RESULT = "paint", "cells", "result"
-VIEWS = [("Paint", PAINTING), ("What will be repainted", CELLS), ("Result", RESULT)]
-START = progress(0, "Open a picture, paste one, or take an example.")
-READY = progress(0, "Paint over what is to be repainted and press Inpaint (Ctrl + Enter).")
-EMPTY = (
-    '<div class="stage empty"><p>Drop or paste a picture here, open one, take an example,<br>'
-    "or send one from Generate.</p></div>"
-)
-SCRIPT = Path(__file__).parents[1] / "page" / "paste.js"
 
 
-class Inpaint:
-    """The tab's components, and what happens between them. Methods that return an Update touch only what is in it."""
+class Inpaint(Page):
+    """What happens between the tab's components. Methods that return an Update touch only what is in it."""
 
     def __init__(self, studio: Studio):
+        super().__init__(studio)
         self.engine, self._model, self._tabs = studio.engine, studio.model, studio.tabs
-        self.examples = find_examples()
-        with gr.Row(equal_height=False, elem_classes="tab"):
-            with gr.Column(scale=0, min_width=400, elem_classes="controls"):
-                settings = self._lay_out_controls(studio)
-            with gr.Column(min_width=500, elem_classes="result", elem_id="inpaint-result"):
-                self.controls = Controls(**settings, **self._lay_out_result())
-        self.easel, self.job, self.outcome = gr.State(), gr.State(), gr.State()
-        with studio.actions:
-            self.send = gr.Button(
-                "Send to Inpaint", size="sm", interactive=False, scale=0, min_width=160, elem_id="generate-send"
-            )
         self._wire(studio)
-
-    def _lay_out_controls(self, studio: Studio) -> dict[str, gr.components.Component]:
-        with gr.Row():
-            kinds = {"file_types": ["image"], "size": "sm", "min_width": 120}
-            self.open = gr.UploadButton("Open picture", elem_id="inpaint-open", **kinds)
-            self.open_mask = gr.UploadButton("Load mask", elem_id="inpaint-mask", **kinds)
-        self.example = gr.Gallery(
-            [str(picture) for picture, _ in self.examples],
-            show_label=False,
-            visible=bool(self.examples),
-            columns=4,
-            rows=1,
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="inpaint-examples",
-            elem_classes="strip",
-        )
-        label = gr.Dropdown(
-            class_choices(studio.info),
-            value=next(iter(studio.info.labels)),
-            label="Class (type to filter)",
-            elem_id="inpaint-class",
-        )
-        self.preset, settings = lay_out_settings(studio.info)
-        self.start = gr.Button("Inpaint", variant="primary", elem_id="inpaint-start", elem_classes="start")
-        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="inpaint-stop", elem_classes="stop")
-        self.recipe = gr.File(
-            label="Load recipe: drop a saved picture, or click",
-            file_types=[".png"],
-            height=38,
-            elem_id="inpaint-recipe",
-            elem_classes="drop",
-        )
-        return {"label": label, **settings}
-
-    def _lay_out_result(self) -> dict[str, gr.components.Component]:
-        self.status = gr.HTML(START, elem_id="inpaint-status")
-        self.editor = gr.ImageEditor(
-            type="pil",
-            format="png",
-            layers=False,
-            transforms=(),
-            sources=(),
-            interactive=True,
-            fixed_canvas=False,
-            show_label=False,
-            buttons=[],
-            brush=gr.Brush(colors=[(f"rgb{PAINT}", 0.6)], color_mode="fixed"),
-            visible="hidden",
-            elem_id="inpaint-editor",
-            elem_classes="editor",
-        )
-        self.stage = gr.HTML(EMPTY, elem_id="inpaint-stage", js_on_load=SCRIPT.read_text(encoding="utf-8"))
-        self.cells = gr.HTML(visible=False, elem_id="inpaint-cells")
-        self.slider = gr.ImageSlider(
-            format="png",
-            type="filepath",
-            interactive=False,
-            show_label=False,
-            visible=False,
-            buttons=["fullscreen"],
-            elem_id="inpaint-slider",
-            elem_classes="compare",
-        )
-        self.variants = gr.Gallery(
-            format="png",
-            show_label=False,
-            visible=False,
-            interactive=False,
-            allow_preview=False,
-            columns=MAX_VARIANTS,
-            rows=1,
-            buttons=[],
-            elem_id="inpaint-variants",
-            elem_classes="strip",
-        )
-        with gr.Row(elem_classes="scrub", equal_height=True):
-            self.view = gr.Radio(
-                VIEWS, value=PAINTING, show_label=False, container=False, min_width=380, elem_id="inpaint-view"
-            )
-            small = {"size": "sm", "scale": 0}
-            self.invert = gr.Button("Invert mask", min_width=110, elem_id="inpaint-invert", **small)
-            self.clear = gr.Button("Clear mask", min_width=110, elem_id="inpaint-clear", **small)
-            self.use = gr.Button("Use this one", visible=False, min_width=120, elem_id="inpaint-use", **small)
-            self.save = gr.DownloadButton("Save PNG", visible=False, min_width=100, elem_id="inpaint-save", **small)
-        with gr.Row():
-            return lay_out_mask_settings()
 
     def _wire(self, studio: Studio) -> None:
         model, easel, job, outcome, editor = studio.model, self.easel, self.job, self.outcome, self.editor
@@ -157,15 +40,11 @@ class Inpaint:
         ]
         page = [self.start, self.stop, self.status, easel, job, outcome, *views]
 
-        model.change(
-            self.offer,
-            [model, self.controls.label, self.controls.method],
-            [self.controls.label, self.controls.method],
-            **GLUE,
-        )
+        choices = [self.controls.label, self.controls.method]
+        model.change(self.offer, [model, *choices], choices, **GLUE)
         wire_presets(self.preset, self.controls, model, self.engine.describe)
         self.open.upload(self.take_upload, self.open, page, **GLUE)
-        self.example.select(self.take_example, outputs=page, **GLUE)
+        self.example.select(self.take_example, model, [*page, self.controls.label], **GLUE)
         studio.picture.change(lambda file: gr.update(interactive=bool(file)), studio.picture, self.send, **GLUE)
         self.send.click(self.take_generated, [studio.picture, model], [*page, studio.tabs, self.controls.label], **GLUE)
         self.use.click(self.take_variant, [outcome, easel], page, **GLUE)
@@ -180,14 +59,14 @@ class Inpaint:
         seen = [self.view, model, editor, easel, job, outcome, *settings]
         self.view.input(self.look, seen, views, trigger_mode="always_last", **GLUE)
         edges = [self.controls.area, self.controls.grow, self.controls.feather]
-        gr.on([edge.change for edge in edges], self.look, seen, views, trigger_mode="always_last", **GLUE)
+        gr.on([edge.change for edge in edges], self.redraw, seen, self.cells, trigger_mode="always_last", **GLUE)
         self.variants.select(self.choose, outcome, [self.slider, self.save, outcome], **GLUE)
 
         check = self.start.click(self.begin, [model, editor, easel, *settings], page, **GLUE)
         run = check.success(self.run, job, page, show_progress="hidden", api_visibility="private", **GPU)
-        run.then(self.finish, [job, outcome], page, **GLUE)
+        run.then(self.finish, job, page, **GLUE)
         self.stop.click(None, cancels=[run])
-        gr.api(self.inpaint, api_name="inpaint", **GPU)
+        gr.api(make_endpoint(self.engine, self.slider), api_name="inpaint", **GPU)
 
     # --- the picture -----------------------------------------------------------------------------------------
 
@@ -196,11 +75,14 @@ class Inpaint:
         with clear_errors():
             return self._take(Easel(open_image(path), Path(path).stem))
 
-    def take_example(self, event: gr.SelectData) -> Update:
-        """An example was clicked: the picture and its mask."""
+    def take_example(self, model: str, event: gr.SelectData) -> Update:
+        """An example was clicked: the picture, its mask, and its class, with which its name begins."""
         picture, mask = self.examples[event.index]
         easel = Easel(open_image(picture), picture.stem)
-        return self._take(easel, open_mask(mask, easel.size))
+        update = self._take(easel, open_mask(mask, easel.size))
+        labels = self.engine.describe(model).labels.items()
+        label = next((index for index, name in labels if picture.stem.startswith(name)), None)
+        return update if label is None else update | {self.controls.label: label}
 
     def take_generated(self, path: str | None, model: str) -> Update:
         """The picture chosen on the Generate tab, with its class."""
@@ -221,16 +103,16 @@ class Inpaint:
         text = progress(0, "This is the picture now: paint on, and press Inpaint (Ctrl + Enter).")
         return self._take(Easel(picture, easel.name)) | {self.status: text}
 
-    def _take(self, easel: Easel, mask: Any = None) -> Update:
+    def _take(self, easel: Easel, mask: np.ndarray | None = None) -> Update:
         """Put a picture on the easel; a mask is of its own size."""
         display = easel.display()
-        painted = mask_of(None, easel.shown) if mask is None else enlarge(mask, easel.shown)
+        painted = mask_of(None, easel.shown) if mask is None else reduce(mask, easel.shown)
         return {
             self.easel: easel,
             self.outcome: None,
             self.status: READY,
-            **self._show(PAINTING),
-            self.editor: gr.update(value=editor_value(display, painted), visible=True),
+            **self.show(PAINTING),
+            self.editor: gr.update(value=editor_value(display, painted), brush=brush(easel.shown), visible=True),
         }
 
     # --- the mask --------------------------------------------------------------------------------------------
@@ -240,9 +122,9 @@ class Inpaint:
         with clear_errors():
             if easel is None:
                 raise ValueError("Open the picture first, then its mask.")
-            mask = enlarge(open_mask(path, easel.size), easel.shown)
+            mask = reduce(open_mask(path, easel.size), easel.shown)
             return {
-                **self._show(PAINTING),
+                **self.show(PAINTING),
                 self.editor: gr.update(value=editor_value(easel.display(), mask), visible=True),
             }
 
@@ -266,10 +148,10 @@ class Inpaint:
         outcome: Outcome | None,
         *values: Any,
     ) -> Update:
-        """Switch the view, or draw it again after a change of the mask's edge."""
+        """Switch the view."""
         if easel is None:
             return {self.view: PAINTING}
-        update = self._show(view, job, outcome)
+        update = self.show(view, job, outcome)
         if view == CELLS:
             update[self.cells] = gr.update(value=self._draw_cells(model, value, easel, values), visible=True)
         elif view == RESULT and not outcome and not (job and job.running):
@@ -277,22 +159,10 @@ class Inpaint:
             update[self.stage] = gr.update(value=message(hint), visible=True)
         return update
 
-    def _show(self, view: str, job: Job | None = None, outcome: Outcome | None = None) -> Update:
-        """Which of the components that share one place is there."""
-        running = bool(job and job.running)
-        result = view == RESULT and bool(outcome) and not running
-        return {
-            self.view: view,
-            self.editor: gr.update(visible=True if view == PAINTING else "hidden"),
-            self.cells: gr.update(visible=view == CELLS),
-            self.stage: gr.update(visible=view == RESULT and not result),
-            self.slider: gr.update(visible=result),
-            self.variants: gr.update(visible=result and len(outcome.files) > 1),
-            self.invert: gr.update(visible=view == PAINTING),
-            self.clear: gr.update(visible=view == PAINTING),
-            self.use: gr.update(visible=result),
-            self.save: gr.update(visible=result),
-        }
+    def redraw(self, view: str, model: str, value: Any, easel: Easel | None, *rest: Any) -> Update:
+        """The mask's edge was changed: show it."""
+        _, _, *values = rest
+        return {self.cells: self._draw_cells(model, value, easel, values)} if easel and view == CELLS else {}
 
     def _draw_cells(self, model: str, value: dict[str, Any] | None, easel: Easel, values: tuple) -> str:
         """What will be repainted, or the sentence that says why nothing would be."""
@@ -301,8 +171,8 @@ class Inpaint:
             job = Job(values_to_settings(model, *values), easel, mask_of(value, easel.shown))
             canvas = job.request().small_canvas(info.image_size, info.cells, STAGE_SIDE)
         except ValueError as error:
-            return message(str(error)[:1].upper() + str(error)[1:] + ".")
-        legend = "teal: new, fading in along the edge · amber: made anew by the model, but not pasted"
+            return message(str(error)[:1].upper() + str(error)[1:].rstrip(".") + ".")
+        legend = "teal: new, fading in at its edge · amber: made anew, but not kept"
         return pictures([footprint_view(canvas, info.cells)], [legend])
 
     def choose(self, outcome: Outcome, event: gr.SelectData) -> Update:
@@ -313,8 +183,10 @@ class Inpaint:
     def _compare(self, outcome: Outcome) -> Update:
         """The chosen variant next to what it was made from."""
         return {
-            self.slider: gr.update(value=(outcome.before, outcome.shown[outcome.chosen])),
-            self.save: gr.update(value=outcome.files[outcome.chosen]),
+            self.slider: gr.update(value=(outcome.before, outcome.shown[outcome.chosen]), visible=True),
+            self.save: gr.update(
+                f"Save PNG · {outcome.captions[outcome.chosen]}", value=outcome.files[outcome.chosen], visible=True
+            ),
         }
 
     # --- a run -----------------------------------------------------------------------------------------------
@@ -332,7 +204,7 @@ class Inpaint:
             self.status: progress(0, "Waiting for the model …"),
             self.start: gr.update(visible=False),
             self.stop: gr.update(visible=True),
-            **self._show(RESULT, job),
+            **self.show(RESULT, job),
             self.stage: gr.update(value=pictures([easel.display()] * len(captions), captions), visible=True),
         }
 
@@ -353,7 +225,7 @@ class Inpaint:
                     }
         yield {self.outcome: job.outcome}
 
-    def finish(self, job: Job | None, outcome: Outcome | None) -> Update:
+    def finish(self, job: Job | None) -> Update:
         """Ended, stopped or failed: the page is ready again, and the painted mask is still there."""
         update = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
         if job is None:
@@ -363,16 +235,12 @@ class Inpaint:
             if job.seen:
                 text = f"Stopped after step <b>{job.seen}</b> of {job.total}. The mask is still there."
                 update[self.status] = progress(job.seen / job.total, text)
-            return update | self._show(PAINTING)
-        variants = list(zip(job.outcome.shown, job.outcome.captions, strict=True))
-        shown = self._show(RESULT, job, outcome)
-        compared = self._compare(job.outcome)
+            return update | self.show(PAINTING)
         return {
             **update,
-            **shown,
-            self.slider: gr.update(value=compared[self.slider]["value"], visible=True),
-            self.save: gr.update(value=compared[self.save]["value"], visible=True),
-            self.variants: gr.update(value=variants, visible=len(variants) > 1),
+            **self.show(RESULT, job, job.outcome),
+            **self._compare(job.outcome),
+            self.variants: gr.update(value=job.outcome.shown, visible=len(job.outcome.shown) > 1),
             self.status: progress(1, f"{job.total} steps in {clock(job.seconds)}"),
         }
 
@@ -390,7 +258,7 @@ class Inpaint:
         if mask is None or mask.shape != easel.shown[::-1]:
             notes.append("its mask does not fit the picture: paint one")
         else:
-            update |= self._show(PAINTING)
+            update |= self.show(PAINTING)
             update[self.editor] = gr.update(value=editor_value(easel.display(), mask), visible=True)
         for note in notes:
             gr.Warning(f"Recipe: {note}.")
@@ -405,7 +273,7 @@ class Inpaint:
             **update,
             self.recipe: None,
             self._model: info.name,
-            self.preset: None,
+            self.preset: preset_of(settings),
             self.status: progress(0, text),
             **dict(values),
         }
@@ -417,58 +285,3 @@ class Inpaint:
         update["value"] = update["value"][0]
         kept = method if method in dict(choices).values() else FALLBACK
         return {self.controls.label: update, self.controls.method: gr.update(choices=choices, value=kept)}
-
-    def inpaint(
-        self,
-        image: gr.FileData,
-        mask: gr.FileData,
-        class_label: int | str | None = None,
-        seed: int = 0,
-        num_variants: int = 1,
-        method: str = "mdt",
-        num_inference_steps: int = 25,
-        sampler: str | None = None,
-        strength: float = 1.0,
-        guidance_scale: float = 3.8,
-        guidance_power: float = 4.0,
-        masked_content: str = "fill",
-        area: str = "whole",
-        grow: int = 8,
-        feather: int = 4,
-        model: str | None = None,
-    ) -> list[gr.FileData]:
-        """Repaint a picture where the mask (of its size) is white. Variant i has the seed `seed` + i."""
-        with clear_errors():
-            check_whole("number of variants", num_variants, 1, MAX_VARIANTS)
-            check_whole("seed", seed, 0, MAX_SEED)
-            name = self.engine.default if model is None else model
-            info = self.engine.describe(name)
-            settings = Settings(
-                model=name,
-                class_label=None if class_label in (None, "") else self.engine.class_index(name, class_label),
-                seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(num_variants)),
-                method=method,
-                sampler=sampler or find_method(method).sampler,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                guidance_power=guidance_power,
-                strength=strength,
-                masked_content=masked_content,
-                area=area,
-                grow=grow,
-                feather=feather,
-            )
-            picture = open_image(uploaded(image))
-            request = Inpainting(settings, picture, open_mask(uploaded(mask), picture.size))
-            for frame in self.engine.run((request,)):
-                last = frame
-        files = publish_results(request, last.images, info, "inpainted", request.mask, self.slider)
-        return [gr.FileData(path=path) for path in files]
-
-
-def uploaded(file: Any) -> str:
-    """The path of a file that a client sent. ValueError for anything else: clients must not name the server's files."""
-    path = file.get("path") if isinstance(file, Mapping) else None
-    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise ValueError("Image and mask have to be sent as files: handle_file(path).")
-    return path
