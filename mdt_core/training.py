@@ -74,10 +74,14 @@ class TrainingError(RuntimeError):
 # --- what a step draws ---------------------------------------------------------------------------------------
 
 
+def _seed_of(name: str) -> int:
+    """A seed that is the same in every process and on every machine, as Python's `hash` is not."""
+    return random.Random(name).getrandbits(48)
+
+
 @lru_cache(maxsize=2)
 def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
-    generator = torch.Generator().manual_seed(hash((seed, epoch, "epoch")) & 0x7FFFFFFF)
-    return torch.randperm(size, generator=generator)
+    return torch.randperm(size, generator=torch.Generator().manual_seed(_seed_of(f"{seed}/epoch {epoch}")))
 
 
 def batch_indices(step: int, batch_size: int, size: int, seed: int) -> list[int]:
@@ -101,7 +105,7 @@ class Draws:
     def of_step(cls, step: int, config: TrainingConfig, shape: tuple[int, ...], num_tokens: int, device) -> "Draws":
         """Draw for step `step` and latents of `shape` (B, C, h, w)."""
         b = shape[0]
-        seed = random.Random(f"{config.seed}/{step}").getrandbits(48)
+        seed = _seed_of(f"{config.seed}/step {step}")
         g = torch.Generator(device).manual_seed(seed)
         normal = lambda: torch.randn(shape, generator=g, device=device)  # noqa: E731
         timesteps = torch.randint(NUM_TIMESTEPS, (b,), generator=g, device=device)

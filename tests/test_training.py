@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -139,6 +141,18 @@ def test_every_image_is_seen_once_an_epoch():
     seen = [i for step in range(10) for i in batch_indices(step, 4, 8, seed=3)]
     assert all(sorted(seen[e : e + 8]) == list(range(8)) for e in range(0, 40, 8))
     assert seen[:8] != seen[8:16]
+
+
+def test_the_order_of_images_is_the_same_in_every_process():
+    """Catches an order that hangs on Python's hash seed: a resumed run, or a second process, would see another."""
+    code = "from mdt_core.training import batch_indices; print(batch_indices(0, 8, 1000, seed=3))"
+    orders = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert orders == {f"{batch_indices(0, 8, 1000, seed=3)}\n".encode()}
 
 
 def test_masks_hide_the_drawn_share():
