@@ -35,9 +35,7 @@ class Page:
                 self.controls = Controls(**settings, **self._lay_out_result())
         self.easel, self.job, self.outcome = gr.State(), gr.State(), gr.State()
         with studio.actions:
-            self.send = gr.Button(
-                "Send to Inpaint", size="sm", interactive=False, scale=0, min_width=160, elem_id="generate-send"
-            )
+            self.send = gr.Button("Send to Inpaint", size="sm", scale=0, min_width=160, elem_id="generate-send")
 
     def _lay_out_controls(self, studio: Studio) -> dict[str, gr.components.Component]:
         with gr.Row():

@@ -94,9 +94,9 @@ def test_two_people_at_once_get_their_own_pictures(url: str, tmp_path: Path) -> 
         assert [(recipe["class_label"], recipe["seed"]) for recipe in found] == [(i, 10 * i), (i, 10 * i + 1)]
 
 
-def test_only_generate_is_offered_to_clients(client: Client) -> None:
+def test_only_generate_and_inpaint_are_offered_to_clients(client: Client) -> None:
     """Catches the page's glue in the API's listing."""
-    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/generate"]
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/generate", "/inpaint"]
 
 
 def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:

@@ -45,7 +45,6 @@ class Inpaint(Page):
         wire_presets(self.preset, self.controls, model, self.engine.describe)
         self.open.upload(self.take_upload, self.open, page, **GLUE)
         self.example.select(self.take_example, model, [*page, self.controls.label], **GLUE)
-        studio.picture.change(lambda file: gr.update(interactive=bool(file)), studio.picture, self.send, **GLUE)
         self.send.click(self.take_generated, [studio.picture, model], [*page, studio.tabs, self.controls.label], **GLUE)
         self.use.click(self.take_variant, [outcome, easel], page, **GLUE)
         self.recipe.upload(
@@ -185,7 +184,9 @@ class Inpaint(Page):
         return {
             self.slider: gr.update(value=(outcome.before, outcome.shown[outcome.chosen]), visible=True),
             self.save: gr.update(
-                f"Save PNG · {outcome.captions[outcome.chosen]}", value=outcome.files[outcome.chosen], visible=True
+                label=f"Save PNG · {outcome.captions[outcome.chosen]}",
+                value=outcome.files[outcome.chosen],
+                visible=True,
             ),
         }
 
