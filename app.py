@@ -9,6 +9,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 from app.engine import Engine
 from app.ui import build, launch_options
@@ -40,14 +43,22 @@ def find_models(chosen: str) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Build the page and serve it until interrupted; a model that cannot be opened ends with one line, status 2."""
+    """Build the page and serve it until interrupted. A model, device or port that cannot be had ends it in one line."""
     options = parse_arguments(arguments)
     try:
         demo = build(Engine(find_models(options.model), device=options.device), options.runs)
+        serve(demo, server_name=options.host, server_port=options.port, **launch_options())
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
-    demo.launch(server_name=options.host, server_port=options.port, **launch_options())
+
+
+def serve(demo: gr.Blocks, **options: Any) -> None:
+    """Launch, and block until interrupted."""
+    try:
+        demo.launch(**options)
+    except ValueError:  # Gradio gives its server three seconds to answer it: too few where much else is starting
+        demo.launch(**options)
 
 
 if __name__ == "__main__":

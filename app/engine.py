@@ -117,6 +117,8 @@ class Engine:
         self.models = dict(models)
         self.default = next(iter(self.models))
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device:
+            check_device(device)
         self.run = gpu(seconds_needed)(self._run)
         self._load = load
         self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
@@ -249,6 +251,15 @@ def seconds_needed(requests: Sequence[Request]) -> float:
 def max_steps(sampler: str) -> int:
     """The most steps that make sense with a sampler."""
     return SAMPLERS[sampler].max_steps
+
+
+def check_device(device: str) -> None:
+    """ValueError where a device is unknown or not there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"The device {device!r} cannot be used here: {reason}") from error
 
 
 def check_whole(what: str, value: Any, low: int, high: int) -> None:

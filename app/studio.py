@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 
 from app.engine import Engine, ModelInfo
 
@@ -45,9 +46,11 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Tell a visitor or API client what was asked for wrongly (ValueError), in its own words and without a trace."""
+    """Tell a visitor or API client what went wrong in a sentence, without a trace: a ValueError in its own words."""
     try:
         yield
     except ValueError as error:
         text = str(error)
         raise gr.Error(text[:1].upper() + text[1:], print_exception=False) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise gr.Error("The memory does not suffice: ask for fewer images at once.", print_exception=False) from error

@@ -56,8 +56,8 @@ THEME = gr.themes.Base(
 def build(engine: Engine, runs: Path) -> gr.Blocks:
     """The whole page for an engine; loads its first model."""
     info = engine.describe(engine.default)
-    # Previews and results older than an hour are deleted; a browser that shows them has them by then.
-    with gr.Blocks(title="MDT Studio", delete_cache=(600, 3600), fill_width=True, analytics_enabled=False) as demo:
+    # Results and uploads are deleted after a day; previews are never stored where they would pile up.
+    with gr.Blocks(title="MDT Studio", delete_cache=(3600, 86400), fill_width=True, analytics_enabled=False) as demo:
         with gr.Row(elem_classes="header"):
             about = gr.HTML(header(info), elem_id="about")
             model = gr.Dropdown(
@@ -93,6 +93,7 @@ def launch_options() -> dict:
         "theme": THEME,
         "css": (ASSETS / "style.css").read_text(encoding="utf-8"),
         "js": (ASSETS / "keys.js").read_text(encoding="utf-8"),
+        "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],
         "max_file_size": "64mb",
         "ssr_mode": False,

@@ -227,3 +227,10 @@ def test_what_the_page_shows_of_a_model() -> None:
     assert (info.device, info.parameters, info.image_size, info.slow) == ("cpu", 20, 32, False)
     assert info.labels[2] == "golden retriever"
     assert time.perf_counter() - start < 1
+
+
+def test_a_device_that_is_not_there_is_told() -> None:
+    """Catches a traceback of CUDA's on a mistyped --device."""
+    for device in ("cudaa", "xpu:7"):
+        with pytest.raises(ValueError, match=f"The device '{device}' cannot be used here"):
+            Engine({"a": "A"}, device=device)

@@ -198,6 +198,23 @@ def test_the_guidance_curve_follows_the_sliders(page: Page) -> None:
     expect(curve.locator("circle")).to_have_count(10)
 
 
+def test_another_model_can_be_chosen(page: Page) -> None:
+    """The shipped one: catches classes of the model before, a header that lies, and a picture of another size."""
+    expect(page.locator("#generate-classes")).to_contain_text("tench")
+    page.click("#model input")
+    page.get_by_role("option", name="avatars").click()
+    expect(page.locator("#about")).to_contain_text("64 px")
+    expect(page.locator("#generate-classes")).not_to_contain_text("tench")
+    pick(page, "landscape")
+    put(page, "generate-steps", 8)
+    page.evaluate(WATCH)
+    found = generate(page)
+    assert page.evaluate("window.previews.size") >= 3
+    assert [picture.size for picture in found] == [(64, 64)] * 4
+    assert min(np.asarray(picture.convert("RGB")).std() for picture in found) > 5
+    expect(page.locator("#generate-gallery")).to_contain_text("seed 0 · landscape")
+
+
 def test_a_grid_is_drawn_cell_by_cell_saved_and_loaded(page: Page, tmp_path: Path) -> None:
     """Catches a grid without its recipe, and one that cannot be stopped."""
     page.get_by_role("tab", name="Compare").click()
