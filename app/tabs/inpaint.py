@@ -1,5 +1,6 @@
 """The Inpaint tab: open a picture, paint what is to be repainted, watch it, compare, take a variant and paint on."""
 
+import html
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
 from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
 from app.inpainting import FALLBACK, fingerprint, mask_from, settings_from
 from app.painting import Easel, editor_value, footprint_view, mask_of, open_mask, reduce
-from app.studio import GLUE, GPU, Studio, Update, clear_errors, clock, progress
+from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
 from app.tabs.generate import describe
 from app.trajectory import STAGE_SIDE
 
@@ -43,15 +44,17 @@ class Inpaint(Page):
         choices = [self.controls.label, self.controls.method]
         model.change(self.offer, [model, *choices], choices, **GLUE)
         wire_presets(self.preset, self.controls, model, self.engine.describe)
-        self.open.upload(self.take_upload, self.open, page, **GLUE)
+        self.open.upload(self.take_upload, self.open, page, **CHECK)
         self.example.select(self.take_example, model, [*page, self.controls.label], **GLUE)
-        self.send.click(self.take_generated, [studio.picture, model], [*page, studio.tabs, self.controls.label], **GLUE)
-        self.use.click(self.take_variant, [outcome, easel], page, **GLUE)
+        self.send.click(
+            self.take_generated, [studio.picture, model], [*page, studio.tabs, self.controls.label], **CHECK
+        )
+        self.use.click(self.take_variant, [outcome, easel], page, **CHECK)
         self.recipe.upload(
-            self.load, [self.recipe, model, easel], [self.recipe, model, self.preset, *settings, *page], **GLUE
+            self.load, [self.recipe, model, easel], [self.recipe, model, self.preset, *settings, *page], **CHECK
         )
 
-        self.open_mask.upload(self.load_mask, [self.open_mask, easel], page, **GLUE)
+        self.open_mask.upload(self.load_mask, [self.open_mask, easel], page, **CHECK)
         self.invert.click(self.invert_mask, [editor, easel], editor, **GLUE)
         self.clear.click(self.clear_mask, easel, editor, **GLUE)
 
@@ -61,7 +64,7 @@ class Inpaint(Page):
         gr.on([edge.change for edge in edges], self.redraw, seen, self.cells, trigger_mode="always_last", **GLUE)
         self.variants.select(self.choose, outcome, [self.slider, self.save, outcome], **GLUE)
 
-        check = self.start.click(self.begin, [model, editor, easel, *settings], page, **GLUE)
+        check = self.start.click(self.begin, [model, editor, easel, *settings], page, **CHECK)
         run = check.success(self.run, job, page, show_progress="hidden", api_visibility="private", **GPU)
         run.then(self.finish, job, page, **GLUE)
         self.stop.click(None, cancels=[run])
@@ -262,7 +265,7 @@ class Inpaint(Page):
             update |= self.show(PAINTING)
             update[self.editor] = gr.update(value=editor_value(easel.display(), mask), visible=True)
         for note in notes:
-            gr.Warning(f"Recipe: {note}.")
+            gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
         same = recipe.get("source") == fingerprint(easel.picture())
         text = f"Recipe loaded: seed {settings.seeds[0]}. " + (
             "Press Inpaint for the same picture again."
