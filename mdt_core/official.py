@@ -216,14 +216,22 @@ def _choose(folder: Path) -> Path:
     return newest[0]
 
 
-def _fetch(repository: str, file: str | None) -> Path:
-    """Download what is needed of a hub repository; what is in the cache already is not fetched again."""
-    patterns = [file] if file else PATTERNS_OF.get(repository, PATTERNS)
+def download(repository: str, patterns: list[str]) -> Path:
+    """Download the files of a hub repository that match; what is in the cache already is not fetched again.
+
+    Raises:
+        ValueError: the hub cannot be reached, or does not give this repository.
+    """
     try:
-        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # unreachable, offline, unknown, private: the hub's transports have no common base class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{repository}: no such local folder, and the hub did not give it ({reason})") from error
+
+
+def _fetch(repository: str, file: str | None) -> Path:
+    """The pipeline folder or checkpoint file of a hub repository."""
+    folder = download(repository, [file] if file else PATTERNS_OF.get(repository, PATTERNS))
     if file is None:
         return _choose(folder)
     if not (folder / file).is_file():

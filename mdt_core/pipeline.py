@@ -23,7 +23,7 @@ from mdt_core.autoencoder import decode, downscale, encode, fit_preview, preview
 from mdt_core.canvas import fit_canvas
 from mdt_core.guidance import Guided, guide
 from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
-from mdt_core.official import load_official, resolve
+from mdt_core.official import download, load_official, resolve
 from mdt_core.samplers import Step, find_sampler, generators, initial_latents, sample
 from mdt_core.transformer import MDT, MDTTransformer
 
@@ -130,8 +130,9 @@ class MDTPipeline(DiffusionPipeline):
         """
         transformer = load_official(path, decoder_layers=decoder_layers)
         vae = vae or cls.default_vae
+        folder = vae if Path(vae).is_dir() else download(str(vae), ["*.json", "*.safetensors"])
         try:
-            autoencoder = AutoencoderKL.from_pretrained(vae)
+            autoencoder = AutoencoderKL.from_pretrained(folder)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"the autoencoder {vae} cannot be opened: {reason}") from error
