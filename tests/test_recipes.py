@@ -15,7 +15,7 @@ from app import recipes
 from app.comparison import Comparison
 from app.engine import MAX_SEED, ModelInfo, Request
 
-INFO = ModelInfo("avatars", "MDTv2", 10, {0: "circle", 1: "naïve ☂", 2: "crane", 3: "crane"}, 32, "cpu")
+INFO = ModelInfo("avatars", "MDTv2", 10, {0: "circle", 1: "naïve ☂", 2: "crane", 3: "crane"}, 32, 8, True, "cpu")
 PICTURE = Image.linear_gradient("L").convert("RGB")
 
 
