@@ -9,12 +9,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
-
-import gradio as gr
 
 from app.engine import Engine
-from app.ui import build, launch_options
+from app.ui import build, launch
 
 ROOT = Path(__file__).parent
 MODELS = ROOT / "assets" / "models"
@@ -47,18 +44,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     try:
         demo = build(Engine(find_models(options.model), device=options.device), options.runs)
-        serve(demo, server_name=options.host, server_port=options.port, **launch_options())
+        launch(demo, server_name=options.host, server_port=options.port)
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def serve(demo: gr.Blocks, **options: Any) -> None:
-    """Launch, and block until interrupted."""
-    try:
-        demo.launch(**options)
-    except ValueError:  # Gradio gives its server three seconds to answer it: too few where much else is starting
-        demo.launch(**options)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the tabs share: the engine, the model that the visitor chose, the folder of runs."""
 
+import html
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def clear_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         text = str(error)
-        raise gr.Error(text[:1].upper() + text[1:], print_exception=False) from error
+        text = html.escape(text[:1].upper() + text[1:], quote=False)  # it may quote a file from a stranger
+        raise gr.Error(text, print_exception=False) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise gr.Error("The memory does not suffice: ask for fewer images at once.", print_exception=False) from error

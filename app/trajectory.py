@@ -65,9 +65,8 @@ class Trajectory:
     def _render(self, tiles: list[Image.Image]) -> str:
         side = max(64, STAGE_SIDE // self.columns)
         figures = [
-            f'<figure><img src="{jpeg_uri(tile, side)}" alt="{html.escape(caption)}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-            for tile, caption in zip(tiles, self.captions, strict=True)
+            f'<figure><img src="{jpeg_uri(tile, side)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+            for tile, text in zip(tiles, map(html.escape, self.captions), strict=True)
         ]
         return f'<div class="stage" style="--columns: {self.columns}; --rows: {self.rows}">{"".join(figures)}</div>'
 

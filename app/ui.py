@@ -2,6 +2,7 @@
 
 import html
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -87,7 +88,16 @@ def header(info: ModelInfo) -> str:
     return f"<h1>MDT Studio</h1>{''.join(f'<span>{html.escape(chip)}</span>' for chip in chips)}{hint}"
 
 
-def launch_options() -> dict:
+def launch(demo: gr.Blocks, **options: Any) -> tuple[Any, str, str | None]:
+    """Serve the page; by default until interrupted. Arguments and result as of `gr.Blocks.launch`."""
+    options = launch_options() | options
+    try:
+        return demo.launch(**options)
+    except ValueError:  # Gradio gives its server three seconds to answer it: too few while a busy machine starts
+        return demo.launch(**options)
+
+
+def launch_options() -> dict[str, Any]:
     """What `demo.launch` is told besides host and port."""
     return {
         "theme": THEME,

@@ -17,7 +17,7 @@ from app import recipes
 from app.controls import NO_CLASS, class_choices, for_model, steps_of, to_request
 from app.engine import MAX_SEED, Engine
 from app.plots import guidance_curve
-from app.ui import build, launch_options
+from app.ui import build, launch, launch_options
 from tests.stand_in import StandInPipeline
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def engine() -> Engine:
 @pytest.fixture(scope="module")
 def url(engine: Engine) -> Iterator[str]:
     demo = build(engine, Path("runs"))
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    _, url, _ = launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield url
     demo.close()
 
@@ -179,7 +179,7 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
 
@@ -200,7 +200,7 @@ import app.zero
 from pathlib import Path
 import spaces
 from app.engine import Engine, Request
-from app.ui import build
+from app.ui import build, launch
 from gradio_client import Client
 from tests.stand_in import StandInPipeline
 
@@ -214,7 +214,7 @@ run.close()                                        # Stop reaches the worker
 assert pipe.log == [], "the run was not in another process"
 assert spaces.asked and 20 < spaces.asked[0] < 60, spaces.asked
 
-_, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
+_, url, _ = launch(demo, prevent_thread_lock=True, quiet=True)
 files = Client(url, verbose=False).predict(2, num_images=2, num_inference_steps=3, api_name="/generate")
 assert len(files) == 2
 try:

@@ -1,5 +1,6 @@
 """The Compare tab: classes down, one setting across, all at one seed, drawn cell by cell on one labelled sheet."""
 
+import html
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class Compare:
             info = self.engine.describe(name if name in self.engine.models else model)
             comparison, notes = recipes.to_comparison(recipe, info)
         for note in notes:
-            gr.Warning(f"Recipe: {note}.")
+            gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
         classes, _, *sampling = from_request(comparison.base, info, comparison.class_labels)
         values = join_values(comparison.values)
         text = progress(0, "Recipe loaded. Press Compare for the same grid again.")

@@ -1,5 +1,6 @@
 """The Generate tab: pick classes, watch the pictures come out of the noise, look through the steps, keep the result."""
 
+import html
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -144,7 +145,7 @@ class Generate:
         shown = 0.0
         with clear_errors(), closing(self.engine.run((request,))) as frames:
             for frame in frames:
-                html = trajectory.add(frame)
+                preview = trajectory.add(frame)
                 if frame.images:
                     trajectory.files = self._publish(request, frame)
                     files = list(zip(trajectory.files, trajectory.captions, strict=True))
@@ -154,9 +155,9 @@ class Generate:
                             value=files, columns=trajectory.columns, rows=trajectory.rows, visible=True
                         ),
                     }
-                elif html and perf_counter() - shown >= PREVIEW_SECONDS:
+                elif preview and perf_counter() - shown >= PREVIEW_SECONDS:
                     yield {
-                        self.stage: gr.update(value=html, visible=True),
+                        self.stage: gr.update(value=preview, visible=True),
                         self.gallery: gr.update(visible=False),
                         self.status: progress(frame.index / frame.total, describe(frame)),
                     }
@@ -207,7 +208,7 @@ class Generate:
         info = self.engine.describe(name if name in self.engine.models else model)
         request, notes = recipes.to_request(recipe, info)
         for note in notes:
-            gr.Warning(f"Recipe: {note}.")
+            gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
         text = f"Recipe loaded: seed {request.seeds[0]}. Press Generate for the same picture again."
         return [None, info.name, *from_request(request, info), progress(0, text)]
 
