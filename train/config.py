@@ -29,7 +29,7 @@ IMAGENET = {"latents": "data/imagenet-latents", "vae": "stabilityai/sd-vae-ft-ms
 
 # A laptop's CPU: 16 tokens, an hour or two, the learning rate down to 0 at the end.
 CPU = TrainingConfig(
-    steps=7500,
+    steps=7000,
     batch_size=32,
     learning_rate=1.5e-3,
     warmup_steps=200,
