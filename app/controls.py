@@ -74,6 +74,21 @@ def seed_picker(prefix: str) -> gr.Number:
     return seed
 
 
+def run_controls(verb: str, picture: str = "picture") -> tuple[gr.Button, gr.Button, gr.File]:
+    """The button that starts a run, the one that takes its place to stop it, and where a recipe is dropped."""
+    prefix = verb.lower()
+    start = gr.Button(verb, variant="primary", elem_id=f"{prefix}-start", elem_classes="start")
+    stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{prefix}-stop", elem_classes="stop")
+    recipe = gr.File(
+        label=f"Load recipe: drop a saved {picture}, or click",
+        file_types=[".png"],
+        height=38,
+        elem_id=f"{prefix}-recipe",
+        elem_classes="drop",
+    )
+    return start, stop, recipe
+
+
 def random_seed() -> int:
     """Any seed."""
     return random.randint(0, MAX_SEED)

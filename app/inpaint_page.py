@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from app.controls import class_choices
+from app.controls import class_choices, run_controls
 from app.examples import find_examples
 from app.inpaint_controls import Controls, lay_out_mask_settings, lay_out_settings
 from app.inpaint_session import Job, Outcome
@@ -61,15 +61,7 @@ class Page:
             elem_id="inpaint-class",
         )
         self.preset, settings = lay_out_settings(studio.info)
-        self.start = gr.Button("Inpaint", variant="primary", elem_id="inpaint-start", elem_classes="start")
-        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="inpaint-stop", elem_classes="stop")
-        self.recipe = gr.File(
-            label="Load recipe: drop a saved picture, or click",
-            file_types=[".png"],
-            height=38,
-            elem_id="inpaint-recipe",
-            elem_classes="drop",
-        )
+        self.start, self.stop, self.recipe = run_controls("Inpaint")
         return {"label": label, **settings}
 
     def _lay_out_result(self) -> dict[str, gr.components.Component]:

@@ -5,7 +5,6 @@ Letters: N batch, C latent channels, T tokens.
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from mdt_core.diffusion import Diffusion
@@ -39,9 +38,9 @@ def training_terms(
     """
     x_t = diffusion.add_noise(x_0, noise, timesteps)
     output = model(x_t, timesteps, class_labels, keep=keep)
-    epsilon, v = output.chunk(2, dim=1)
+    epsilon = output.chunk(2, dim=1)[0]
     mse = (epsilon - noise).square().mean(dim=(1, 2, 3))
     if min_snr_gamma is not None:
         mse = mse * diffusion.min_snr_weight(timesteps, min_snr_gamma)
-    vb = diffusion.variational_bound(torch.cat([epsilon.detach(), v], dim=1), x_0, x_t, timesteps)
+    vb = diffusion.variational_bound(output, x_0, x_t, timesteps)
     return {"mse": mse, "vb": vb, "loss": mse + vb}

@@ -115,6 +115,8 @@ def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None
     """
     from safetensors.numpy import save_file
 
+    from mdt_core.runs import write_whole
+
     folder.mkdir(parents=True, exist_ok=True)
     for split, per_class in counts.items():
         path = folder / f"{split}.safetensors"
@@ -125,9 +127,7 @@ def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None
         if split != "train":
             rendered = without(rendered, set(digests(load(folder, "train").images)))
         meta = {"id2label": json.dumps(dict(enumerate(STYLES)))}
-        partial_path = path.with_suffix(".partial")
-        save_file(vars(rendered), partial_path, metadata=meta)
-        partial_path.rename(path)
+        write_whole(path, partial(save_file, vars(rendered), metadata=meta))
         print(f"{path}: {len(rendered.labels)} images of {len(STYLES)} classes, {size} px")
 
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from mdt_core.runs import write_whole
+
 
 @dataclass(frozen=True)
 class Features:
@@ -109,9 +111,10 @@ def cached(folder: Path, judge: Judge, images: np.ndarray, name: str = "images")
         with np.load(path) as arrays:
             return Features(**arrays)
     features = extract(judge, images, name=name)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial")
-    with unfinished.open("wb") as file:
-        np.savez(file, **vars(features))
-    unfinished.rename(path)
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:  # given a path, numpy would add a suffix of its own
+            np.savez(file, **vars(features))
+
+    write_whole(path, write)
     return features

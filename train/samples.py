@@ -11,12 +11,15 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
+
+from mdt_core.runs import write_whole
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -110,10 +113,7 @@ def draw(pipe, sampling: Sampling, folder: Path, batches: list[Sequence[int]], p
                 sampler=sampling.sampler,
             ).images
             for index, image in zip(batch, images, strict=True):
-                path = image_path(folder, index)
-                unfinished = path.with_suffix(".partial")
-                image.save(unfinished, format="PNG", compress_level=1)
-                unfinished.rename(path)
+                write_whole(image_path(folder, index), partial(image.save, format="PNG", compress_level=1))
             bar.update(len(batch))
 
 

@@ -11,7 +11,16 @@ import gradio as gr
 
 from app import recipes
 from app.comparison import AXES, Comparison, Sheet, join_values, parse_values
-from app.controls import class_picker, for_model, from_request, sampling_controls, seed_picker, to_label, to_request
+from app.controls import (
+    class_picker,
+    for_model,
+    from_request,
+    run_controls,
+    sampling_controls,
+    seed_picker,
+    to_label,
+    to_request,
+)
 from app.engine import PREVIEW_SECONDS, Frame
 from app.files import publish
 from app.images import data_uri, jpeg_uri
@@ -61,15 +70,7 @@ class Compare:
             self.values = gr.Textbox(default, label="Values", max_lines=1, min_width=120, elem_id="compare-values")
         self.seed = seed_picker("compare")
         self.sampling = sampling_controls(studio.info, "compare")
-        self.start = gr.Button("Compare", variant="primary", elem_id="compare-start", elem_classes="start")
-        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="compare-stop", elem_classes="stop")
-        self.recipe = gr.File(
-            label="Load recipe: drop a saved grid, or click",
-            file_types=[".png"],
-            height=38,
-            elem_id="compare-recipe",
-            elem_classes="drop",
-        )
+        self.start, self.stop, self.recipe = run_controls("Compare", "grid")
 
     def _wire(self, studio: Studio) -> None:
         page = [self.start, self.stop, self.status, self.stage, self.save]

@@ -10,7 +10,16 @@ from typing import Any
 import gradio as gr
 
 from app import recipes
-from app.controls import NO_CLASS, class_picker, for_model, from_request, sampling_controls, seed_picker, to_request
+from app.controls import (
+    NO_CLASS,
+    class_picker,
+    for_model,
+    from_request,
+    run_controls,
+    sampling_controls,
+    seed_picker,
+    to_request,
+)
 from app.engine import MAX_IMAGES, MAX_SEED, PREVIEW_SECONDS, Frame, Request, check_whole
 from app.files import publish
 from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
@@ -48,15 +57,7 @@ class Generate:
             )
             self.seed = seed_picker("generate")
         self.sampling = sampling_controls(studio.info, "generate", curve=True)
-        self.start = gr.Button("Generate", variant="primary", elem_id="generate-start", elem_classes="start")
-        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="generate-stop", elem_classes="stop")
-        self.recipe = gr.File(
-            label="Load recipe: drop a saved picture, or click",
-            file_types=[".png"],
-            height=38,
-            elem_id="generate-recipe",
-            elem_classes="drop",
-        )
+        self.start, self.stop, self.recipe = run_controls("Generate")
 
     def _lay_out_result(self) -> None:
         self.status = gr.HTML(READY, elem_id="generate-status")
