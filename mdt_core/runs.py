@@ -3,7 +3,8 @@
     config.json                       everything that made the run
     metrics.jsonl                     one JSON object per logged step
     samples/step_00001000.png         the same seeds and classes at growing steps
-    checkpoints/step_00001000/        transformer/ (averaged weights), raw.safetensors, optimizer.safetensors
+    checkpoints/step_00001000/        transformer/ (averaged weights), raw.safetensors, optimizer.safetensors;
+                                      of a milestone that is no longer among the last ones, transformer/ alone
     pipeline/                         the finished model, with its autoencoder: a diffusers pipeline folder
 
 Everything that a reader may look at appears in one piece: it is written beside its place and then renamed.
@@ -12,7 +13,7 @@ Everything that a reader may look at appears in one piece: it is written beside 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,18 +74,22 @@ class Run:
         path = self.folder / "samples" / f"step_{step:0{STEP_DIGITS}d}.png"
         write_whole(path, lambda partial: image.save(partial, format="png"))
 
-    def write_checkpoint(self, step: int, write: Callable[[Path], None], keep: int | None = None) -> None:
-        """Make a checkpoint: `write(folder)` fills it. Of the older ones, the last `keep - 1` stay."""
-        path = self.folder / "checkpoints" / f"step_{step:0{STEP_DIGITS}d}"
+    def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Make a checkpoint: `write(folder)` fills it."""
 
         def fill(partial: Path) -> None:
             partial.mkdir()
             write(partial)
 
-        write_whole(path, fill)
-        if keep is not None:
-            for old in sorted(self.checkpoints)[:-keep]:
-                shutil.rmtree(self.checkpoints[old])
+        write_whole(self.folder / "checkpoints" / f"step_{step:0{STEP_DIGITS}d}", fill)
+
+    def prune_checkpoints(self, keep: int, milestones: Collection[int] = ()) -> None:
+        """Leave the last `keep` checkpoints whole; of older ones, the averaged weights of milestones stay."""
+        for step in list(self.checkpoints)[:-keep]:
+            folder = self.checkpoints[step]
+            for path in folder.iterdir() if step in milestones else [folder]:
+                if path.name != "transformer":
+                    _remove(path)
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -52,7 +52,7 @@ class TrainingConfig:
     optimizer: str = "adan"  # or "adamw"
     learning_rate: float = 3e-4
     warmup_steps: int = 0  # linear from 0
-    decay: str = "constant"  # or "linear": to 0 at the last step
+    decay: float = 0.0  # share of the steps, the last ones, in which the learning rate falls linearly to 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # global norm
     ema_decay: float = 0.9999
@@ -140,7 +140,8 @@ def make_optimizer(model: MDTTransformer, config: TrainingConfig) -> torch.optim
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """The learning rate of step `step` (from 0)."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    decay = 1.0 - step / config.steps if config.decay == "linear" else 1.0
+    falling = config.steps * config.decay
+    decay = min(1.0, (config.steps - step) / falling) if falling else 1.0
     return config.learning_rate * warmup * decay
 
 
@@ -221,7 +222,8 @@ def train(
         data: the encoded images.
         config: the recipe.
         run: where everything is written.
-        sample_steps: after how many steps `draw_samples(averaged model, step)` makes a PIL picture.
+        sample_steps: after how many steps `draw_samples(averaged model, step)` makes a PIL picture. The averaged
+            weights of these steps are kept.
         accelerator: by default one in float32 as the launcher set it up.
 
     Returns:
@@ -288,8 +290,10 @@ def train(
                 run.write_sample(done, draw_samples(ema.model, done))
                 clock = time.perf_counter()
             stopping = stop.requested(accelerator)
-            if accelerator.is_main_process and (done % config.save_every == 0 or done == config.steps or stopping):
-                run.write_checkpoint(done, Checkpoint(model, ema, optimizer).write, keep=config.keep_checkpoints)
+            milestone = done in sample_steps or done == config.steps
+            if accelerator.is_main_process and (done % config.save_every == 0 or milestone or stopping):
+                run.write_checkpoint(done, Checkpoint(model, ema, optimizer).write)
+                run.prune_checkpoints(config.keep_checkpoints, milestones=sample_steps)
             accelerator.wait_for_everyone()
             if stopping:
                 bar.write(f"stopped after step {done}, saved; the same command goes on from here")
@@ -357,9 +361,10 @@ class Checkpoint:
 
 def resume(run: Run, model: MDTTransformer, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
     """Load the run's last checkpoint into model, average and optimizer; the number of steps it has done."""
-    if not run.checkpoints:
+    whole = {step: folder for step, folder in run.checkpoints.items() if (folder / "optimizer.safetensors").exists()}
+    if not whole:
         return 0
-    step, folder = max(run.checkpoints.items())
+    step, folder = max(whole.items())
     try:
         Checkpoint(model, ema, optimizer).read(folder)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,11 +119,22 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
 def test_only_the_last_checkpoints_stay_and_a_half_written_one_is_no_checkpoint(tmp_path):
     run = Run(tmp_path)
     for step in (1, 2, 3):
-        run.write_checkpoint(step, lambda folder: (folder / "x").write_text("x"), keep=2)
+        run.write_checkpoint(step, lambda folder: (folder / "x").write_text("x"))
+        run.prune_checkpoints(keep=2)
     assert list(run.checkpoints) == [2, 3]
     with pytest.raises(OSError):
-        run.write_checkpoint(4, lambda folder: (_ for _ in ()).throw(OSError("disk full")), keep=2)
+        run.write_checkpoint(4, lambda folder: (_ for _ in ()).throw(OSError("disk full")))
     assert list(run.checkpoints) == [2, 3]
+
+
+def test_the_averages_of_milestones_stay_and_resuming_goes_on_from_a_whole_checkpoint(tmp_path):
+    run, config = Run(tmp_path), replace(CONFIG, save_every=3, keep_checkpoints=1)
+    train(small_model(), EightImages(), config, run, sample_steps={1, 2, 6})
+    assert list(run.checkpoints) == [1, 2, 6]
+    assert [path.name for path in run.checkpoints[2].iterdir()] == ["transformer"]
+    shutil.rmtree(run.checkpoints[6])
+    train(small_model(), EightImages(), config, run)
+    assert max(run.checkpoints) == 6
 
 
 def test_a_log_line_cut_short_is_left_out(tmp_path):
@@ -168,9 +180,10 @@ def test_masked_and_full_pass_have_their_own_noise_and_the_same_timesteps():
 
 
 def test_the_learning_rate_warms_up_and_decays():
-    config = replace(CONFIG, steps=100, warmup_steps=10, decay="linear", learning_rate=1.0)
+    config = replace(CONFIG, steps=100, warmup_steps=10, decay=0.5, learning_rate=1.0)
     rates = [learning_rate(step, config) for step in range(100)]
-    assert rates[0] < 0.11 and 0.85 < max(rates) < 1 and rates[-1] == pytest.approx(0.01)
+    assert rates[0] == pytest.approx(0.1) and rates[-1] == pytest.approx(0.02)
+    assert all(rate == 1 for rate in rates[10:50]) and rates[75] == pytest.approx(0.5)
 
 
 def test_sample_steps_are_exponential():

@@ -27,13 +27,13 @@ V1 = replace(PAPER, optimizer="adamw", learning_rate=1e-4, mask_ratio=(0.3, 0.3)
 DIT = replace(V1, mask_ratio=None)
 IMAGENET = {"latents": "data/imagenet-latents", "vae": "stabilityai/sd-vae-ft-mse", "sample_guidance_scale": 3.8}
 
-# A laptop's CPU: 16 tokens, an hour or two, the learning rate down to 0 at the end.
+# A laptop's CPU: 16 tokens, an hour or two, the learning rate down to 0 in the last third.
 CPU = TrainingConfig(
     steps=7000,
     batch_size=32,
     learning_rate=1.5e-3,
     warmup_steps=200,
-    decay="linear",
+    decay=0.3,
     ema_decay=0.998,
     save_every=250,
     log_every=50,
