@@ -1,11 +1,13 @@
 """The run folder: written by training, read by the app.
 
-    config.json                       everything that made the run
+    config.json                       everything that made the run, and its "classes": a name per column of the samples
     metrics.jsonl                     one JSON object per logged step
+    evaluation.jsonl                  one JSON object per evaluated step: quality of its checkpoint's samples
     samples/step_00001000.png         the same seeds and classes at growing steps
     checkpoints/step_00001000/        transformer/ (averaged weights), raw.safetensors, optimizer.safetensors;
                                       of a milestone that is no longer among the last ones, transformer/ alone
-    pipeline/                         the finished model, with its autoencoder: a diffusers pipeline folder
+    pipeline/                         a diffusers pipeline folder: from the start autoencoder, class names and preview
+                                      with the initial weights, at the end with the last averaged ones
 
 Everything that a reader may look at appears in one piece: it is written beside its place and then renamed.
 """
@@ -13,7 +15,7 @@ Everything that a reader may look at appears in one piece: it is written beside 
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +40,13 @@ class Run:
 
     @property
     def metrics(self) -> list[dict]:
-        """The logged rows so far, by step; a last line that is still being written is left out."""
-        path = self.folder / "metrics.jsonl"
-        rows: dict[int, dict] = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            rows[row["step"]] = row  # after a resume, the later row of a step counts
-        return [rows[step] for step in sorted(rows)]
+        """The logged rows so far, by step; after a resume, the later row of a step counts."""
+        return _rows(self.folder / "metrics.jsonl")
+
+    @property
+    def evaluations(self) -> list[dict]:
+        """The evaluated steps so far: {"step": 1000, "kid_efflite0": 0.31, ...}, by step."""
+        return _rows(self.folder / "evaluation.jsonl")
 
     @property
     def samples(self) -> dict[int, Path]:
@@ -64,10 +63,12 @@ class Run:
         write_whole(self.folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
 
     def log(self, row: dict) -> None:
-        """Append one row; it has a "step"."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Append one row of metrics; it has a "step"."""
+        _append(self.folder / "metrics.jsonl", row)
+
+    def write_evaluation(self, row: dict) -> None:
+        """Append one row of a checkpoint's quality; it has a "step"."""
+        _append(self.folder / "evaluation.jsonl", row)
 
     def write_sample(self, step: int, image) -> None:
         """Keep a PIL picture of the samples at `step`."""
@@ -85,11 +86,32 @@ class Run:
 
     def prune_checkpoints(self, keep: int, milestones: Collection[int] = ()) -> None:
         """Leave the last `keep` checkpoints whole; of older ones, the averaged weights of milestones stay."""
-        for step in list(self.checkpoints)[:-keep]:
-            folder = self.checkpoints[step]
-            for path in folder.iterdir() if step in milestones else [folder]:
-                if path.name != "transformer":
-                    _remove(path)
+        for step, folder in list(self.checkpoints.items())[:-keep]:
+            if step in milestones:
+                for path in folder.iterdir():
+                    if path.name != "transformer":
+                        _remove(path)
+            else:
+                os.replace(folder, folder.with_name(f".{folder.name}.partial"))  # gone in one piece, too
+        for left in (self.folder / "checkpoints").glob(".*.partial"):  # by this, or by a kill while one was written
+            _remove(left)
+
+
+def pipeline_of(checkpoint: Path) -> tuple[Path, Path]:
+    """What opens a checkpoint as a pipeline: its transformer, and its run's pipeline, which lends everything else.
+
+        transformer, rest = pipeline_of(Path("runs/avatars/checkpoints/step_00001000"))
+        MDTPipeline.from_pretrained(rest, transformer=MDTTransformer.from_pretrained(transformer))
+
+    Raises:
+        ValueError: the folder is no checkpoint of a run, or its run has no pipeline folder.
+    """
+    transformer, pipeline = checkpoint / "transformer", checkpoint.resolve().parents[1] / "pipeline"
+    if not (transformer / "config.json").is_file():
+        raise ValueError(f"{checkpoint} is no checkpoint: RUN/checkpoints/step_XXXXXXXX with a transformer/ is needed")
+    if not (pipeline / "model_index.json").is_file():
+        raise ValueError(f"{checkpoint} lacks its run's {pipeline.parent.name}/pipeline: write it with train.export")
+    return transformer, pipeline
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -113,6 +135,26 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _by_step(paths) -> dict[int, Path]:
-    steps = {int(path.stem.removeprefix("step_")): path for path in paths}
+def _append(path: Path, row: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        file.seek(max(0, file.tell() - 1))
+        cut_short = file.read(1) not in (b"", b"\n")  # by a kill or a full disk: that line stays alone
+        file.write(b"\n" * cut_short + json.dumps(row).encode() + b"\n")
+
+
+def _rows(path: Path) -> list[dict]:
+    """The rows of a JSON lines file by their "step"; a line that is still being written is left out."""
+    rows: dict[int, dict] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            rows[int(row["step"])] = row
+        except (ValueError, TypeError, KeyError):
+            continue
+    return [rows[step] for step in sorted(rows)]
+
+
+def _by_step(paths: Iterable[Path]) -> dict[int, Path]:
+    steps = {int(step): path for path in paths if (step := path.stem.removeprefix("step_")).isdecimal()}
     return dict(sorted(steps.items()))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdt_core import MDTPipeline
-from mdt_core.runs import Run
+from mdt_core import MDTPipeline, MDTTransformer
+from mdt_core.runs import Run, pipeline_of
 from train import avatars
 from train.__main__ import main
 from train.autoencoder import small_autoencoder
@@ -35,7 +35,7 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
     assert [row["images_per_second"] for row in run.metrics][:3] == first  # not run again
     assert list(run.checkpoints) == [4, 5]
     assert Image.open(run.samples[5]).size == (3 * 32, 2 * 32)  # a column per class
-    assert run.config["training"]["steps"] == 5
+    assert run.config["training"]["steps"] == 5 and run.config["classes"] == ["cat", "dog", "hen"]
 
     pipe = MDTPipeline.from_pretrained(run.folder / "pipeline")
     assert pipe.id2label == {0: "cat", 1: "dog", 2: "hen"} and pipe.image_size == 32
@@ -55,3 +55,16 @@ def test_a_wrong_command_ends_with_one_line(arguments, message, tmp_path):
     with pytest.raises(SystemExit) as end:
         main([arguments[0], "--output-dir", str(tmp_path / "run"), *arguments[1:]])
     assert message in str(end.value) and "\n" not in str(end.value)
+
+
+def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(settings, tmp_path, monkeypatch):
+    """Catches a run folder without autoencoder or class names before its end, and a start that resets them."""
+    run = Run(tmp_path / "run")
+    monkeypatch.setattr("train.__main__.export", lambda *_: None)  # the run never comes to its end
+    main(["avatars", "--output-dir", str(run.folder), "--set", *settings, "steps=2"])
+    transformer, rest = pipeline_of(run.checkpoints[2])
+    pipe = MDTPipeline.from_pretrained(rest, transformer=MDTTransformer.from_pretrained(transformer))
+    assert pipe.id2label == {0: "cat", 1: "dog", 2: "hen"} and pipe.config.preview_weights is not None
+    for folder in (run.folder, run.folder / "checkpoints" / "step_00000009"):
+        with pytest.raises(ValueError, match="no checkpoint"):
+            pipeline_of(folder)

@@ -137,12 +137,31 @@ def test_the_averages_of_milestones_stay_and_resuming_goes_on_from_a_whole_check
     assert max(run.checkpoints) == 6
 
 
-def test_a_log_line_cut_short_is_left_out(tmp_path):
+def test_a_log_line_cut_short_is_left_out_and_spoils_no_other(tmp_path):
+    """Catches a reader that stops at what a kill left, and a next row written behind it on the same line."""
     run = Run(tmp_path)
     run.log({"step": 1, "loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 2})[:-3])
     assert run.metrics == [{"step": 1, "loss": 0.5}]
+    run.log({"step": 2, "loss": 0.4})
+    assert [row["step"] for row in run.metrics] == [1, 2]
+
+
+def test_evaluations_come_by_step_and_the_later_row_of_a_step_counts(tmp_path):
+    run = Run(tmp_path)
+    for step, kid in ((200, 0.3), (100, 0.5), (200, 0.2)):
+        run.write_evaluation({"step": step, "kid_efflite0": kid})
+    assert run.evaluations == [{"step": 100, "kid_efflite0": 0.5}, {"step": 200, "kid_efflite0": 0.2}]
+
+
+def test_strangers_in_a_run_folder_are_no_steps(tmp_path):
+    """Catches a reader that a hand-made file brings down."""
+    run = Run(tmp_path)
+    run.write_checkpoint(1, lambda folder: None)
+    (tmp_path / "checkpoints" / "step_best").mkdir()
+    (tmp_path / "metrics.jsonl").write_text('[]\n{"loss": 1}\n7\n{"step": 3}\n')
+    assert list(run.checkpoints) == [1] and run.metrics == [{"step": 3}]
 
 
 # --- what a step draws ---------------------------------------------------------------------------------------

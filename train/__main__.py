@@ -15,7 +15,7 @@ from mdt_core import MDTTransformer, create_model
 from mdt_core.runs import Run
 from mdt_core.training import TrainingError, exponential_steps, train
 from train.config import RECIPES, Recipe, find_recipe
-from train.export import assemble, export
+from train.export import assemble, export, write_pipeline
 from train.latents import Latents, open_autoencoder
 
 
@@ -41,7 +41,9 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     model = create_model(recipe.model, side, len(data.id2label), in_channels=channels)
     vae = open_autoencoder(recipe.vae)
     if accelerator.is_main_process:
-        run.write_config(recipe.describe())
+        run.write_config(recipe.describe() | {"classes": list(data.id2label.values())})
+        if not (run.folder / "pipeline").exists():  # what a checkpoint lacks: autoencoder, class names, preview
+            write_pipeline(assemble(model, vae, data.id2label, data), run.folder / "pipeline")
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         print(f"{recipe.model}, {millions:.1f}M parameters, {len(data)} images, {len(data.id2label)} classes")
     train(

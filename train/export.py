@@ -23,6 +23,11 @@ def assemble(transformer: MDTTransformer, vae, id2label: dict[int, str], data: L
     return pipeline
 
 
+def write_pipeline(pipeline: MDTPipeline, out: Path) -> None:
+    """Write a pipeline folder, in one piece."""
+    write_whole(out, lambda folder: pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE))
+
+
 def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
     """Write the pipeline folder of a run's checkpoint, by default its last.
 
@@ -35,8 +40,7 @@ def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
     step = step or max(steps)
     data = Latents(run.config["latents"])
     transformer = MDTTransformer.from_pretrained(run.checkpoints[step] / "transformer")
-    pipeline = assemble(transformer, open_autoencoder(vae), data.id2label, data)
-    write_whole(out, lambda folder: pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE))
+    write_pipeline(assemble(transformer, open_autoencoder(vae), data.id2label, data), out)
     print(f"{out}: step {step} of {run.folder}, autoencoder {vae}")
 
 
