@@ -13,6 +13,8 @@ null class is a label like any other; shortcut layers start as the identity on t
 Letters: N batch, T tokens, K kept tokens, D width, C latent channels, p patch size, (h, w) latent cells.
 """
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -45,10 +47,10 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         mlp_ratio: hidden width of the MLPs over D.
         num_classes: classes; the label `num_classes` is the null class.
         decoder_layers: how many of the blocks are the decoder (MDT, MDTv2).
+        without: which of the class's `parts` to leave out, for an ablation (the paper's Tables 6 and 8).
     """
 
-    has_relative_bias = False
-    has_learnable_positions = False
+    parts: tuple[str, ...] = ()  # what the class adds to a DiT, each of which can be left out
 
     @register_to_config
     def __init__(
@@ -62,27 +64,35 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         mlp_ratio: float = 4.0,
         num_classes: int = 1000,
         decoder_layers: int = 0,
+        without: Sequence[str] = (),
     ):
         super().__init__()
         if sample_size % patch_size:
             raise ValueError(f"sample_size {sample_size} is not a multiple of patch_size {patch_size}")
         if not 0 <= decoder_layers < depth:
             raise ValueError(f"decoder_layers must be in 0..{depth - 1}, got {decoder_layers}")
+        if strangers := set(without) - set(self.parts):
+            known = ", ".join(self.parts) or "nothing"
+            raise ValueError(f"{type(self).__name__} can go without {known}, not {', '.join(sorted(strangers))}")
         self.grid_size = sample_size // patch_size
         self.num_tokens = self.grid_size**2
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
-        self.pos_embed = nn.Parameter(self._positions(), requires_grad=self.has_learnable_positions)
+        self.pos_embed = nn.Parameter(self._positions(), requires_grad=self.has("learnable_positions"))
         self.build_blocks()
         self.final_layer = FinalLayer(hidden_size, patch_size, 2 * in_channels)
         self.initialize_weights()
+
+    def has(self, part: str) -> bool:
+        """Whether the model has one of the parts that its class can have."""
+        return part in self.parts and part not in self.config.without
 
     def _positions(self) -> Tensor:
         return sincos_positions(self.config.hidden_size, self.grid_size)
 
     def _block(self, shortcut: bool = False) -> Block:
-        config, grid_size = self.config, self.grid_size if self.has_relative_bias else None
+        config, grid_size = self.config, self.grid_size if self.has("relative_bias") else None
         return Block(config.hidden_size, config.num_heads, config.mlp_ratio, grid_size, shortcut)
 
     # --- what a subclass says ------------------------------------------------------------------------------
@@ -189,17 +199,16 @@ class DiT(MDTTransformer):
 class MDT(DiT):
     """Adds the masked pass: side-interpolator, decoder positions, mask token; and the two position terms."""
 
-    has_relative_bias = True
-    has_learnable_positions = True
+    parts = ("relative_bias", "learnable_positions", "side_interpolator")
 
     def build_blocks(self) -> None:
         super().build_blocks()
         self.build_side_interpolator()
 
     def build_side_interpolator(self) -> None:
-        self.decoder_pos_embed = nn.Parameter(self._positions())
+        self.decoder_pos_embed = nn.Parameter(self._positions(), requires_grad=self.has("learnable_positions"))
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.config.hidden_size))
-        self.sideblocks = nn.ModuleList([self._block()])
+        self.sideblocks = nn.ModuleList(self._block() for _ in range(self.has("side_interpolator")))
 
     def interpolate(self, x: Tensor, c: Tensor, keep: Tensor | None) -> Tensor:
         if keep is None:
@@ -216,14 +225,17 @@ class MDT(DiT):
 class MDTv2(MDT):
     """Adds the shortcuts: encoder halves joined as in a U-Net, the noisy input into every decoder block."""
 
+    parts = (*MDT.parts, "long_shortcuts", "dense_inputs")
+
     def build_blocks(self) -> None:
         config = self.config
         half, odd = divmod(config.depth - config.decoder_layers, 2)
         if odd:
             raise ValueError(f"MDTv2's encoder has two halves: depth - decoder_layers = {2 * half + 1} is odd")
         self.en_inblocks = nn.ModuleList(self._block() for _ in range(half))
-        self.en_outblocks = nn.ModuleList(self._block(shortcut=True) for _ in range(half))
-        self.de_blocks = nn.ModuleList(self._block(shortcut=True) for _ in range(config.decoder_layers))
+        self.en_outblocks = nn.ModuleList(self._block(shortcut=self.has("long_shortcuts")) for _ in range(half))
+        dense = self.has("dense_inputs")
+        self.de_blocks = nn.ModuleList(self._block(shortcut=dense) for _ in range(config.decoder_layers))
         self.build_side_interpolator()
 
     def encode(self, x: Tensor, c: Tensor, keep: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdt_core import MDTTransformer, create_model
+from mdt_core import MDTTransformer, MDTv2, create_model
 from mdt_core.masking import draw_keep, is_kept
 
 
@@ -109,3 +109,21 @@ def test_a_foreign_folder_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(ValueError, match="UNet2DModel"):
         MDTTransformer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", MDTv2.parts)
+def test_a_part_left_out_is_gone_and_all_else_is_as_it_was(part, tmp_path):
+    """Catches an ablation that changes nothing, one that changes more than its part, and one that is lost on disk."""
+    whole, less = tiny("MDTv2"), tiny("MDTv2", without=[part])
+    gone = whole.state_dict().keys() - less.state_dict().keys()
+    mark = {"relative_bias": "rel_pos_bias", "side_interpolator": "sideblocks"}.get(part, "skip_linear")
+    if part == "learnable_positions":
+        assert not gone and not less.pos_embed.requires_grad and not less.decoder_pos_embed.requires_grad
+    else:
+        assert gone and all(mark in key for key in gone)
+    less.save_pretrained(tmp_path)
+    keep, x = draw_keep(torch.rand(2, 16), 9), torch.randn(2, 4, 8, 8)
+    call = (x, T([5, 800]), T([1, 3]), keep)
+    assert torch.equal(less(*call), MDTTransformer.from_pretrained(tmp_path)(*call))
+    with pytest.raises(ValueError, match="long_shortcuts"):
+        tiny("MDT", without=["long_shortcuts"])
