@@ -11,17 +11,21 @@ import sys
 from pathlib import Path
 
 from app.engine import Engine
+from app.models import MODELS, SHIPPED_RUNS, Models, find_models
 from app.ui import build, launch
 
-ROOT = Path(__file__).parent
-MODELS = ROOT / "assets" / "models"
 DEFAULT = MODELS / "avatars"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; host and port default to what a Space sets in the environment."""
     parser = argparse.ArgumentParser(description="Masked diffusion transformers in the browser.")
-    parser.add_argument("--model", default=str(DEFAULT), metavar="PATH_OR_ID", help="a pipeline folder or a hub id")
+    parser.add_argument(
+        "--model",
+        default=str(DEFAULT),
+        metavar="PATH_OR_ID",
+        help="a pipeline folder, a checkpoint, a published file, or a hub id",
+    )
     parser.add_argument("--runs", default="runs", type=Path, metavar="FOLDER", help="training runs to look at")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)), type=int)
@@ -29,21 +33,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def find_models(chosen: str) -> dict[str, str]:
-    """Name -> location: the chosen model first, then the others that are shipped."""
-    folders = [path for path in sorted(MODELS.glob("*")) if (path / "model_index.json").is_file()]
-    models = {chosen.rstrip("/").rsplit("/", 1)[-1]: chosen}
-    for folder in folders:
-        if not (Path(chosen).exists() and folder.samefile(chosen)):
-            models.setdefault(folder.name, str(folder))
-    return models
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Build the page and serve it until interrupted. A model, device or port that cannot be had ends it in one line."""
     options = parse_arguments(arguments)
     try:
-        demo = build(Engine(find_models(options.model), device=options.device), options.runs)
+        models = Models(find_models(options.model), runs=(options.runs, SHIPPED_RUNS))
+        demo = build(Engine(models, device=options.device), options.runs)
         launch(demo, server_name=options.host, server_port=options.port)
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from app.zero import gpu
 from mdt_core.guidance import guidance_weight
-from mdt_core.pipeline import MDTPipeline
+from mdt_core.opening import open_pipeline
 from mdt_core.samplers import SAMPLERS, sampling_timesteps
 from mdt_core.transformer import MDT
 
@@ -104,7 +104,7 @@ class ModelInfo:
 class Engine:
     """Holds the models that can be used by name and the one that is in memory.
 
-    `models`: name -> local folder or hub id. `load`: that location -> pipeline.
+    `models`: name -> location; it is looked into at every use, so it may grow. `load`: a location -> pipeline.
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class Engine:
         models: Mapping[str, str],
         *,
         device: str | None = None,
-        load: Callable[[str], Any] = MDTPipeline.from_pretrained,
+        load: Callable[[str], Any] = open_pipeline,
     ):
-        self.models = dict(models)
+        self.models = models
         self.default = next(iter(self.models))
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device:
@@ -125,6 +125,10 @@ class Engine:
         self._name: str | None = None
         self._pipe: Any = None
         self._info: dict[str, ModelInfo] = {}
+
+    def find(self, name: Any, otherwise: str) -> str:
+        """The model of this name, which may come from a stranger's file; `otherwise` where there is none."""
+        return name if isinstance(name, str) and name in self.models else otherwise
 
     def describe(self, name: str) -> ModelInfo:
         """What there is to know of a model; loads it if it never was."""
@@ -146,9 +150,11 @@ class Engine:
 
     def _open(self, name: str) -> Any:
         """The pipeline of this name, loaded if another one is in memory. The lock is held."""
-        if name not in self.models:
-            raise ValueError(f"There is no model {name!r}: choose one of {', '.join(self.models)}.")
         if name != self._name:
+            if name not in self.models:
+                known = list(self.models)
+                more = f" ({len(known) - 8} more)" if len(known) > 8 else ""
+                raise ValueError(f"There is no model {name!r}: choose one of {', '.join(known[:8])}{more}.")
             self._name = self._pipe = None  # let go of the old weights before the new ones come
             self._pipe = self._load(self.models[name]).to(self.device)
             self._pipe.set_progress_bar_config(disable=True)

@@ -9,8 +9,10 @@ from typing import Any
 
 import gradio as gr
 import torch
+from gradio.events import Dependency
 
 from app.engine import Engine, ModelInfo
+from app.models import checkpoint_name
 
 Update = dict[Any, Any]  # what a handler returns or yields: component -> its new value or gr.update
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # of every event that runs a model: one queue for all
@@ -27,11 +29,26 @@ class Studio:
 
     engine: Engine
     runs: Path  # the folders of training runs
-    model: gr.Dropdown  # the name of the model in use; on its change a tab offers that model's classes
+    model: gr.Dropdown  # the name of the model in use
+    opened: Dependency  # the event that opened it; on its success a tab offers that model's classes
     info: ModelInfo  # of the model in use when the page opens
     tabs: gr.Tabs | None = None  # of the page; a tab's id is its name in lower case
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last
+
+    def pick(self, name: str) -> dict:
+        """The update of `model` that chooses one, which may have come up after the page was opened."""
+        return gr.update(choices=list(self.engine.models), value=name, visible=True)
+
+    def open_in(self, tab: str, run: str, step: int) -> Update:
+        """Go to a tab ("generate" or "inpaint") with a checkpoint of a run as the model in use.
+
+        An event that returns this has `model` and `tabs` among its outputs; what cannot be opened is told as gr.Error.
+        """
+        name = checkpoint_name(run, step)
+        with clear_errors():
+            self.engine.describe(name)
+        return {self.model: self.pick(name), self.tabs: gr.Tabs(selected=tab)}
 
 
 def progress(fraction: float, text: str) -> str:

@@ -1,13 +1,14 @@
 """The page: a header with the model in use, then one tab per file of app/tabs."""
 
 import html
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from app.engine import Engine, ModelInfo
-from app.studio import GLUE, Studio
+from app.studio import CHECK, GLUE, Studio, clear_errors
 from app.tabs.compare import Compare
 from app.tabs.generate import Generate
 from app.tabs.inpaint import Inpaint
@@ -71,13 +72,27 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
                 min_width=220,
                 elem_id="model",
             )
-        studio = Studio(engine, runs, model, info)
+        good = gr.State(info.name)  # the last model that could be opened
+        opened = model.change(partial(open_model, engine), model, [about, good], **CHECK)
+        opened.failure(lambda name: name, good, model, **GLUE)
+        gr.on([demo.load, model.focus], lambda: offer(engine), outputs=model, **GLUE)
+        studio = Studio(engine, runs, model, opened, info)
         with gr.Tabs() as studio.tabs:
             for name, tab in TABS.items():
                 with gr.Tab(name, id=name.lower()):
                     tab(studio)
-        model.change(lambda name: header(engine.describe(name)), model, about, **GLUE)
     return demo.queue(max_size=32)
+
+
+def open_model(engine: Engine, name: str) -> tuple[str, str]:
+    """Another model was chosen: load it. Its header and name, or the sentence that says why not."""
+    with clear_errors():
+        return header(engine.describe(name)), name
+
+
+def offer(engine: Engine) -> dict:
+    """The models that there are now: a run may have written a checkpoint since."""
+    return gr.update(choices=list(engine.models), visible=len(engine.models) > 1)
 
 
 def header(info: ModelInfo) -> str:

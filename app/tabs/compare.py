@@ -44,7 +44,7 @@ class Compare:
     """The tab's components, and what happens between them."""
 
     def __init__(self, studio: Studio):
-        self.engine = studio.engine
+        self.engine, self.pick = studio.engine, studio.pick
         with gr.Row(equal_height=False):
             with gr.Column(scale=0, min_width=400, elem_classes="controls"):
                 self._lay_out_controls(studio)
@@ -75,7 +75,7 @@ class Compare:
     def _wire(self, studio: Studio) -> None:
         page = [self.start, self.stop, self.status, self.stage, self.save]
         settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
-        studio.model.change(self.offer_classes, [studio.model, self.classes], self.classes, **GLUE)
+        studio.opened.success(self.offer_classes, [studio.model, self.classes], self.classes, **GLUE)
         self.axis.input(lambda axis: AXES[axis].default, self.axis, self.values, **GLUE)
         check = self.start.click(self.begin, [studio.model, *settings], [*page, self.comparison, self.grid], **CHECK)
         run = check.success(
@@ -144,15 +144,14 @@ class Compare:
         """Set all controls from a saved grid."""
         with clear_errors():
             recipe = recipes.read(path, kind="compare")
-            name = recipe.get("model")
-            info = self.engine.describe(name if name in self.engine.models else model)
+            info = self.engine.describe(self.engine.find(recipe.get("model"), model))
             comparison, notes = recipes.to_comparison(recipe, info)
         for note in notes:
             gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
         classes, _, *sampling = from_request(comparison.base, info, comparison.class_labels)
         values = join_values(comparison.values)
         text = progress(0, "Recipe loaded. Press Compare for the same grid again.")
-        return [None, info.name, classes, comparison.axis, values, *sampling, text]
+        return [None, self.pick(info.name), classes, comparison.axis, values, *sampling, text]
 
 
 def show(uri: str) -> str:

@@ -33,7 +33,7 @@ class Generate:
     """The tab's components, and what happens between them. Methods that return an Update touch only what is in it."""
 
     def __init__(self, studio: Studio):
-        self.engine = studio.engine
+        self.engine, self.pick = studio.engine, studio.pick
         with gr.Row(equal_height=False, elem_classes="tab"):
             with gr.Column(scale=0, min_width=400, elem_classes="controls"):
                 self._lay_out_controls(studio)
@@ -93,7 +93,7 @@ class Generate:
     def _wire(self, studio: Studio) -> None:
         model, trajectory = studio.model, self.trajectory
         page = [self.start, self.stop, self.status, self.stage, self.gallery, self.step, self.again, self.picture]
-        model.change(self.offer_classes, [model, self.classes], self.classes, **GLUE)
+        studio.opened.success(self.offer_classes, [model, self.classes], self.classes, **GLUE)
         self.any_class.click(self.random_class, model, self.classes, **GLUE)
         self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
 
@@ -205,13 +205,12 @@ class Generate:
         """Set all controls from a saved picture."""
         with clear_errors():
             recipe = recipes.read(path)
-        name = recipe.get("model")
-        info = self.engine.describe(name if name in self.engine.models else model)
+            info = self.engine.describe(self.engine.find(recipe.get("model"), model))
         request, notes = recipes.to_request(recipe, info)
         for note in notes:
             gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
         text = f"Recipe loaded: seed {request.seeds[0]}. Press Generate for the same picture again."
-        return [None, info.name, *from_request(request, info), progress(0, text)]
+        return [None, self.pick(info.name), *from_request(request, info), progress(0, text)]
 
     def generate(
         self,

@@ -29,7 +29,7 @@ class Inpaint(Page):
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
-        self.engine, self._model, self._tabs = studio.engine, studio.model, studio.tabs
+        self.engine, self.pick, self._model, self._tabs = studio.engine, studio.pick, studio.model, studio.tabs
         self._wire(studio)
 
     def _wire(self, studio: Studio) -> None:
@@ -42,7 +42,7 @@ class Inpaint(Page):
         page = [self.start, self.stop, self.status, easel, job, outcome, *views]
 
         choices = [self.controls.label, self.controls.method]
-        model.change(self.offer, [model, *choices], choices, **GLUE)
+        studio.opened.success(self.offer, [model, *choices], choices, **GLUE)
         wire_presets(self.preset, self.controls, model, self.engine.describe)
         self.open.upload(self.take_upload, self.open, page, **CHECK)
         self.example.select(self.take_example, model, [*page, self.controls.label], **GLUE)
@@ -254,8 +254,7 @@ class Inpaint(Page):
         """Set all controls and the mask from a saved picture; without a picture on the easel it takes its place."""
         with clear_errors():
             recipe = recipes.read(path, kind="inpaint")
-            name = recipe.get("model")
-            info = self.engine.describe(name if name in self.engine.models else model)
+            info = self.engine.describe(self.engine.find(recipe.get("model"), model))
             settings, notes = settings_from(recipe, info)
             update = {} if easel else self._take(easel := Easel(open_image(path), Path(path).stem))
         mask = mask_from(recipe)
@@ -276,7 +275,7 @@ class Inpaint(Page):
         return {
             **update,
             self.recipe: None,
-            self._model: info.name,
+            self._model: self.pick(info.name),
             self.preset: preset_of(settings),
             self.status: progress(0, text),
             **dict(values),

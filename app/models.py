@@ -1,0 +1,78 @@
+"""The models that can be chosen, by name: those given at start, and every checkpoint that the runs hold by now.
+
+A name is looked up here and never becomes part of a path, so that nothing else on the machine can be opened.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mdt_core.runs import Run
+
+ASSETS = Path(__file__).parents[1] / "assets"
+MODELS = ASSETS / "models"  # pipeline folders
+SHIPPED_RUNS = ASSETS / "progress"
+
+
+class Models(Mapping[str, str]):
+    """Name -> location. Runs come and go while the app is up: their folders are read at every look-up.
+
+    `given`: name -> pipeline folder, published file or hub id. `runs`: folders of run folders; the first that has a run
+    of a name counts.
+    """
+
+    def __init__(self, given: Mapping[str, str], runs: Sequence[Path] = ()):
+        self.given = dict(given)
+        self.runs = list(runs)
+
+    def __getitem__(self, name: str) -> str:
+        return self.given[name] if name in self.given else self.checkpoints()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.given | self.checkpoints())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def checkpoints(self) -> dict[str, str]:
+        """Those that can be opened: of every run, the latest first."""
+        return {
+            checkpoint_name(run.name, step): str(folder)
+            for run in find_runs(self.runs).values()
+            if (run.folder / "pipeline" / "model_index.json").is_file()
+            for step, folder in reversed(run.checkpoints.items())
+            if (folder / "transformer").is_dir()
+        }
+
+
+def find_models(chosen: str, shipped: Path = MODELS) -> dict[str, str]:
+    """Name -> location: the chosen model first, then the others that are shipped."""
+    models = {name_of(chosen): chosen}
+    for folder in sorted(index.parent for index in shipped.glob("*/model_index.json")):
+        if not (Path(chosen).exists() and folder.samefile(chosen)):
+            models.setdefault(folder.name, str(folder))
+    return models
+
+
+def name_of(location: str) -> str:
+    """The last part of a path or hub id; of a checkpoint's path, what `checkpoint_name` says."""
+    *_, run, above, last = ["", "", *Path(location).expanduser().resolve().parts]
+    step = last.removeprefix("step_")
+    return checkpoint_name(run, int(step)) if above == "checkpoints" and step.isdecimal() else last
+
+
+def checkpoint_name(run: str, step: int) -> str:
+    """What the checkpoint of a run is called among the models, and in recipes."""
+    return f"{run} @ {step}"
+
+
+def find_runs(folders: Sequence[Path]) -> dict[str, Run]:
+    """Name -> run, of folders that hold run folders; what vanishes meanwhile or is no run is left out."""
+    found: dict[str, Run] = {}
+    for folder in folders:
+        try:
+            names = sorted(path for path in folder.iterdir() if (path / "config.json").is_file())
+        except OSError:  # not there, or no longer
+            continue
+        for path in names:
+            found.setdefault(path.name, Run(path))
+    return found

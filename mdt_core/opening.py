@@ -1,0 +1,38 @@
+"""Any source -> a pipeline: what `MDTPipeline.from_pretrained` opens, and a checkpoint of a training run.
+
+A checkpoint holds the transformer alone (see `runs.py`); its run's pipeline lends autoencoder, class names and preview.
+"""
+
+from pathlib import Path
+
+from mdt_core.pipeline import MDTPipeline
+from mdt_core.runs import pipeline_of
+from mdt_core.transformer import MDTTransformer
+
+
+def open_pipeline(source: str | Path) -> MDTPipeline:
+    """Open a pipeline folder, a published file, a hub id, or `RUN/checkpoints/step_XXXXXXXX`.
+
+    Raises:
+        ValueError: nothing is there, it is damaged or half written, or it is not a model of this family.
+    """
+    folder = Path(source).expanduser()
+    if not (folder / "transformer").is_dir() or (folder / "model_index.json").exists():
+        return MDTPipeline.from_pretrained(source)
+    weights, rest = pipeline_of(folder)
+    pipe = MDTPipeline.from_pretrained(rest, transformer=load_transformer(weights))
+    if pipe.vae.config.latent_channels != pipe.transformer.config.in_channels:
+        raise ValueError(f"{folder} and {rest} do not belong together: their latent channels differ")
+    return pipe
+
+
+def load_transformer(folder: Path) -> MDTTransformer:
+    """The weights in a checkpoint's `transformer` folder, every one of them. ValueError where they cannot be had."""
+    try:
+        model, found = MDTTransformer.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # cut short, half written, of another shape: the readers have no common base class
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"the checkpoint {folder} cannot be read: {reason}") from error
+    if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
+        raise ValueError(f"the checkpoint {folder} does not suit its configuration: {odd[0]} is missing or extra")
+    return model
