@@ -5,7 +5,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from mdt_core.autoencoder import decode, downscale, encode, fit_preview, posterior, preview
-from train.autoencoder import reconstruction_loss, small_autoencoder, start_linear, statistics_loss
+from train.adversary import reconstruction_loss
+from train.autoencoder import small_autoencoder, start_linear, statistics_loss
 
 
 @pytest.fixture

@@ -1,21 +1,18 @@
 """Train the small autoencoder of the shipped model.
 
-A diffusers `AutoencoderTiny` on pixel blocks (see mdt_core/autoencoder.py): 64 px become 16 x 16 cells of 8
+A diffusers `AutoencoderTiny` on pixel blocks (see mdt_core/autoencoder.py): 64 px become 16 x 16 cells of 4
 channels, and every convolution runs at 16 x 16, which a CPU can afford.
 
 It starts as the best *linear* autoencoder: convolutions with ReLU can carry a signal as its positive and its
 negative part, so the first weights are the principal components of the pixel blocks and every residual branch
 is zero. Training then only has to find what is not linear. The objective, for drawings:
 
-    |x - x'| + |grad x - grad x'| + latent statistics + (last part) adversarial term of a small patch critic
+    |x - x'| + |grad x - grad x'| / 2 + latent statistics + (last part) adversarial term of a small patch critic
 
-The gradient term holds on to thin lines. The decoder is given latents with noise, so that it learns to draw
-clean shapes from latents that are slightly wrong, as a sampler's are. No perceptual network is used: the judge
-of `train.evaluate` stays independent of what it judges.
+The decoder is given latents with a little noise, so that the encoder spends its channels on what survives it.
+`train.decoder` then tunes the decoder on what a diffusion model hands it.
 
     python -m train.autoencoder data/avatars --out runs/avatars-autoencoder
-    python -m train.autoencoder data/avatars --out runs/avatars-decoder --init runs/avatars-autoencoder \
-        --balance 0.6 --decoder-only --noise 0 0.25 --critic-from 0 --steps 3000 --lr 5e-4
 """
 
 import argparse
@@ -25,15 +22,16 @@ import time
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mdt_core.autoencoder import decode, encode
-from train.avatars import load
+from train.adversary import PatchCritic, adaptive_weight, hinge_loss, reconstruction_loss
+from train.avatars import STYLES, load
 
 LATENT_STD = 0.25  # of the raw latents: the decoder clamps at 3, which is then far out
 
@@ -121,39 +119,10 @@ def balance_channels(vae: AutoencoderTiny, pixels: Tensor, power: float) -> Tens
     return factors
 
 
-class PatchCritic(nn.Sequential):
-    """Pixels (N, 3, H, W) -> realism of overlapping patches (N, 1, H/4, W/4)."""
-
-    def __init__(self, width: int = 32):
-        super().__init__(
-            nn.Conv2d(3, width, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            nn.GroupNorm(8, 2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            nn.GroupNorm(8, 2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 1, 3, padding=1),
-        )
-
-
-def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
-    """|x - y| plus the same of the horizontal and vertical differences, averaged."""
-    dx, dy = (x - y).diff(dim=3), (x - y).diff(dim=2)
-    return (x - y).abs().mean() + 0.5 * (dx.abs().mean() + dy.abs().mean())
-
-
 def statistics_loss(latents: Tensor) -> Tensor:
     """Squared mean and squared log standard deviation of each channel, averaged: zero at mean 0, std 1."""
     std, mean = torch.std_mean(latents, dim=(0, 2, 3))
     return (mean**2 + std.log() ** 2).mean()
-
-
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
-    """Ratio of the two losses' gradient norms at the last layer (arXiv 2012.09841, eq. 7)."""
-    g_rec, g_adv = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (reconstruction, adversarial))
-    return (g_rec.norm() / (g_adv.norm() + 1e-6)).clamp(max=1e3).detach()
 
 
 @torch.no_grad()
@@ -163,30 +132,24 @@ def psnr(vae: AutoencoderTiny, pixels: Tensor) -> float:
     return 10 * math.log10(4.0 / torch.stack(errors).mean().item())
 
 
+def pixels_of(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """uint8 (N, 3, H, W) -> [-1, 1]."""
+    return torch.as_tensor(images).float().to(device) / 127.5 - 1.0
+
+
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = torch.from_numpy(load(args.data, "train").images)  # (N, 3, H, W) uint8
-
-    def pixels(some: Tensor) -> Tensor:
-        return some.float().to(device) / 127.5 - 1.0
-
-    validation = pixels(torch.from_numpy(load(args.data, "validation").images)[:512])
-    if args.init:
-        vae = AutoencoderTiny.from_pretrained(args.init).to(device)
-        if args.balance is not None:
-            factors = balance_channels(vae, validation, args.balance)
-            print(f"channels scaled by {[round(factor, 3) for factor in factors.tolist()]}")
-    else:
-        vae = small_autoencoder(args.encoder_width, args.decoder_width, args.latent_channels, args.block).to(device)
-        start_linear(vae, pixels(images[torch.randperm(len(images))[:512]]), args.block)
-    vae.encoder.requires_grad_(not args.decoder_only)
+    data = load(args.data, "train")
+    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)  # (N, 3, H, W) uint8, (N,)
+    validation = pixels_of(load(args.data, "validation").images[:512], device)
+    vae = small_autoencoder(args.encoder_width, args.decoder_width, args.latent_channels, args.block).to(device)
+    start_linear(vae, pixels_of(images[torch.randperm(len(images))[:512]], device), args.block)
     vae = vae.to(memory_format=torch.channels_last)
-    critic = PatchCritic().to(device, memory_format=torch.channels_last)
+    critic = PatchCritic(len(STYLES)).to(device, memory_format=torch.channels_last)
     average = deepcopy(vae).requires_grad_(False)
     print(f"before training: {psnr(vae, validation):.2f} dB")
-    vae.save_pretrained(args.out)
-    weights = [p for p in vae.parameters() if p.requires_grad]
+    weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=5e-4, betas=(0.5, 0.99), weight_decay=0.0)
     warm_up, critic_start = 100, int(args.steps * args.critic_from)
@@ -200,15 +163,16 @@ def train(args: argparse.Namespace) -> None:
     started = time.time()
     bar = tqdm(range(args.steps), desc="autoencoder", unit="step")
     for step in bar:
-        x = pixels(images[torch.randint(len(images), (args.batch_size,))])
+        some = torch.randint(len(images), (args.batch_size,))
+        x, classes = pixels_of(images[some], device), labels[some].to(device)
         latents = encode(vae, x)
         level = torch.empty(len(x), 1, 1, 1, device=device).uniform_(*args.noise)
         y = decode(vae, latents + level * torch.randn_like(latents))
         reconstruction = reconstruction_loss(x, y)
-        loss = reconstruction if args.decoder_only else reconstruction + 0.01 * statistics_loss(latents)
+        loss = reconstruction + 0.01 * statistics_loss(latents)
         if step >= critic_start:
             critic.requires_grad_(False)
-            adversarial = -critic(y).mean()
+            adversarial = -critic(y, classes).mean()
             weight = adaptive_weight(reconstruction, adversarial, vae.decoder.layers[-1].weight)
             loss = loss + args.critic_weight * weight * adversarial
             critic.requires_grad_(True)
@@ -218,8 +182,8 @@ def train(args: argparse.Namespace) -> None:
         optimizer.step()
         schedule.step()
         if step >= critic_start - 200:  # the critic gets a head start
-            real, fake = critic(torch.cat([x, y.detach()])).chunk(2)
-            critic_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+            real, fake = critic(torch.cat([x, y.detach()]), classes.repeat(2)).chunk(2)
+            critic_loss = hinge_loss(real, fake)
             critic_optimizer.zero_grad(set_to_none=True)
             critic_loss.backward()
             critic_optimizer.step()
@@ -236,6 +200,9 @@ def train(args: argparse.Namespace) -> None:
             log.flush()
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
             average.save_pretrained(args.out)
+    factors = balance_channels(average, validation, args.balance)
+    average.save_pretrained(args.out)
+    print(f"channels scaled by {[round(factor, 3) for factor in factors.tolist()]}: {psnr(average, validation):.2f} dB")
 
 
 def main() -> None:
@@ -245,26 +212,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--encoder-width", type=int, default=48)
-    parser.add_argument("--decoder-width", type=int, default=80)
-    parser.add_argument("--latent-channels", type=int, default=8)
+    parser.add_argument("--decoder-width", type=int, default=96)
+    parser.add_argument("--latent-channels", type=int, default=4)
     parser.add_argument("--block", type=int, default=4, help="pixels along a latent cell's side")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
         "--noise",
         type=float,
         nargs=2,
-        default=(0.05, 0.05),
+        default=(0.0, 0.15),
         metavar=("LEAST", "MOST"),
         help="on the latents that the decoder is given, of std 1: each image draws its level between the two",
     )
     parser.add_argument("--critic-weight", type=float, default=0.1, help="share of the reconstruction's gradient")
     parser.add_argument("--critic-from", type=float, default=0.6, help="fraction of the steps without a critic")
     parser.add_argument("--ema", type=float, default=0.998)
-    parser.add_argument("--init", type=Path, help="go on from this autoencoder")
-    parser.add_argument(
-        "--balance", type=float, metavar="POWER", help="with --init: scale the channels by their effect"
-    )
-    parser.add_argument("--decoder-only", action="store_true", help="keep the encoder, and so the latents, as they are")
+    parser.add_argument("--balance", type=float, default=0.6, metavar="POWER", help="of a channel's effect; 0: std 1")
     parser.add_argument("--log-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())

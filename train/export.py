@@ -4,6 +4,7 @@ python -m train.export runs/avatars --vae runs/avatars-autoencoder --out assets/
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,8 +25,15 @@ def assemble(transformer: MDTTransformer, vae, id2label: dict[int, str], data: L
 
 
 def write_pipeline(pipeline: MDTPipeline, out: Path) -> None:
-    """Write a pipeline folder, in one piece."""
-    write_whole(out, lambda folder: pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE))
+    """Write a pipeline folder, in one piece. A model card that is there stays: it is written by hand."""
+    card = out / "README.md"
+
+    def fill(folder: Path) -> None:
+        pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+        if card.exists():
+            shutil.copy(card, folder)
+
+    write_whole(out, fill)
 
 
 def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:

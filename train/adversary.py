@@ -1,0 +1,49 @@
+"""What the small autoencoder's pictures are held to: the originals, and a critic of patches.
+
+No perceptual network is used, so that the judge of `train.evaluate` stays independent of what it judges.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+class PatchCritic(nn.Module):
+    """Realism of overlapping patches of 62 x 62 pixels, of the style that the class says.
+
+    A score of the patch plus, per class, a linear one of its features (projection: arXiv 1802.05637, equation 3);
+    spectral normalisation throughout (arXiv 1802.05957).
+    """
+
+    def __init__(self, num_classes: int, width: int = 48):
+        super().__init__()
+        sizes = [(3, width, 4, 2), (width, 2 * width, 4, 2), (2 * width, 2 * width, 4, 2), (2 * width, 2 * width, 3, 1)]
+        layers = []
+        for inputs, outputs, kernel, stride in sizes:
+            layers += [spectral_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding=1)), nn.LeakyReLU(0.2)]
+        self.features = nn.Sequential(*layers)
+        self.score = spectral_norm(nn.Conv2d(2 * width, 1, 3, padding=1))
+        self.of_class = spectral_norm(nn.Embedding(num_classes, 2 * width))
+
+    def forward(self, pixels: Tensor, class_labels: Tensor) -> Tensor:
+        """Pixels (N, 3, H, W) in [-1, 1], class_labels (N,) -> (N, 1, H/8, W/8); real ones score high."""
+        found = self.features(pixels)
+        return self.score(found) + torch.einsum("nchw,nc->nhw", found, self.of_class(class_labels)).unsqueeze(1)
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """What the critic minimises over scores of real and of made pictures."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
+    """|x - y| plus half the same of the horizontal and vertical differences, averaged: it holds on to thin lines."""
+    dx, dy = (x - y).diff(dim=3), (x - y).diff(dim=2)
+    return (x - y).abs().mean() + 0.5 * (dx.abs().mean() + dy.abs().mean())
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
+    """Ratio of the two losses' gradient norms at the last layer (arXiv 2012.09841, equation 7)."""
+    g_rec, g_adv = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (reconstruction, adversarial))
+    return (g_rec.norm() / (g_adv.norm() + 1e-6)).clamp(max=1e3).detach()

@@ -1,0 +1,185 @@
+"""Tune the small autoencoder's decoder on the latents that it is really given: the diffusion model's own.
+
+A decoder knows encoded pictures alone; a sampler's latents are slightly wrong, and what it makes of them is smeared
+edges and mottled areas. So it is trained on three kinds of latents in equal parts, with the encoder, and with it
+every latent, left as it is:
+
+    encoded       a picture's latents, with a little noise             held to the picture and to the critic
+    round trips   the same, noised half-way, and sampled back          held to the picture and to the critic
+    samples       out of pure noise, as the app draws them             held to the critic alone
+
+    python -m train.decoder --model runs/avatars/pipeline --data data/avatars --latents data/avatars-latents \
+        --out runs/avatars-decoder
+
+The drafts (round trips and samples) are kept in the folder: the same command goes on from them.
+"""
+
+import argparse
+import json
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mdt_core import MDTPipeline
+from mdt_core.autoencoder import decode
+from mdt_core.diffusion import Diffusion
+from mdt_core.guidance import guide
+from mdt_core.runs import write_whole
+from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
+from train.adversary import PatchCritic, adaptive_weight, hinge_loss, reconstruction_loss
+from train.autoencoder import pixels_of, psnr
+from train.avatars import load
+from train.latents import Latents
+
+STEPS = 25  # of dpm++, as the app opens; so are guidance scale and power
+TRIPS_FROM = (14, 22)  # steps that a round trip leaves out, at least and at most: it starts at t = 400 to 80
+
+
+@torch.no_grad()
+def draw_drafts(pipe: MDTPipeline, latents: Tensor, labels: Tensor, first_seed: int, start: int) -> Tensor:
+    """Latents of pictures, noised to step `start` of the schedule, and sampled from there.
+
+    Args:
+        pipe: gives the diffusion model.
+        latents: (N, C, h, w); at `start` 0 nothing is left of them.
+        labels: (N,) classes.
+        first_seed: of the first image; the others follow.
+        start: 0 to STEPS - 1.
+
+    Returns:
+        (N, C, h, w).
+    """
+    rngs = generators(range(first_seed, first_seed + len(labels)))
+    timestep = sampling_timesteps("dpm++", STEPS)[start]
+    noise = noise_like(latents, rngs)
+    noised = noise if start == 0 else Diffusion().diffuse(latents, noise, None, timestep)
+    denoise = guide(
+        pipe.transformer,
+        labels,
+        null_class=pipe.num_classes,
+        guidance_scale=3.8,
+        guidance_power=4.0,
+        guidance_channels=pipe.config.guidance_channels,
+    )
+    *_, last = sample(denoise, noised, num_inference_steps=STEPS, order=range(start, STEPS))
+    return last.x_t
+
+
+def drafts(args: argparse.Namespace, device: torch.device) -> dict[str, Tensor]:
+    """`samples` with their `labels`, `trips` with the `indices` of their pictures: drawn once, then kept."""
+    path = args.out / "drafts.safetensors"
+    if not path.exists():
+        pipe, data = MDTPipeline.from_pretrained(args.model).to(device), Latents(args.latents)
+        random = torch.Generator().manual_seed(args.seed)
+        indices = torch.randperm(len(data), generator=random)[: args.num_trips]
+        labels = torch.arange(args.num_samples) % pipe.num_classes
+        size, nothing, samples, trips = args.draft_batch, torch.empty(0), [], []
+        with tqdm(total=len(labels) + len(indices), desc="draft", unit="image") as bar:
+            for some in labels.split(size):
+                nothing = torch.empty(len(some), *data.shape, device=device)
+                samples.append(draw_drafts(pipe, nothing, some.to(device), 10**6 + bar.n, 0).cpu())
+                bar.update(len(some))
+            for some in indices.split(size):
+                mean, _, classes = (x.to(device) for x in data.batch(some.tolist()))
+                start = int(torch.randint(TRIPS_FROM[0], TRIPS_FROM[1] + 1, (), generator=random))
+                trips.append(draw_drafts(pipe, mean, classes, 10**6 + bar.n, start).cpu())
+                bar.update(len(some))
+        tensors = {"samples": torch.cat(samples), "labels": labels, "trips": torch.cat(trips), "indices": indices}
+        write_whole(path, lambda partial: save_file(tensors, partial))
+    return load_file(path)
+
+
+def tune(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    args.out.mkdir(parents=True, exist_ok=True)
+    drawn, data, images = drafts(args, device), Latents(args.latents), load(args.data, "train")
+    vae = MDTPipeline.from_pretrained(args.model).vae.to(device, memory_format=torch.channels_last)
+    vae.encoder.requires_grad_(False)
+    critic = PatchCritic(len(data.id2label)).to(device, memory_format=torch.channels_last)
+    average, weights = deepcopy(vae).requires_grad_(False), list(vae.decoder.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.5, 0.99), weight_decay=0.0)
+    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.critic_lr, betas=(0.5, 0.99), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, args.steps)
+    validation = pixels_of(load(args.data, "validation").images[:512], device)
+    third, started, log = args.batch_size // 3, time.time(), (args.out / "metrics.jsonl").open("a")
+
+    def some(count: int) -> Tensor:
+        return torch.randint(count, (third,))
+
+    bar = tqdm(range(args.steps), desc="decoder", unit="step")
+    for step in bar:
+        encoded, trips, samples = some(len(data)), some(len(drawn["trips"])), some(len(drawn["samples"]))
+        indices = torch.cat([encoded, drawn["indices"][trips]])
+        latents = torch.cat([data.batch(encoded.tolist())[0], drawn["trips"][trips], drawn["samples"][samples]])
+        latents[:third] += args.noise * torch.rand(third, 1, 1, 1) * torch.randn_like(latents[:third])
+        labels = torch.cat([torch.from_numpy(images.labels)[indices], drawn["labels"][samples]]).to(device)
+        originals = pixels_of(images.images[indices.numpy()], device)
+
+        y = decode(vae, latents.to(device))
+        reconstruction = reconstruction_loss(originals, y[: 2 * third])
+        critic.requires_grad_(False)
+        adversarial = -critic(y, labels).mean()
+        critic.requires_grad_(True)
+        weight = adaptive_weight(reconstruction, adversarial, vae.decoder.layers[-1].weight)
+        loss = (
+            reconstruction + args.critic_weight * min(1.0, step / 500) * weight * adversarial
+        )  # the critic learns first
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+
+        others = some(len(images.labels))  # real pictures that nothing of this batch was made of
+        more = pixels_of(images.images[others.numpy()], device)
+        real = critic(
+            torch.cat([originals, more]),
+            torch.cat([labels[: 2 * third], torch.from_numpy(images.labels)[others].to(device)]),
+        )
+        fake = critic(y.detach(), labels)
+        critic_loss = hinge_loss(real, fake)
+        critic_optimizer.zero_grad(set_to_none=True)
+        critic_loss.backward()
+        critic_optimizer.step()
+        decay = min(args.ema, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(average.decoder.parameters()), weights, 1 - decay)
+
+        if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
+            row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average, validation)}
+            row |= {"critic_real": real.mean().item(), "critic_fake": fake.mean().item()}
+            row["seconds"] = round(time.time() - started, 1)
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
+            average.save_pretrained(args.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m train.decoder", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="pipeline folder: the diffusion model and the autoencoder")
+    parser.add_argument("--data", type=Path, required=True, help="folder that train.avatars wrote")
+    parser.add_argument("--latents", type=Path, required=True, help="folder that train.latents wrote")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--num-samples", type=int, default=2048)
+    parser.add_argument("--num-trips", type=int, default=4096)
+    parser.add_argument("--draft-batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch-size", type=int, default=18)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--critic-lr", type=float, default=5e-4)
+    parser.add_argument("--critic-weight", type=float, default=0.5, help="share of the reconstruction's gradient")
+    parser.add_argument("--noise", type=float, default=0.15, help="most on encoded latents")
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--log-every", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    tune(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
