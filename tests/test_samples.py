@@ -166,7 +166,9 @@ def test_avatars_are_read_by_split(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 6), dtype=np.uint8)
     (tmp_path / "avatars").mkdir()
     numbers = np.arange(4)
-    save_file({"images": images, "labels": numbers, "seeds": numbers}, tmp_path / "avatars/test.safetensors")
+    meta = {"id2label": '{"0": "big-ears", "1": "clay", "2": "moods", "3": "stack"}'}
+    path = tmp_path / "avatars/test.safetensors"
+    save_file({"images": images, "labels": numbers, "seeds": numbers}, path, metadata=meta)
     found = samples.read("avatars:test", tmp_path)
     assert found.images.shape == (4, 8, 6, 3)
     np.testing.assert_array_equal(found.images[3, 5, 4], images[3, :, 5, 4])
@@ -197,7 +199,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path):
         "cut.npz": "its end is missing",
         "empty": "holds no images",
         "mixed": r"mixes sizes \(8x8 and 9x8 at 9.png\)",
-        "nothing": "neither avatars:SPLIT nor",
+        "nothing": "neither SET:SPLIT",
     }
     for name, message in refusals.items():
         with pytest.raises(ValueError, match=message) as refusal:

@@ -86,13 +86,7 @@ def sample(args: argparse.Namespace, state: PartialState) -> Iterator[Candidate]
         sampling = base if word is None else replace(base, **{SWEEPS[word][0]: value})
         if not samples.is_finished(path, sampling):
             folder = args.png_folder or path.with_name(path.name + ".partial")
-            with state.main_process_first():
-                samples.claim(folder, sampling)
-            todo = samples.missing(folder, sampling.num_images)
-            state.wait_for_everyone()  # every process has the same list before the first image changes it
-            batches = samples.share(todo, args.batch_size, state.process_index, state.num_processes)
-            samples.draw(pipe, sampling, folder, batches, progress=state.is_main_process)
-            state.wait_for_everyone()
+            samples.draw_together(pipe, sampling, folder, args.batch_size, state)
             if state.is_main_process:
                 names = tuple(pipe.id2label[label] for label in range(pipe.num_classes))
                 samples.write(path, samples.pack(folder, sampling, pipe.num_classes, names), sampling)

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
 from mdt_core.runs import write_whole
 
+BUILT_SETS = ("avatars", "emoji")  # by train.avatars and train.emoji, in files of one form
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -117,6 +119,17 @@ def draw(pipe, sampling: Sampling, folder: Path, batches: list[Sequence[int]], p
             bar.update(len(batch))
 
 
+def draw_together(pipe, sampling: Sampling, folder: Path, batch_size: int, state: PartialState) -> None:
+    """What `folder` still lacks of a run's images, drawn by all processes."""
+    with state.main_process_first():
+        claim(folder, sampling)
+    todo = missing(folder, sampling.num_images)
+    state.wait_for_everyone()  # every process has the same list before the first image changes it
+    batches = share(todo, batch_size, state.process_index, state.num_processes)
+    draw(pipe, sampling, folder, batches, progress=state.is_main_process)
+    state.wait_for_everyone()
+
+
 def pack(folder: Path, sampling: Sampling, num_classes: int, names: tuple[str, ...]) -> ImageSet:
     """The finished images of a run as one set."""
     images = [np.asarray(Image.open(image_path(folder, index))) for index in range(sampling.num_images)]
@@ -161,28 +174,30 @@ def read(source: str, data: Path) -> ImageSet:
     """The images that a word, a folder or an npz file stands for.
 
     Args:
-        source: `avatars:test` (or another split), a folder of images of one size, or an npz with uint8 NHWC `arr_0`.
+        source: a built set and its split, as `avatars:test`; a folder of images of one size; or an npz with uint8
+            NHWC `arr_0`.
         data: the folder that holds the built sets.
 
     Raises:
         ValueError: there is nothing, or nothing fitting, at `source`.
     """
-    if source.startswith("avatars:"):
-        return _read_avatars(data / "avatars", source.removeprefix("avatars:"))
+    name, _, split = source.partition(":")
+    if name in BUILT_SETS and split:
+        return _read_split(data / name, split)
     if Path(source).is_dir():
         return _read_folder(Path(source))
     if Path(source).is_file():
         return _read_npz(Path(source))
-    raise ValueError(f"{source} is neither avatars:SPLIT nor an image folder nor an npz file")
+    raise ValueError(f"{source} is neither SET:SPLIT ({' or '.join(BUILT_SETS)}) nor an image folder nor an npz file")
 
 
-def _read_avatars(folder: Path, split: str) -> ImageSet:
+def _read_split(folder: Path, split: str) -> ImageSet:
     from train import avatars
 
     if split not in avatars.FIRST_SEED:
-        raise ValueError(f"avatars has no split {split!r}: choose one of {', '.join(avatars.FIRST_SEED)}")
+        raise ValueError(f"{folder.name} has no split {split!r}: choose one of {', '.join(avatars.FIRST_SEED)}")
     found = avatars.load(folder, split)
-    return ImageSet(found.images.transpose(0, 2, 3, 1), found.labels, avatars.STYLES)
+    return ImageSet(found.images.transpose(0, 2, 3, 1), found.labels, found.names)
 
 
 def _read_folder(folder: Path) -> ImageSet:

@@ -1,0 +1,148 @@
+"""How fast models learn: quality at a run's milestones, and how much sooner one recipe gets where another ends.
+
+    python -m train.convergence evaluate runs/avatars runs/avatars-dit --num-images 400
+    python -m train.convergence report runs/avatars runs/avatars-dit --baseline avatars-dit --out runs/convergence
+
+`evaluate` opens the averaged weights that a run has kept at exponentially spaced steps, draws the same seeds and
+classes from each, and writes KID-EffLite0 against a reference and the loss on held-out latents to
+RUN/evaluation.jsonl. The same command goes on where it stopped; `torchrun --nproc_per_node N -m train.convergence ...`
+shares the work between processes. `report` makes a table and a plot of what was written; it needs no model.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from mdt_core import MDTTransformer
+from mdt_core.runs import Run
+from train import features, metrics, samples
+from train.evaluate import Parser
+from train.export import assemble
+from train.latents import Latents, open_autoencoder
+from train.speedup import contenders, plot, report
+from train.validation import ValidationDraws, validation_losses
+
+
+def milestones(run: Run, wanted: list[int] | None = None) -> dict[int, Path]:
+    """Step -> averaged weights, of the steps that are also pictured in samples/, or of those that are wanted.
+
+    Raises:
+        ValueError: a wanted step, or any, is missing.
+    """
+    kept = {step: folder / "transformer" for step, folder in run.checkpoints.items()}
+    steps = wanted or [step for step in kept if step in run.samples]
+    if not steps or not kept.keys() >= set(steps):
+        raise ValueError(f"{run.folder} has checkpoints of steps {list(kept)}, not of {wanted or 'any milestone'}")
+    return {step: kept[step] for step in steps}
+
+
+def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: features.Features) -> None:
+    """Evaluate every milestone of a run that has no row of these settings yet."""
+    settings = {
+        "num_images": args.num_images,
+        "first_seed": args.seed,
+        "guidance_scale": args.scale,
+        "guidance_power": args.power,
+        "num_inference_steps": args.steps,
+    }
+    key = settings | {"reference": args.reference}
+    done = {row["step"] for row in run.evaluations if key.items() <= row.items()}
+    todo = {step: path for step, path in milestones(run, args.at).items() if step not in done}
+    state.wait_for_everyone()  # every process has read before the first row is written
+    data = Latents(run.config["latents"], "validation")
+    draws, device = ValidationDraws.of(data, args.validation_images), args.device or state.device
+    vae, eye = open_autoencoder(run.config["vae"]).to(device), features.EffLite0(device)
+
+    def mine(count: int) -> list[range]:
+        indices = range(count)
+        return samples.share(indices, args.batch_size, state.process_index, state.num_processes)
+
+    for step, path in todo.items():
+        transformer = MDTTransformer.from_pretrained(path).to(device).eval()
+        pipe = assemble(transformer, vae, data.id2label)
+        pipe.set_progress_bar_config(disable=True)
+        sampling = samples.Sampling(weights=samples.fingerprint(pipe), sampler="dpm++", **settings)
+        folder = run.folder / f".{path.parent.name}.samples"
+        samples.draw_together(pipe, sampling, folder, args.batch_size, state)
+        images = samples.pack(folder, sampling, pipe.num_classes, ()).images
+        own = np.array_split(images, state.num_processes)[state.process_index]
+        found = features.extract(eye, own, name=f"{run.name} at step {step}")
+        seen = np.concatenate(gather_object([found.pooled]))
+        losses = gather_object([validation_losses(transformer, draws, mine(len(draws)), device)])
+        if state.is_main_process:
+            kid = metrics.kernel_distance(real.pooled, seen)
+            plain, weighted = torch.cat(losses, 1).mean(1).tolist()
+            row = {"step": step, "kid_efflite0": kid.value, "kid_error": kid.error}
+            row |= {"validation_loss": plain, "validation_loss_min_snr": weighted}
+            run.write_evaluation(row | key)
+            shutil.rmtree(folder)
+            print(f"{run.name}, step {step}: KID {kid.value:.3f} ± {kid.error:.3f}, loss {plain:.4f}", flush=True)
+        state.wait_for_everyone()
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate the milestones of every run."""
+    state = PartialState(cpu=args.device == "cpu")
+    device = args.device or state.device
+    with state.main_process_first():
+        images = samples.read(args.reference, args.data).images
+        real = features.cached(args.data / "features", features.EffLite0(device), images, args.reference)
+    for folder in args.runs:
+        evaluate_run(Run(folder), args, state, real)
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """Write report.md and convergence.png."""
+    found = contenders([Run(folder) for folder in args.runs])
+    text = report(found, args.baseline)
+    args.out.mkdir(parents=True, exist_ok=True)
+    plot(found, args.baseline).save(args.out / "convergence.png")
+    (args.out / "report.md").write_text(text)
+    print(f"{text}\n{args.out / 'report.md'}, {args.out / 'convergence.png'}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m train.convergence", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("evaluate", help="KID and validation loss at a run's milestones -> evaluation.jsonl")
+    one.set_defaults(call=evaluate)
+    one.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    one.add_argument("--num-images", type=int, default=400, help="samples of each milestone (default 400)")
+    one.add_argument("--at", type=int, nargs="+", metavar="STEP", help="these checkpoints; default: all milestones")
+    one.add_argument("--steps", type=int, default=20, help="of dpm++ (default 20)")
+    one.add_argument(
+        "--scale", type=float, default=1.0, help="guidance scale (default 1: no guidance, the model alone)"
+    )
+    one.add_argument(
+        "--power", type=float, default=0.0, help="guidance power (default 0: the same weight at all steps)"
+    )
+    one.add_argument("--seed", type=int, default=0, help="seed of the first sample (default 0)")
+    one.add_argument("--reference", metavar="SOURCE", default="avatars:test", help="real images (default avatars:test)")
+    one.add_argument("--validation-images", type=int, default=1024, help="latents of the loss, four draws each")
+    one.add_argument("--batch-size", type=int, default=64, help="changes the speed, not the figures")
+    one.add_argument("--device", help="default: the best there is")
+    one.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")
+    other = commands.add_parser("report", help="evaluation.jsonl of several runs -> a table and a plot")
+    other.set_defaults(call=write_report)
+    other.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; seeds of a recipe are averaged")
+    other.add_argument("--baseline", required=True, metavar="NAME", help="the run whose final quality is to be reached")
+    other.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for report.md and convergence.png")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        args.call(args)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
