@@ -43,6 +43,10 @@ class Run:
         """The logged rows so far, by step; after a resume, the later row of a step counts."""
         return _rows(self.folder / "metrics.jsonl")
 
+    def seconds_until(self, step: int) -> float:
+        """How long the run took until `step`, over all its sessions, as far as it logged."""
+        return max((row.get("seconds", 0.0) for row in self.metrics if row["step"] <= step), default=0.0)
+
     @property
     def evaluations(self) -> list[dict]:
         """The evaluated steps so far: {"step": 1000, "kid_efflite0": 0.31, ...}, by step."""
@@ -117,15 +121,16 @@ def pipeline_of(checkpoint: Path) -> tuple[Path, Path]:
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write(partial)` make a file or folder beside `path`, then put it in its place in one piece."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial, old = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
     _remove(partial)
     try:
         write(partial)
-        if path.is_dir():
-            _remove(path)
+        if path.is_dir():  # a folder cannot be replaced: out of the way, so that the place is empty for a moment only
+            os.replace(path, old)
         os.replace(partial, path)
     finally:
         _remove(partial)
+        _remove(old)
 
 
 def _remove(path: Path) -> None:

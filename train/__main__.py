@@ -13,7 +13,8 @@ from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
 from mdt_core.runs import Run
-from mdt_core.training import TrainingError, exponential_steps, train
+from mdt_core.training import train
+from mdt_core.training_config import TrainingError, exponential_steps
 from train.config import RECIPES, Recipe, find_recipe
 from train.export import assemble, export, write_pipeline
 from train.latents import Latents, open_autoencoder

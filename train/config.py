@@ -3,7 +3,7 @@
 import ast
 from dataclasses import asdict, dataclass, fields, replace
 
-from mdt_core.training import TrainingConfig
+from mdt_core.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""What a checkpoint of a run holds; how a run goes on from its last one, or begins with another model's weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mdt_core.official import load_official
+from mdt_core.optim import EMA, load_optimizer_tensors, optimizer_tensors
+from mdt_core.runs import Run
+from mdt_core.training_config import TrainingError
+from mdt_core.transformer import MDTTransformer
+
+CLASS_TABLE = "y_embedder.embedding_table.weight"
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds. The averaged weights are a diffusers folder; the rest serves to resume."""
+
+    model: MDTTransformer
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+
+    def write(self, folder: Path) -> None:
+        self.ema.model.save_pretrained(folder / "transformer")
+        save_file(_contiguous(self.model.state_dict()), folder / "raw.safetensors")
+        save_file(_contiguous(optimizer_tensors(self.optimizer)), folder / "optimizer.safetensors")
+
+    def read(self, folder: Path) -> None:
+        average = type(self.model).from_pretrained(folder / "transformer")
+        self.ema.model.load_state_dict(average.state_dict())
+        self.model.load_state_dict(load_file(folder / "raw.safetensors"))
+        load_optimizer_tensors(self.optimizer, load_file(folder / "optimizer.safetensors"))
+
+
+def resume(run: Run, model: MDTTransformer, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+    """Load the run's last checkpoint into model, average and optimizer; the number of steps it has done."""
+    whole = {step: folder for step, folder in run.checkpoints.items() if (folder / "optimizer.safetensors").exists()}
+    if not whole:
+        return 0
+    step, folder = max(whole.items())
+    try:
+        Checkpoint(model, ema, optimizer).read(folder)
+    except Exception as error:
+        raise TrainingError(
+            f"{folder} cannot be resumed ({error}): delete that folder to go on from the one before, "
+            "or choose another --output-dir"
+        ) from error
+    return step
+
+
+def initialize_from(model: MDTTransformer, source: str | Path) -> None:
+    """Begin with the weights of another model of the same sizes, to train it on other classes.
+
+    Everything must fit but the class table: where the number of classes differs, it keeps `model`'s fresh rows
+    and takes over the null class.
+
+    Args:
+        model: freshly initialised.
+        source: a run's checkpoint or a pipeline (a folder with a transformer/), a transformer's own folder, or a
+            published file.
+
+    Raises:
+        ValueError: there is no model, or it is of another class or size; what differs is named.
+    """
+    source = Path(source)
+    if source.is_file():
+        other = load_official(source, decoder_layers=model.config.decoder_layers)
+    else:
+        folder = source / "transformer" if (source / "transformer").is_dir() else source
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{source} holds no model: a checkpoint, a pipeline folder or a published file is needed")
+        other = MDTTransformer.from_pretrained(folder)
+    theirs, ours = ({"class": type(m).__name__, **m.config} for m in (other, model))
+    free = {"num_classes", "without"}  # a part left out shows in the keys
+    differing = [key for key in ours if key[0] != "_" and key not in free and ours[key] != theirs.get(key)]
+    if differing:
+        sizes = ", ".join(f"{key} {theirs.get(key)} there and {ours[key]} here" for key in differing)
+        raise ValueError(f"{source} is another model: {sizes}")
+    state = other.state_dict()
+    if len(state[CLASS_TABLE]) != len(model.state_dict()[CLASS_TABLE]):
+        table = model.state_dict()[CLASS_TABLE].clone()
+        table[-1] = state[CLASS_TABLE][-1]  # the null class
+        state[CLASS_TABLE] = table
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{source} is another model: {' '.join(str(error).split())}") from error
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,49 @@
+"""How a model is trained: the settings, and what follows from them alone."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained. The defaults are the paper's MDTv2 at any size."""
+
+    steps: int = 400_000
+    batch_size: int = 256  # images per step, over all processes
+    optimizer: str = "adan"  # or "adamw"
+    learning_rate: float = 3e-4
+    warmup_steps: int = 0  # linear from 0
+    decay: float = 0.0  # share of the steps, the last ones, in which the learning rate falls linearly to 0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0  # global norm
+    ema_decay: float = 0.9999
+    label_dropout: float = 0.1  # share of labels replaced by the null class; 1: unconditional
+    mask_ratio: tuple[float, float] | None = (0.3, 0.5)  # share of hidden tokens, drawn per step; None: no masked pass
+    min_snr_gamma: float | None = 5.0
+    accumulation: int = 1  # micro-batches a process splits its part into
+    compile: bool = False  # the blocks, by torch.compile: a minute at the start, then faster steps
+    recompute: bool = False  # activations of the blocks in the backward pass: a third more work, much less memory
+    peak_tflops: float | None = None  # of one device, for model FLOPs utilisation; None: looked up by the device's name
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 5_000
+    keep_checkpoints: int = 2
+    max_bad_steps: int = 10  # steps in a row whose gradient is not finite, before the run gives up
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, and the last checkpoint is whole."""
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """The learning rate of step `step` (from 0)."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    falling = config.steps * config.decay
+    decay = min(1.0, (config.steps - step) / falling) if falling else 1.0
+    return config.learning_rate * warmup * decay
+
+
+def exponential_steps(total: int, first: int = 1, per_doubling: int = 1) -> set[int]:
+    """Steps at equal distances on a logarithmic axis, the last one included: 1, 2, 4, ... total."""
+    count = int(math.log2(total / first) * per_doubling)
+    return {round(first * 2 ** (i / per_doubling)) for i in range(count + 1)} | {total}
