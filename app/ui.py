@@ -12,9 +12,10 @@ from app.studio import CHECK, GLUE, Studio, clear_errors
 from app.tabs.compare import Compare
 from app.tabs.generate import Generate
 from app.tabs.inpaint import Inpaint
+from app.tabs.progress import NAME, TrainingProgress
 
 ASSETS = Path(__file__).parent / "page"
-TABS = {"Generate": Generate, "Inpaint": Inpaint, "Compare": Compare}
+TABS = {"Generate": Generate, "Inpaint": Inpaint, "Compare": Compare, NAME: TrainingProgress}
 
 # Fonts of the system: the page loads nothing from elsewhere.
 THEME = gr.themes.Base(
@@ -116,7 +117,7 @@ def launch_options() -> dict[str, Any]:
     """What `demo.launch` is told besides host and port."""
     return {
         "theme": THEME,
-        "css": (ASSETS / "style.css").read_text(encoding="utf-8"),
+        "css": "\n".join(path.read_text(encoding="utf-8") for path in sorted(ASSETS.glob("*.css"))),
         "js": (ASSETS / "keys.js").read_text(encoding="utf-8"),
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],

@@ -1,0 +1,50 @@
+// The Training progress tab goes from frame to frame in the browser: see app/film.py for what a frame is.
+const page = element.closest("#training");
+const kept = new Map(); // path -> picture: fetched once, and shown without a flicker
+
+const frames = () => JSON.parse(element.querySelector(".film")?.dataset.frames ?? "[]");
+const url = (path) => new URL(path, document.baseURI).href;
+
+const show = (k) => {
+  if (!frames()[k]) return;
+  const { step, x, sheets, words } = frames()[k];
+  page.style.setProperty("--step", `"Step ${step}"`);
+  page.style.setProperty("--x", x);
+  sheets.forEach((path, run) => page.style.setProperty(`--sheet-${run}`, path ? `url("${url(path)}")` : "none"));
+  for (const [name, text] of Object.entries(words))
+    page.querySelectorAll(`[data-words="${name}"]`).forEach((place) => (place.innerHTML = text));
+};
+
+const fetchAll = () => {
+  const paths = new Set(frames().flatMap((frame) => frame.sheets).filter(Boolean));
+  for (const path of kept.keys()) if (!paths.has(path)) kept.delete(path);
+  for (const path of paths) if (!kept.has(path)) kept.set(path, Object.assign(new Image(), { src: url(path) }));
+};
+
+// For the tab's events. Each returns the slider's new place, whether the clock runs, and the button's text.
+const state = (k, playing) => [
+  k,
+  { active: playing, __type__: "update" },
+  { value: playing ? "❚❚ Pause" : "▶ Play", __type__: "update" },
+];
+let playing = false;
+
+window.film = {
+  show,
+  toggle: (k) => {
+    playing = !playing;
+    return state(playing && k >= frames().length - 1 ? 0 : k, playing);
+  },
+  next: (k) => {
+    const last = frames().length - 1;
+    playing = k + 1 < last;
+    return state(Math.min(k + 1, last), playing);
+  },
+};
+
+const start = () => {
+  show(Number(element.querySelector(".film")?.dataset.position));
+  fetchAll();
+};
+watch("value", start);
+start();

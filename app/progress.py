@@ -1,0 +1,304 @@
+"""Training runs as the page shows them: found by name, read with distrust, and compared step by step.
+
+A run may be written, damaged or deleted while it is looked at, so that reading ends in a `Progress`, whatever is there:
+what cannot be read is named with its reason. A name is looked up among the runs that were found and never becomes part
+of a path; links that lead out of a run's folder are not followed. What was read is kept until a size or a time of a
+file changes.
+"""
+
+import json
+import math
+import re
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors import safe_open
+
+from app.models import checkpoint_name
+from mdt_core.runs import Run
+
+READ = (  # everything that the page depends on
+    "config.json",
+    "metrics.jsonl",
+    "evaluation.jsonl",
+    "samples/step_*.png",
+    "checkpoints/step_*",
+    "checkpoints/step_*/transformer/*",
+    "pipeline/model_index.json",
+)
+LIVE_SECONDS = 180  # since the last writing, in which a run that is not at its end counts as being trained
+
+Points = list[tuple[int, float]]  # (step, value), by step
+Inventory = tuple[tuple[str, int, int], ...]  # (name inside the run, size in bytes, time in ns) of what is read
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The picture of a step's samples: one column per class."""
+
+    path: Path
+    version: int  # changes with the file
+    size: tuple[int, int]  # pixels
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run as far as it has come. Where it cannot be read, `problem` says why and the rest is empty."""
+
+    name: str
+    problem: str = ""
+    model: str = ""  # "MDTv2-XS/4"
+    classes: tuple[str, ...] = ()  # of a sheet's columns; empty where they are not known
+    rows: int = 1  # of a sheet
+    total: int = 0  # steps that it is to have
+    steps: int = 0  # steps that it has
+    speed: float = 0.0  # images per second
+    seconds_left: float = 0.0
+    sheets: dict[int, Sheet] = field(default_factory=dict)
+    loss: Points = field(default_factory=list)
+    kid: Points = field(default_factory=list)
+    checkpoints: dict[int, str] = field(default_factory=dict)  # step -> why it cannot be opened, or ""
+    notes: tuple[str, ...] = ()  # of pictures that cannot be read
+    written: float = 0.0  # time of the last writing
+    version: int = 0  # changes with any file that was read
+
+    @property
+    def live(self) -> bool:
+        """Whether it seems to be trained at this moment."""
+        return self.steps < self.total and time.time() - self.written < LIVE_SECONDS
+
+
+def find_runs(folders: Iterable[Path]) -> dict[str, Path]:
+    """Name -> run folder, in folders of runs; of two with one name the first counts.
+
+    A run has samples or checkpoints, or a configuration of a training. What leads out of its folder is left out.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        try:
+            for path in sorted(folder.iterdir()):
+                if not path.name.startswith(".") and inside(path, folder) and is_run(path):
+                    found.setdefault(path.name, path)
+        except OSError:  # not there, or not any more
+            continue
+    return found
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a training run: an autoencoder's, for one, has a configuration, too."""
+    if (folder / "samples").is_dir() or (folder / "checkpoints").is_dir():
+        return True
+    try:
+        return inside(folder / "config.json", folder) and "training" in Run(folder).config
+    except json.JSONDecodeError as error:  # rows that are no JSON are left out
+        return Progress(name, problem=f"The run's config.json is damaged or half written: {reason(error)}.")
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Whether a path, all its links followed, is in a folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
+def look_up(name: str, runs: Mapping[str, Path]) -> Progress:
+    """The run of a name among those found. A name that is not there is no error: it may have been deleted just now."""
+    if name not in runs:
+        return Progress(name, problem="There is no run of this name (any more).")
+    folder = runs[name]
+    try:
+        return read(name, folder, inventory(folder))
+    except FileNotFoundError:  # deleted while it was read
+        return Progress(name, problem="The run's folder disappeared while it was read.")
+    except json.JSONDecodeError as error:  # rows that are no JSON are left out
+        return Progress(name, problem=f"The run's config.json is damaged or half written: {reason(error)}.")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return Progress(name, problem=f"The run cannot be read: {reason(error)}.")
+
+
+def inventory(folder: Path) -> Inventory:
+    """What is read of a run, with sizes and times. OSError where it vanishes, ValueError where a link leads out."""
+    found = []
+    for pattern in READ:
+        for path in sorted(folder.glob(pattern)):
+            name = path.relative_to(folder).as_posix()
+            if not inside(path, folder):
+                raise ValueError(f"{name} is a link that leads out of the run's folder")
+            status = path.stat()
+            found.append((name, status.st_size, status.st_mtime_ns))
+    if not found:
+        raise FileNotFoundError(folder)
+    return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def read(name: str, folder: Path, files: Inventory) -> Progress:
+    """Read a run whose files are `files`. OSError where it vanishes; any error of broken data."""
+    run = Run(folder)
+    config, metrics, evaluations = run.config, run.metrics, run.evaluations
+    last = metrics[-1] if metrics else {}
+    training = config.get("training", {})
+    total, steps = int(training.get("steps", 0)), int(last.get("step", 0))
+    speed = float(last.get("images_per_second", 0))
+    left = max(total - steps, 0) * int(training.get("batch_size", 0)) / speed if speed else 0.0
+    versions = {name: (size, time_ns) for name, size, time_ns in files}
+    sheets, notes = {}, []
+    for step, path in run.samples.items():
+        version = versions.get(f"samples/{path.name}")
+        if version is None:  # it came just now: the next look finds it
+            continue
+        try:
+            sheets[step] = read_sheet(path, version[1])
+        except ValueError as error:
+            notes.append(f"{path.name}: {error}")
+    lacking = "" if "pipeline/model_index.json" in versions else "the run has no pipeline folder to open it with"
+    return Progress(
+        name=name,
+        model=str(config.get("model", "")),
+        classes=tuple(map(str, config.get("classes", ()))),
+        rows=max(1, int(config.get("samples_per_class", 1))),
+        total=total,
+        steps=max([steps, *sheets]),
+        speed=speed,
+        seconds_left=left,
+        sheets=sheets,
+        loss=points(metrics, "loss"),
+        kid=points(evaluations, kid_key(evaluations)),
+        checkpoints={step: check_checkpoint(path, files) or lacking for step, path in run.checkpoints.items()},
+        notes=tuple(notes),
+        written=max((time_ns for _, _, time_ns in files), default=0) / 1e9,
+        version=hash(files),
+    )
+
+
+@lru_cache(maxsize=1024)
+def read_sheet(path: Path, version: int) -> Sheet:
+    """A sheet whose bytes are whole; no pixel is decoded. ValueError says what is wrong."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            size = image.size
+            image.verify()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # decoders raise all kinds of exceptions on broken data
+        raise ValueError("this picture is damaged or cut short") from error
+    return Sheet(path, version, size)
+
+
+def check_checkpoint(folder: Path, files: Inventory) -> str:
+    """Why a checkpoint's averaged weights cannot be read; empty where they can. Reads the files' headers alone."""
+    prefix = f"checkpoints/{folder.name}/transformer/"
+    weights = tuple(file for file in files if file[0].startswith(prefix) and file[0].endswith(".safetensors"))
+    if not any(name == f"{prefix}config.json" for name, _, _ in files):
+        return "transformer/config.json is missing"
+    if not weights:
+        return "its weights are missing"
+    shards = re.search(r"-of-(\d+)\.safetensors$", weights[0][0])
+    if shards and len(weights) != int(shards[1]):
+        return f"only {len(weights)} of its {int(shards[1])} weight files are there"
+    return check_weights(folder / "transformer", weights)
+
+
+@lru_cache(maxsize=1024)
+def check_weights(folder: Path, files: Inventory) -> str:
+    """The header of a safetensors file tells its length: a file that was cut short does not match it."""
+    for name, _, _ in files:
+        try:
+            with safe_open(folder / Path(name).name, framework="np"):
+                pass
+        except Exception:  # the library's own errors have no common base
+            return f"{Path(name).name} is damaged or cut short"
+    return ""
+
+
+def points(rows: Iterable[Mapping[str, Any]], key: str) -> Points:
+    """A column of logged rows where it is a finite number."""
+    pairs = [(row["step"], row.get(key)) for row in rows]
+    return [(int(step), float(y)) for step, y in pairs if isinstance(y, int | float) and step > 0 and math.isfinite(y)]
+
+
+def kid_key(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The column that holds the KID: its name says which network's features it compares."""
+    keys = (key for row in rows for key in row)
+    return next((key for key in keys if key.startswith("kid") and not key.endswith("error")), "kid")
+
+
+def all_steps(runs: Iterable[Progress]) -> list[int]:
+    """Every step at which any of the runs has samples."""
+    return sorted({step for run in runs for step in run.sheets})
+
+
+def at_or_below(steps: Iterable[int], step: int) -> int | None:
+    """The nearest of `steps` that is not after `step`; None where all are."""
+    ordered = sorted(steps)
+    place = bisect_right(ordered, step)
+    return ordered[place - 1] if place else None
+
+
+def value_at(values: Points, step: int) -> float | None:
+    """The value last written up to a step."""
+    place = bisect_right(values, step, key=lambda point: point[0])
+    return values[place - 1][1] if place else None
+
+
+def follow(before: Sequence[int], position: int, now: Sequence[int]) -> int:
+    """Where a slider over the steps `before` has to stand over the steps `now`: at the same step, and at the end only
+    where it was at the end."""
+    if not before or position >= len(before) - 1:
+        return max(len(now) - 1, 0)
+    return max(bisect_right(now, before[position]) - 1, 0)
+
+
+def reason(error: Exception) -> str:
+    """An error in at most a line."""
+    text = f"{error.args[0]} is missing" if isinstance(error, KeyError) and error.args else str(error)
+    return (" ".join(text.split()) or type(error).__name__)[:160].rstrip(".")
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One to choose."""
+
+    run: str
+    step: int
+    problem: str  # why it cannot be opened, or ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.run} · step {self.step:,}" + (" · unreadable" if self.problem else "")
+
+
+def checkpoints_of(runs: Iterable[Progress]) -> dict[str, Checkpoint]:
+    """All checkpoints of some runs, by the names that they have among the models."""
+    return {
+        checkpoint_name(run.name, step): Checkpoint(run.name, step, problem)
+        for run in runs
+        for step, problem in run.checkpoints.items()
+    }
+
+
+def suggestion(runs: Sequence[Progress], step: int, chosen: str | None) -> str | None:
+    """The checkpoint that belongs to a step: the nearest before it, of the run whose checkpoint was chosen."""
+    before = checkpoints_of(runs).get(chosen)
+    having = [run for run in runs if run.checkpoints]
+    run = next((run for run in having if before and run.name == before.run), having[0] if having else None)
+    return run and checkpoint_name(run.name, at_or_below(run.checkpoints, step) or min(run.checkpoints))
+
+
+def first_choice(runs: Mapping[str, Path], shipped: Path) -> list[str]:
+    """What the page opens with: a run that is being trained, else the two that are shipped, else the newest."""
+    seen = sorted((look_up(name, runs) for name in runs), key=lambda run: run.written, reverse=True)
+    live = [run.name for run in seen if run.live]
+    return live[:1] or [name for name, path in runs.items() if path.parent == shipped][:2] or [seen[0].name]
