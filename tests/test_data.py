@@ -1,16 +1,12 @@
-"""Data and recipes: splits that do not overlap, latents that come back as they were, settings that are checked."""
+"""Data and recipes: splits that do not overlap and come back as they were, settings that are checked."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 
-from mdt_core.autoencoder import encode
 from train import avatars
-from train.autoencoder import small_autoencoder
 from train.config import RECIPES, find_recipe
-from train.latents import Latents, encode_split
 
 
 def some_split(seed: int) -> avatars.Split:
@@ -38,29 +34,13 @@ def test_an_avatar_is_the_same_again_and_each_seed_another():
     assert first.shape == (32, 32, 3) and first.std() > 10
 
 
-def test_encoded_images_come_back_by_index(tmp_path, monkeypatch):
-    """Catches shards that are read in the wrong order or off by one at their borders."""
-    split, vae = some_split(2), small_autoencoder(8, 8, latent_channels=8, block=4)
-    monkeypatch.setattr("train.latents.SHARD", 8)
-    monkeypatch.setattr(avatars, "load", lambda *_: split)
-    encode_split(tmp_path, "train", vae, tmp_path / "latents", batch_size=3)
-    data = Latents(tmp_path / "latents")
-    assert len(data) == 20 and data.shape == (8, 4, 4)
-    assert data.id2label[0] == avatars.STYLES[0]
-    indices = [19, 0, 8, 7, 16]
-    mean, std, labels = data.batch(indices)
-    pixels = torch.from_numpy(split.images[indices]).float() / 127.5 - 1
-    torch.testing.assert_close(mean, encode(vae, pixels), rtol=0, atol=1e-5)
-    assert std.abs().max() == 0 and labels.tolist() == split.labels[indices].tolist()
-
-
-def test_a_missing_shard_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.latents.SHARD", 8)
-    monkeypatch.setattr(avatars, "load", lambda *_: some_split(2))
-    encode_split(tmp_path, "train", small_autoencoder(8, 8, 8, 4), tmp_path)
-    (tmp_path / "train-00001-of-00003.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="2 of 3"):
-        Latents(tmp_path)
+def test_a_split_comes_back_with_its_class_names(tmp_path):
+    """Catches names that are taken from the avatars for a set that is none."""
+    split = some_split(2)
+    avatars.save(tmp_path, "train", avatars.Split(split.images, split.labels, split.seeds, names=("cat", "dog")))
+    found = avatars.load(tmp_path, "train")
+    assert found.names == ("cat", "dog")
+    assert np.array_equal(found.images, split.images) and np.array_equal(found.labels, split.labels)
 
 
 def test_settings_change_a_recipe():

@@ -9,19 +9,19 @@ from mdt_core.runs import Run, pipeline_of
 from train import avatars
 from train.__main__ import main
 from train.autoencoder import small_autoencoder
-from train.latents import encode_split
+from train.encode import encode
+from train.images import DrawnImages
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch) -> list[str]:
+def settings(tmp_path) -> list[str]:
     """Latents of 48 random images of three classes, and settings for a very short run on them."""
     rng = np.random.default_rng(0)
-    split = avatars.Split(rng.integers(0, 255, (48, 3, 32, 32), np.uint8), np.arange(48) % 3, np.arange(48))
-    monkeypatch.setattr(avatars, "load", lambda *_: split)
-    monkeypatch.setattr(avatars, "STYLES", ("cat", "dog", "hen"))
+    images, labels = rng.integers(0, 255, (48, 3, 32, 32), np.uint8), np.arange(48) % 3
+    avatars.save(tmp_path, "train", avatars.Split(images, labels, np.arange(48), names=("cat", "dog", "hen")))
     vae = small_autoencoder(8, 8, latent_channels=8, block=4)
     vae.save_pretrained(tmp_path / "vae")
-    encode_split(tmp_path, "train", vae, tmp_path / "latents")
+    encode(DrawnImages(tmp_path, "train"), vae, tmp_path / "latents")
     return [f"latents={tmp_path / 'latents'}", f"vae={tmp_path / 'vae'}", "batch_size=4", "log_every=1", "save_every=2"]
 
 

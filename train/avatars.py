@@ -21,7 +21,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from tqdm import tqdm
+
+from mdt_core.runs import write_whole
 
 # Free styles (CC0 or CC BY 4.0) that are still themselves at 64 px; credits in assets/CREDITS.md.
 STYLES = (
@@ -50,11 +54,12 @@ SUPERSAMPLE = 2  # rendered this many times larger, then downscaled
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split. `images` (N, 3, H, W) uint8, `labels` (N,) int64, `seeds` (N,) int64."""
+    """Images of one split. `images` (N, 3, H, W) uint8, `labels` (N,) int64, `seeds` (N,) int64; a name per label."""
 
     images: np.ndarray
     labels: np.ndarray
     seeds: np.ndarray
+    names: tuple[str, ...] = STYLES
 
 
 @cache
@@ -67,10 +72,15 @@ def _style(name: str):
 def render(style: str, seed: int, size: int) -> np.ndarray:
     """One avatar as (size, size, 3) uint8, on white."""
     from dicebear import Avatar
+
+    return rasterize(Avatar(_style(style), {"seed": str(seed), "size": SUPERSAMPLE * size}).to_string(), size)
+
+
+def rasterize(svg: str, size: int) -> np.ndarray:
+    """A square SVG drawing as (size, size, 3) uint8, on white."""
     from resvg_py import svg_to_bytes
 
     large = SUPERSAMPLE * size
-    svg = Avatar(_style(style), {"seed": str(seed), "size": large}).to_string()
     png = svg_to_bytes(svg_string=svg, width=large, height=large, background="#ffffff", skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGB")
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
@@ -102,7 +112,7 @@ def digests(images: np.ndarray) -> list[bytes]:
 def without(split: Split, seen: set[bytes]) -> Split:
     """Drop the images whose pixels are in `seen`."""
     new = np.array([digest not in seen for digest in digests(split.images)], bool)
-    return Split(split.images[new], split.labels[new], split.seeds[new])
+    return Split(split.images[new], split.labels[new], split.seeds[new], split.names)
 
 
 def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None:
@@ -113,11 +123,6 @@ def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None
         size: side of the images in pixels.
         counts: split -> images per class. "train" comes first: the other splits drop what it holds.
     """
-    from safetensors.numpy import save_file
-
-    from mdt_core.runs import write_whole
-
-    folder.mkdir(parents=True, exist_ok=True)
     for split, per_class in counts.items():
         path = folder / f"{split}.safetensors"
         if path.exists():
@@ -126,19 +131,26 @@ def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None
         rendered = render_split(split, per_class, size, workers)
         if split != "train":
             rendered = without(rendered, set(digests(load(folder, "train").images)))
-        meta = {"id2label": json.dumps(dict(enumerate(STYLES)))}
-        write_whole(path, partial(save_file, vars(rendered), metadata=meta))
-        print(f"{path}: {len(rendered.labels)} images of {len(STYLES)} classes, {size} px")
+        save(folder, split, rendered)
+
+
+def save(folder: Path, split: str, made: Split) -> None:
+    """Write a split to `folder/SPLIT.safetensors`, whole or not at all."""
+    path = Path(folder) / f"{split}.safetensors"
+    tensors = {name: getattr(made, name) for name in ("images", "labels", "seeds")}
+    meta = {"id2label": json.dumps(dict(enumerate(made.names)))}
+    write_whole(path, partial(save_file, tensors, metadata=meta))
+    print(f"{path}: {len(made.labels)} images of {len(made.names)} classes, {made.images.shape[-1]} px")
 
 
 def load(folder: Path, split: str) -> Split:
-    """Read a split that `build` wrote."""
-    from safetensors.numpy import load_file
-
+    """Read a split that `save` wrote."""
     path = Path(folder) / f"{split}.safetensors"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run `python -m train.avatars {folder}` first")
-    return Split(**load_file(path))
+        raise FileNotFoundError(f"{path} is missing: run `python -m train.avatars {folder}` (or train.emoji) first")
+    with safe_open(path, framework="numpy") as file:
+        names = json.loads(file.metadata()["id2label"]).values()
+        return Split(**{name: file.get_tensor(name) for name in file.keys()}, names=tuple(names))  # noqa: SIM118
 
 
 def main() -> None:

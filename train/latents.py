@@ -1,28 +1,28 @@
-"""Encode a data set once: training then reads latents and never runs the autoencoder.
+"""A set of latents: encoded once, then all that training reads.
 
-A set of latents is one folder of safetensors shards, each with the posterior's `mean` and `std` (N, C, h, w) in
-latent units and `labels` (N,), all of one image size. Shards are memory-mapped: a set may be larger than memory.
+    python -m train.latents data/avatars --vae runs/avatars-decoder --out data/avatars-latents
+    python -m train.latents my-photos --size 256 --mirror --vae stabilityai/sd-vae-ft-mse --out data/my-latents
+    accelerate launch --num_processes 8 -m train.latents imagenet/train --size 256 --mirror --workers 12 \
+        --names assets/imagenet_classes.json --vae stabilityai/sd-vae-ft-mse --out data/imagenet-latents
 
-    python -m train.latents data/avatars --split train --vae runs/avatars-autoencoder --out data/avatars-latents
+The source is a drawn set or a folder of image files (train/images.py); train/encode.py says what a shard holds. The
+same command goes on where it stopped, with any number of processes.
 """
 
 import argparse
 import json
-from functools import cached_property
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from mdt_core.autoencoder import posterior
-from mdt_core.runs import write_whole
-from train import avatars
-
-SHARD = 8192  # images of one file
+from train.encode import DTYPES, encode
+from train.images import CLASS_RULES, open_images
 
 
 def open_autoencoder(folder: str | Path) -> AutoencoderKL | AutoencoderTiny:
@@ -34,77 +34,127 @@ def open_autoencoder(folder: str | Path) -> AutoencoderKL | AutoencoderTiny:
     return family[config["_class_name"]].from_pretrained(folder).eval()
 
 
-@torch.no_grad()
-def encode_split(data: Path, split: str, vae, out: Path, batch_size: int = 128, device: str = "cpu") -> None:
-    """Encode a split of the avatar set; shards that are there already are kept, so the same command resumes."""
-    source = avatars.load(data, split)
-    vae.to(device)
-    out.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(source.labels), SHARD)
-    for number, start in enumerate(tqdm(starts, desc=f"encode {split}", unit="shard")):
-        path = out / f"{split}-{number:05d}-of-{len(starts):05d}.safetensors"
-        if path.exists():
-            continue
-        images = torch.from_numpy(source.images[start : start + SHARD])
-        parts = [posterior(vae, x.to(device).float() / 127.5 - 1) for x in images.split(batch_size)]
-        shard = {
-            "mean": torch.cat([part.mean for part in parts]).cpu(),
-            "std": torch.cat([part.std for part in parts]).cpu(),
-            "labels": torch.from_numpy(source.labels[start : start + SHARD]),
-        }
-        meta = {"id2label": json.dumps(dict(enumerate(avatars.STYLES)))}
-        write_whole(path, lambda partial, shard=shard, meta=meta: save_file(shard, partial, metadata=meta))
-
-
 class Latents:
-    """A split of encoded images, read from its shards as they are asked for."""
+    """A split of encoded images, read at random from memory-mapped shards: the set may be larger than memory.
+
+    With M images, their mirror images are the indices M to 2M - 1 where they were encoded.
+
+    Args:
+        folder: what `train.encode` wrote.
+        split: which of its splits.
+
+    Raises:
+        FileNotFoundError: shards are missing.
+    """
 
     def __init__(self, folder: str | Path, split: str = "train"):
-        self.paths = sorted(Path(folder).glob(f"{split}-*-of-*.safetensors"))
-        expected = int(self.paths[0].stem.rpartition("-")[2]) if self.paths else 0
-        if not self.paths or len(self.paths) != expected:
+        paths = sorted(Path(folder).glob(f"{split}-*-of-*.safetensors"))
+        expected = int(paths[0].stem.rpartition("-")[2]) if paths else 0
+        if not paths or len(paths) != expected:
             raise FileNotFoundError(
-                f"{folder} holds {len(self.paths)} of {expected or 'the'} shards of {split!r}: "
+                f"{folder} holds {len(paths)} of {expected or 'the'} shards of {split!r}: "
                 f"run `python -m train.latents ... --split {split} --out {folder}`, it goes on where it stopped"
             )
-        self.files = [safe_open(path, framework="pt") for path in self.paths]
-        sizes = [file.get_slice("labels").get_shape()[0] for file in self.files]
-        self.ends = torch.tensor(sizes).cumsum(0)
+        with safe_open(paths[0], framework="pt") as file:
+            meta = file.metadata()
+        self.id2label = {int(index): name for index, name in json.loads(meta["id2label"]).items()}
+        self.shards = [map_shard(path) for path in paths]
+        self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
+        self.order = None  # with balance: index -> image
+        if balance := json.loads(meta.get("made_of", "{}")).get("balance"):
+            self.order = balanced(torch.cat([shard["labels"] for shard in self.shards]).numpy(), balance)
+
+    @property
+    def unmirrored(self) -> int:
+        """M, the number of images without their mirror images."""
+        return int(self.ends[-1]) if self.order is None else len(self.order)
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    @cached_property
-    def id2label(self) -> dict[int, str]:
-        return {int(index): name for index, name in json.loads(self.files[0].metadata()["id2label"]).items()}
+        return self.unmirrored * (2 if "mirror_mean" in self.shards[0] else 1)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, h, w)."""
-        return tuple(self.files[0].get_slice("mean").get_shape()[1:])
+        return tuple(self.shards[0]["mean"].shape[1:])
 
-    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Posterior mean and std (N, C, h, w) and class labels (N,) of the images at `indices`."""
-        places = torch.tensor(indices)
-        shards = torch.searchsorted(self.ends, places, right=True)
-        rows = places - torch.where(shards > 0, self.ends[shards - 1], 0)
-        where = list(zip(shards.tolist(), rows.tolist(), strict=True))
-        return tuple(torch.cat([self._row(s, name, r) for s, r in where]) for name in ("mean", "std", "labels"))
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Posterior mean and std (N, C, h, w) in float32 and class labels (N,) of the images at `indices`."""
+        indices = np.asarray(indices)
+        if indices.min() < 0 or indices.max() >= len(self):
+            raise IndexError(f"images {indices.min()} to {indices.max()} are asked for, there are 0 to {len(self) - 1}")
+        flipped, images = np.divmod(indices, self.unmirrored)
+        if self.order is not None:
+            images = self.order[images]
+        numbers = np.searchsorted(self.ends, images, side="right")
+        rows = images - np.concatenate([[0], self.ends])[numbers]
+        prefixes = np.where(flipped, "mirror_", "")
+        where = list(zip((self.shards[n] for n in numbers), prefixes.tolist(), rows.tolist(), strict=True))
+        mean = torch.stack([shard[f"{prefix}mean"][row] for shard, prefix, row in where]).float()
+        if "std" in self.shards[0]:
+            std = torch.stack([shard[f"{prefix}std"][row] for shard, prefix, row in where]).float()
+        else:  # a deterministic autoencoder
+            std = torch.zeros_like(mean)
+        return mean, std, torch.stack([shard["labels"][row] for shard, _, row in where])
 
-    def _row(self, shard: int, name: str, row: int) -> Tensor:
-        return self.files[shard].get_slice(name)[row : row + 1]
+
+def map_shard(path: Path) -> dict[str, Tensor]:
+    """A shard's tensors, mapped: their bytes are read when they are touched, and the system may drop them again."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def balanced(labels: np.ndarray, power: float) -> np.ndarray:
+    """Images in which small classes are repeated, so that a class of n images appears proportional to n^(1 - power).
+
+    0 leaves a set as it is, 0.5 draws each image by the inverse square root of its class's size, 1 makes all
+    classes equal. The largest class appears once; of a fraction of a repetition, images spread evenly get one more.
+
+    Args:
+        labels: (N,).
+
+    Returns:
+        Indices of images, each at least once.
+    """
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    repeats = np.empty(len(labels), np.int64)
+    for number, count in enumerate(counts):
+        ends = np.arange(count + 1) * (counts.max() / count) ** power
+        repeats[classes == number] = np.diff(np.floor(ends + 1e-9)).astype(np.int64)
+    return np.repeat(np.arange(len(labels)), repeats)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train.latents", description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder that train.avatars wrote")
-    parser.add_argument("--split", default="train", choices=list(avatars.FIRST_SEED))
+    parser.add_argument("source", type=Path, help="a folder of images, or one that train.avatars or train.emoji wrote")
     parser.add_argument("--vae", required=True, help="autoencoder: a folder or a hub id")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    parser.add_argument("--split", default="train", help="what the shards are called; of a drawn set, what is read")
+    parser.add_argument("--size", type=int, help="side in pixels that image files are brought to")
+    parser.add_argument(
+        "--classes",
+        choices=CLASS_RULES,
+        default="folder",
+        help="class of an image file: its folder, its name up to the first underscore, or none (default folder)",
+    )
+    parser.add_argument("--names", type=Path, help="JSON with the classes' names, in the order of folders or prefixes")
+    parser.add_argument("--mirror", action="store_true", help="encode the mirror images too")
+    parser.add_argument(
+        "--balance",
+        type=float,
+        default=0.0,
+        help="0.5: training reads by inverse square root of class size (default 0)",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="float16 halves the shards")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=0, help="reading processes beside each encoding one")
+    parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     args = parser.parse_args()
-    encode_split(args.data, args.split, open_autoencoder(args.vae), args.out, args.batch_size, args.device)
+    settings = {name: getattr(args, name) for name in ("mirror", "balance", "dtype", "batch_size", "workers", "cpu")}
+    try:
+        images = open_images(args.source, args.split, args.size, args.classes, args.names)
+        encode(images, open_autoencoder(args.vae), args.out, args.split, **settings)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
 
 
 if __name__ == "__main__":
