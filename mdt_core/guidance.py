@@ -46,8 +46,9 @@ class Guided:
     ):
         self.model, self.class_labels, self.weight = model, class_labels, weight
         self.guidance_channels, self.skip_tolerance = guidance_channels, skip_tolerance
-        self.null_labels = torch.full_like(class_labels, null_class)
-        self.unconditional = torch.equal(class_labels, self.null_labels)  # then both branches are the same
+        null_labels = torch.full_like(class_labels, null_class)
+        self.both_labels = torch.cat([class_labels, null_labels])
+        self.unconditional = torch.equal(class_labels, null_labels)  # then both branches are the same
         self.evaluations = self.skipped = 0
 
     def __call__(self, x_t: Tensor, t: int, keep: Tensor | None = None) -> Tensor:
@@ -68,13 +69,13 @@ class Guided:
         both = self._evaluate(
             torch.cat([x_t, x_t]),
             t,
-            torch.cat([self.class_labels, self.null_labels]),
+            self.both_labels,
             None if keep is None else torch.cat([keep, keep]),
         )
         return self._combine(*both.chunk(2), weight)
 
     def _evaluate(self, x_t: Tensor, t: int, class_labels: Tensor, keep: Tensor | None) -> Tensor:
-        timesteps = torch.full((len(x_t),), int(t), device=x_t.device)
+        timesteps = torch.full((len(x_t),), int(t))  # on the CPU: whoever reads them there waits for no GPU
         # A model without a masked pass takes no `keep`.
         return self.model(x_t, timesteps, class_labels, **({} if keep is None else {"keep": keep}))
 
@@ -100,6 +101,8 @@ def guide(
     skip_tolerance: float = 1e-2,
 ) -> Guided:
     """Bind labels and guidance to a model: `model(x, timesteps, class_labels[, keep]) -> (N, 2C, H, W)`.
+
+    The model is given its timesteps on the CPU.
 
     Args:
         class_labels: (N,) int64. Entries equal to `null_class` are unconditional: both branches agree, nothing changes.

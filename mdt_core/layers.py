@@ -3,8 +3,8 @@
 Follows DiT (arXiv 2212.09748, section 3) and MDT (arXiv 2303.14389, section 3.2). Attribute names are those
 that published checkpoints carry as keys.
 
-Letters: N batch, T tokens (T = G^2 for a grid of side G), D width, A attention heads, C latent channels,
-p patch size, (h, w) latent cells.
+Letters: N batch, T tokens (T = G^2 for a grid of side G), Q queries among them, D width, A attention heads, C latent
+channels, p patch size, (h, w) latent cells.
 """
 
 import math
@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from mdt_core.attention import attention
+from mdt_core.masking import take
 
 
 class PatchEmbed(nn.Module):
@@ -74,11 +77,20 @@ class RelativePositionBias(nn.Module):
         offset = lambda axis: axis[:, None] - axis[None, :] + grid_size - 1  # noqa: E731
         return offset(rows) * (2 * grid_size - 1) + offset(columns)
 
-    def forward(self, keep: Tensor | None = None) -> Tensor:
-        """(1, A, T, T), or with `keep` (N, K) the pairs of kept tokens alone: (N, A, K, K)."""
-        index = self.relative_position_index
-        index = index[None] if keep is None else index[keep[:, :, None], keep[:, None, :]]
-        return rearrange(F.embedding(index, self.relative_position_bias_table), "n q k a -> n a q k")
+    def forward(self, pairs: Tensor | None = None) -> Tensor:
+        """(1, A, T, T), or for the token pairs of `token_pairs` (N, Q, K) alone: (N, A, Q, K)."""
+        index = self.relative_position_index[None] if pairs is None else pairs
+        # Not an embedding: its backward sorts or searches, that of index_select adds.
+        bias = self.relative_position_bias_table.t().contiguous().index_select(1, index.flatten())  # (A, N Q K)
+        return bias.unflatten(1, index.shape).transpose(0, 1)
+
+
+def token_pairs(queries: Tensor, keys: Tensor, grid_size: int) -> Tensor:
+    """Which row of a bias table belongs to each pair of tokens: indices (N, Q), (N, K) -> (N, Q, K)."""
+    side = 2 * grid_size - 1
+    place = lambda tokens: tokens // grid_size * side + tokens % grid_size  # noqa: E731
+    centre = (grid_size - 1) * (side + 1)  # the row of a token's pair with itself
+    return place(queries)[:, :, None] - place(keys)[:, None, :] + centre
 
 
 class Attention(nn.Module):
@@ -91,11 +103,12 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.rel_pos_bias = RelativePositionBias(grid_size, num_heads) if grid_size else None
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "n t (three a d) -> three n a t d", three=3, a=self.num_heads).unbind(0)
-        bias = self.rel_pos_bias(keep).to(q.dtype) if self.rel_pos_bias is not None else None
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(rearrange(x, "n a t d -> n t (a d)"))
+    def forward(self, x: Tensor, bias: Tensor | None, queries: Tensor | None = None) -> Tensor:
+        """x (N, T, D), bias (N or 1, A, Q, T) -> (N, Q, D): every token's answer, or only that of `queries` (N, Q)."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q = q if queries is None else take(q, queries)
+        q, k, v = (rearrange(part, "n t (a d) -> n a t d", a=self.num_heads) for part in (q, k, v))
+        return self.proj(rearrange(attention(q, k, v, bias), "n a q d -> n q (a d)"))
 
 
 class Mlp(nn.Module):
@@ -112,7 +125,7 @@ class Mlp(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """adaLN: x (N, T, D) with the condition's shift and scale (N, 1, D)."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 def adaln(width: int, parts: int) -> nn.Sequential:
@@ -132,14 +145,32 @@ class Block(nn.Module):
         self.adaLN_modulation = adaln(width, 6)
         self.skip_linear = nn.Linear(2 * width, width) if shortcut else None
 
-    def forward(self, x: Tensor, c: Tensor, skip: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """x, skip (N, T, D), condition c (N, D), keep (N, T) when x holds the kept tokens alone -> (N, T, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        bias: Tensor | None = None,
+        skip: Tensor | None = None,
+        queries: Tensor | None = None,
+    ) -> Tensor:
+        """One block, for all tokens or only for those asked for.
+
+        Args:
+            x: (N, T, D). skip: (N, T, D), of a block with a shortcut.
+            modulation: (N, 6 D), what `adaLN_modulation` makes of the condition.
+            bias: (N or 1, A, Q, T), what `attn.rel_pos_bias` holds for queries and tokens.
+            queries: (N, Q), the tokens that are asked for; None for all, Q = T.
+
+        Returns:
+            (N, Q, D).
+        """
         if self.skip_linear is not None:
             x = self.skip_linear(torch.cat([x, skip], dim=-1))
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)
-        x = x + gate_a * self.attn(modulate(self.norm1(x), shift_a, scale_a), keep)
-        x = x + gate_m * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
-        return x
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unsqueeze(1).chunk(6, dim=-1)
+        attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), bias, queries)
+        x = x if queries is None else take(x, queries)
+        x = torch.addcmul(x, gate_a, attended)
+        return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm2(x), shift_m, scale_m)))
 
 
 class FinalLayer(nn.Module):
@@ -151,8 +182,8 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, patch_size**2 * out_channels)
         self.adaLN_modulation = adaln(width, 2)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(c).unsqueeze(1).chunk(2, dim=-1)
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        shift, scale = modulation.unsqueeze(1).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 

@@ -31,23 +31,32 @@ def take(tokens: Tensor, keep: Tensor) -> Tensor:
     return tokens.gather(1, keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
+def put(tokens: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """All tokens (N, T, D) with `values` (N, K, D) in the given places (N, K)."""
+    return tokens.scatter(1, places.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]), values.to(tokens.dtype))
+
+
 def restore(tokens: Tensor, keep: Tensor, fill: Tensor) -> Tensor:
     """Undo `take`: kept tokens (N, K, D) back in their places, `fill` elsewhere.
 
     Args:
         tokens: (N, K, D).
         keep: (N, K), as given to `take`.
-        fill: broadcastable to (N, T, D) and with T tokens: what stands at the hidden places.
+        fill: (1, T, D), what stands at the hidden places.
     """
-    n, _, d = tokens.shape
-    filled = fill.expand(n, -1, d).to(tokens.dtype)
-    return filled.scatter(1, keep.unsqueeze(-1).expand(-1, -1, d), tokens)
+    return put(fill.expand(len(tokens), -1, -1).to(tokens.dtype), keep, tokens)
 
 
 def is_kept(keep: Tensor, num_tokens: int) -> Tensor:
     """Indices (N, K) -> (N, T) bool, true where the token is kept."""
     kept = torch.zeros(keep.shape[0], num_tokens, dtype=torch.bool, device=keep.device)
     return kept.scatter(1, keep, True)
+
+
+def hidden_tokens(keep: Tensor, num_tokens: int) -> Tensor:
+    """Indices of the kept tokens (N, K) -> of the others (N, T - K), ascending."""
+    order = is_kept(keep, num_tokens).int().argsort(dim=1, stable=True)  # the hidden ones first
+    return order[:, : num_tokens - keep.shape[1]]
 
 
 # --- a painted mask: pixels -> latent cells -> tokens --------------------------------------------------------

@@ -7,71 +7,30 @@ depend on the batch it is made in.
 
 import difflib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
-from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 
-from mdt_core.autoencoder import decode, downscale, encode, fit_preview, preview
-from mdt_core.canvas import fit_canvas
+from mdt_core.acceleration import CudaGraph, choose_dtype, quantize_linears
+from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
-from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
 from mdt_core.official import download, load_official, resolve
-from mdt_core.samplers import Step, find_sampler, generators, initial_latents, sample
-from mdt_core.transformer import MDT, MDTTransformer
+from mdt_core.pictures import ClassLabel, Images, MDTPipelineOutput, Pictures, PipelineStep
+from mdt_core.repainting import Repainting
+from mdt_core.samplers import Step, generators, initial_latents, sample, sampling_timesteps
+from mdt_core.trajectory import Trajectory
+from mdt_core.transformer import MDTTransformer
 
 IMAGENET_CLASSES = Path(__file__).parents[1] / "assets" / "imagenet_classes.json"
 MAX_SEED = 2**63 - 1
-
-ClassLabel = int | str | None  # an index, a name, or None for no class
-
-
-@dataclass
-class MDTPipelineOutput(BaseOutput):
-    """What a call made."""
-
-    images: list[Image.Image] | Tensor  # pictures, or latents (N, C, h, w) with output_type="latent"
-    seeds: list[int]  # one per image: the same seed and settings give the same picture
-    evaluations: int  # model evaluations of the batch, conditional and unconditional counted each
-    skipped: int  # unconditional evaluations left out because the guidance weight was near 1
+SMALL_BATCH = 8  # images, both branches counted: below, a GPU waits for launches
 
 
-Images = Callable[[Tensor], list[Image.Image]]  # latents (N, C, h, w) -> pictures
-
-
-@dataclass(frozen=True)
-class PipelineStep:
-    """One step of a stream. Previews are made when they are asked for: one that is not shown costs nothing."""
-
-    index: int  # 0..total-1
-    total: int
-    timestep: int  # the training timestep the model was asked at, 999..0
-    x_t: Tensor  # (N, C, h, w) the state after the step
-    x_0: Tensor  # (N, C, h, w) the prediction of the clean latents
-    evaluations: int  # so far
-    skipped: int  # so far
-    images: list[Image.Image] | Tensor | None  # the result, on the last step
-    sketch: Images = field(repr=False)  # latents -> previews
-
-    @cached_property
-    def preview(self) -> list[Image.Image]:
-        """The predicted clean images, by the linear preview."""
-        return self.sketch(self.x_0)
-
-    @cached_property
-    def noisy_preview(self) -> list[Image.Image]:
-        """The noisy state itself, by the linear preview."""
-        return self.sketch(self.x_t)
-
-
-class MDTPipeline(DiffusionPipeline):
+class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
     """Class-conditional image generation with a (masked) diffusion transformer.
 
     Args:
@@ -101,6 +60,7 @@ class MDTPipeline(DiffusionPipeline):
         self.register_to_config(
             id2label=self.id2label, preview_weights=preview_weights, guidance_channels=guidance_channels
         )
+        self._compute_dtype, self._cuda_graphs = torch.float32, False
 
     # --- opening a model -----------------------------------------------------------------------------------
 
@@ -181,6 +141,42 @@ class MDTPipeline(DiffusionPipeline):
             raise ValueError(f"class {index} is out of range: this model has classes 0 to {self.num_classes - 1}")
         return index
 
+    # --- speed ---------------------------------------------------------------------------------------------
+
+    def optimize(
+        self,
+        compile: bool = False,
+        dtype: str | torch.dtype = "auto",
+        cuda_graphs: bool = True,
+        int8: bool = False,
+    ) -> "MDTPipeline":
+        """`pipe.optimize(...)`: choose how the model is evaluated from now on; once, before the first picture.
+
+        A pipeline that was never told runs in float32 as it is; that is what the paper's figures are made with.
+
+        Args:
+            compile: compile the transformer's block (one kind of block, not the whole model). The first pictures of
+                a batch size wait for it, tens of seconds on a CPU. Changes a result by rounding alone.
+            dtype: what matrix products run in. "auto": bfloat16 on a GPU or a CPU with AMX, else float32; "float32",
+                "bfloat16" or "float16". bfloat16 changes a model's output by about 1%.
+            cuda_graphs: on a GPU, replay the launches of small batches. Changes nothing.
+            int8: 8-bit linear maps on a CPU, for good: open the model anew to be rid of them, and do not save it.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            ValueError: an option that this device does not have.
+        """
+        if int8 and self.device.type != "cpu":
+            raise ValueError(f"int8 runs on a CPU alone, not on {self.device}: choose a dtype there")
+        self._compute_dtype, self._cuda_graphs = choose_dtype(dtype, self.device), cuda_graphs
+        if int8:
+            quantize_linears(self.transformer)
+        if compile:
+            self.transformer.compile_repeated_blocks()
+        return self
+
     # --- sampling ------------------------------------------------------------------------------------------
 
     def __call__(self, class_labels: ClassLabel | Sequence[ClassLabel] = None, **settings) -> MDTPipelineOutput:
@@ -220,7 +216,7 @@ class MDTPipeline(DiffusionPipeline):
         """
         seeds = self._seeds(class_labels, seeds)
         rngs = generators(seeds)
-        find_sampler(sampler, num_inference_steps)
+        timesteps = sampling_timesteps(sampler, num_inference_steps)
         if output_type not in ("pil", "latent"):
             raise ValueError(f'output_type must be "pil" or "latent", not {output_type!r}')
         if latents is None:
@@ -228,7 +224,13 @@ class MDTPipeline(DiffusionPipeline):
         elif tuple(latents.shape) != (len(seeds), *self.latent_shape):
             raise ValueError(f"latents must be {(len(seeds), *self.latent_shape)}, not {tuple(latents.shape)}")
         denoise = self._guided(
-            class_labels, len(seeds), guidance_scale, guidance_power, guidance_channels, skip_tolerance
+            class_labels,
+            timesteps,
+            len(seeds),
+            guidance_scale,
+            guidance_power,
+            guidance_channels,
+            skip_tolerance,
         )
         steps = sample(
             denoise,
@@ -239,99 +241,6 @@ class MDTPipeline(DiffusionPipeline):
         )
         finish = (lambda x: x) if output_type == "latent" else self.decode_images
         return self._follow(steps, denoise, finish, self.preview_images)
-
-    # --- inpainting ----------------------------------------------------------------------------------------
-
-    def inpaint(
-        self,
-        image: Image.Image | np.ndarray,
-        mask: Image.Image | np.ndarray,
-        class_labels: ClassLabel | Sequence[ClassLabel] = None,
-        **settings,
-    ) -> MDTPipelineOutput:
-        """Repaint a part of a picture; arguments and errors as in `stream_inpaint`."""
-        seeds = self._seeds(class_labels, settings.pop("seeds", None))
-        *_, last = self.stream_inpaint(image, mask, class_labels, seeds=seeds, **settings)
-        return MDTPipelineOutput(last.images, seeds, last.evaluations, last.skipped)
-
-    def stream_inpaint(
-        self,
-        image: Image.Image | np.ndarray,
-        mask: Image.Image | np.ndarray,
-        class_labels: ClassLabel | Sequence[ClassLabel] = None,
-        method: str | Method = "mdt",
-        num_inference_steps: int = 50,
-        strength: float = 1.0,
-        seeds: int | Sequence[int] | None = None,
-        sampler: str | None = None,
-        guidance_scale: float = 3.8,
-        guidance_power: float = 4.0,
-        guidance_channels: int | str | None = "config",
-        skip_tolerance: float = 1e-2,
-        area: str = "whole",
-        masked_content: str = "fill",
-        grow: int = 8,
-        feather: int = 4,
-    ) -> Iterator[PipelineStep]:
-        """Repaint a part of a picture of any size, step by step; previews and results have the picture's size.
-
-        Args:
-            image: a PIL picture, or (H, W, 3) uint8.
-            mask: of the same size; white (or true) where to repaint. A grey mask counts from 128 up.
-            class_labels, seeds, guidance_scale, guidance_power, guidance_channels, skip_tolerance: as in `stream`;
-                one seed per variant.
-            method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
-            num_inference_steps: of the whole trajectory; a method's repeats come on top.
-            strength: in (0, 1]; below 1 it starts from the noised picture.
-            sampler: by default the method's.
-            area: "whole" picture, largest "crop", or a square around the "masked" part, at the model's resolution.
-            masked_content: "fill" (blurred surroundings), "original" or "noise".
-            grow: picture pixels by which the mask is dilated. Outside the grown mask nothing changes, exactly.
-            feather: picture pixels over which the new part fades in, inside the grown ring.
-
-        Raises:
-            ValueError: an argument is out of its range, or picture and mask do not fit. Before the first step.
-        """
-        seeds = self._seeds(class_labels, seeds)
-        rngs = generators(seeds)
-        if find_method(method).masked_pass and not isinstance(self.transformer, MDT):
-            raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
-        if isinstance(image, Image.Image):
-            image = np.asarray(image.convert("RGB"))
-        if isinstance(mask, Image.Image):
-            mask = np.asarray(mask.convert("L"))
-        mask = mask if mask.dtype == bool else mask > 127
-        cell = downscale(self.vae)
-        canvas = fit_canvas(image, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)
-        hardness = canvas.hardness(*self.latent_shape[1:])
-        with torch.no_grad():
-            known, content = starting_latents(
-                masked_content, self._encode, canvas.pixels(), canvas.hole(), hardness, rngs
-            )
-        denoise = self._guided(
-            class_labels, len(seeds), guidance_scale, guidance_power, guidance_channels, skip_tolerance
-        )
-        steps = inpaint(
-            denoise,
-            known,
-            hardness,
-            generators=rngs,
-            method=method,
-            sampler=sampler,
-            num_inference_steps=num_inference_steps,
-            strength=strength,
-            patch_size=self.transformer.config.patch_size,
-            content=content,
-        )
-
-        def pasted(pixels: Tensor) -> list[Image.Image]:
-            return [Image.fromarray(canvas.paste(new)) for new in pixels]
-
-        def sketch(latents: Tensor) -> list[Image.Image]:
-            side = (self.image_size, self.image_size)
-            return pasted(torch.nn.functional.interpolate(self._preview(latents), side, mode="bicubic"))
-
-        return self._follow(steps, denoise, lambda latents: pasted(self._decode(latents)), sketch)
 
     # --- what both share -----------------------------------------------------------------------------------
 
@@ -345,19 +254,30 @@ class MDTPipeline(DiffusionPipeline):
     def _guided(
         self,
         class_labels: ClassLabel | Sequence[ClassLabel],
+        timesteps: Sequence[int],
         count: int,
         guidance_scale: float,
         guidance_power: float,
         guidance_channels: int | str | None,
         skip_tolerance: float,
     ) -> Guided:
-        """The model with `count` labels and guidance bound to it."""
+        """The model with `count` labels, the timesteps to come and guidance bound to it."""
         labels = _as_list(class_labels)
         if len(labels) not in (1, count):
             raise ValueError(f"{len(labels)} class labels do not go with {count} seeds: give one per image")
         indices = [self.class_index(label) for label in labels] * (count // len(labels))
+        graphs = self._cuda_graphs and self.device.type == "cuda" and 2 * count <= SMALL_BATCH
+        model = Trajectory(
+            self.transformer, timesteps, [*indices, self.num_classes], wrap=CudaGraph if graphs else None
+        )
+
+        def evaluate(x_t: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
+            lower = self._compute_dtype != torch.float32
+            with torch.autocast(self.device.type, self._compute_dtype) if lower else nullcontext():
+                return model(x_t.to(self.transformer.dtype), timesteps, class_labels, keep).to(x_t.dtype)
+
         return guide(
-            self._evaluate,
+            evaluate,
             torch.tensor(indices, device=self.device),
             null_class=self.num_classes,
             guidance_scale=guidance_scale,
@@ -365,9 +285,6 @@ class MDTPipeline(DiffusionPipeline):
             guidance_channels=self.config.guidance_channels if guidance_channels == "config" else guidance_channels,
             skip_tolerance=skip_tolerance,
         )
-
-    def _evaluate(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, **masked) -> Tensor:
-        return self.transformer(x_t.to(self.transformer.dtype), timesteps, class_labels, **masked)
 
     def _seeds(self, class_labels: ClassLabel | Sequence[ClassLabel], seeds: int | Sequence[int] | None) -> list[int]:
         """One seed per image: as given, one for all labels, or drawn at random."""
@@ -378,57 +295,6 @@ class MDTPipeline(DiffusionPipeline):
             return torch.randint(2**31, (count,)).tolist()
         seeds = [int(seed) for seed in _as_list(seeds)]
         return seeds * count if len(seeds) == 1 else seeds
-
-    # --- latents -> pictures -------------------------------------------------------------------------------
-
-    def decode_images(self, latents: Tensor) -> list[Image.Image]:
-        """Latents (N, C, h, w) -> PIL images."""
-        return [to_pil(pixels) for pixels in self._decode(latents)]
-
-    def preview_images(self, latents: Tensor) -> list[Image.Image]:
-        """Latents (N, C, h, w) -> PIL images by the linear map, enlarged to the picture's size."""
-        side = (self.image_size, self.image_size)
-        return [to_pil(pixels).resize(side, Image.Resampling.BICUBIC) for pixels in self._preview(latents)]
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        """Pixels -> latents: the posterior's mean, float32."""
-        return encode(self.vae, pixels.to(self.device, self.vae.dtype)).float()
-
-    @torch.no_grad()
-    def _decode(self, latents: Tensor) -> Tensor:
-        """Latents -> pixels, one image at a time: a picture does not depend on its neighbours."""
-        return torch.cat([decode(self.vae, z.to(self.vae.dtype)) for z in latents.split(1)]).float().cpu()
-
-    def _preview(self, latents: Tensor) -> Tensor:
-        return preview(latents.float().cpu(), self._preview_weights)
-
-    @cached_property
-    def _preview_weights(self) -> Tensor:
-        if self.config.preview_weights is None:
-            self.fit_preview()
-        return torch.tensor(self.config.preview_weights)
-
-    @torch.no_grad()
-    def fit_preview(self, latents: Tensor | None = None) -> None:
-        """Fit the linear preview to the autoencoder at hand and store it in the pipeline's configuration.
-
-        Args:
-            latents: (N, C, h, w) of real pictures. Without them, smooth random latents are decoded.
-        """
-        if latents is None:
-            rng = generators(range(8))
-            coarse = initial_latents(rng, (self.latent_shape[0], 8, 8))
-            latents = torch.nn.functional.interpolate(coarse, self.latent_shape[1:], mode="bicubic")
-        pixels = torch.cat([decode(self.vae, z.to(self.vae.dtype).to(self.device)) for z in latents.split(8)])
-        block = min(downscale(self.vae), 4) if downscale(self.vae) < 8 else 1
-        weights = fit_preview(latents.float().cpu(), pixels.float().cpu(), block)
-        self.register_to_config(preview_weights=weights.tolist())
-
-
-def to_pil(pixels: Tensor) -> Image.Image:
-    """Pixels (3, H, W) in [-1, 1] -> PIL RGB."""
-    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-    return Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 
 def _as_list(value) -> list:

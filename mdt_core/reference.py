@@ -57,7 +57,7 @@ class Reference:
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(n, -1, side * p, side * p)
 
     def block(self, name: str, x: Tensor, c: Tensor, keep: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
-        if skip is not None:
+        if f"{name}.skip_linear.weight" in self.weights:
             x = self.linear(f"{name}.skip_linear", torch.cat([x, skip], dim=-1))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(name, c, parts=6)
         x = x + gate_a * self.attention(f"{name}.attn", layer_norm(x) * (1 + scale_a) + shift_a, keep)
@@ -94,7 +94,8 @@ class Reference:
         hidden = torch.ones(n, t, 1, dtype=x.dtype, device=x.device).scatter(1, keep.unsqueeze(-1), 0.0)
         places = self.weights["mask_token"].expand(n, t, d)
         x = places.scatter(1, keep.unsqueeze(-1).expand(-1, -1, d), x) + positions
-        return (1 - hidden) * x + hidden * self.block("sideblocks.0", x, c)
+        guess = self.block("sideblocks.0", x, c) if "sideblocks.0.attn.qkv.weight" in self.weights else x
+        return (1 - hidden) * x + hidden * guess
 
     def embed_timesteps(self, timesteps: Tensor) -> Tensor:
         frequencies = torch.exp(-math.log(10_000) * torch.arange(128, device=timesteps.device) / 128)

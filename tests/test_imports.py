@@ -17,7 +17,7 @@ SOURCES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"
 
 KNOW_NOTHING_OF_OURS = {f"mdt_core.{name}" for name in ("presets", "masking", "diffusion", "autoencoder", "runs")}
 KNOW_NO_MODEL = {f"mdt_core.{name}" for name in ("guidance", "samplers", "inpainting", "canvas", "losses", "optim")}
-MODEL = {f"mdt_core.{name}" for name in ("layers", "transformer", "official", "pipeline")}
+MODEL = {f"mdt_core.{name}" for name in ("layers", "transformer", "trajectory", "official", "pipeline")}
 
 
 def module_name(path: Path) -> str:

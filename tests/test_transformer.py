@@ -5,6 +5,7 @@ import torch
 
 from mdt_core import MDTTransformer, MDTv2, create_model
 from mdt_core.masking import draw_keep, is_kept
+from mdt_core.transformer import Conditioning
 
 
 def tiny(name: str, **changes) -> MDTTransformer:
@@ -33,7 +34,7 @@ def test_hidden_tokens_cannot_reach_the_encoder(version):
     """Catches a leak: the masked pass would learn to copy what it should predict."""
     model, keep = tiny(version), draw_keep(torch.rand(1, 16), 8)
     seen = []
-    model.decode = lambda x, c, inputs: seen.append(x) or x  # what the encoder and the side-interpolator made
+    model.decode = lambda x, tell, inputs: seen.append(x) or x  # what the encoder and the side-interpolator made
     x = torch.randn(1, 4, 8, 8)
     hidden = ~is_kept(keep, 16).view(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
     for latents in (x, torch.where(hidden, 100.0, x)):
@@ -55,9 +56,19 @@ def test_the_masked_shortcut_leaves_kept_tokens_as_the_encoder_made_them():
     """Catches a mask that is upside down: the side-interpolator must write the hidden tokens alone."""
     model, keep = tiny("MDT"), draw_keep(torch.rand(2, 16), 9)
     encoded = torch.randn(2, 9, 32)
-    out = model.interpolate(encoded, torch.randn(2, 32), keep)
+    out = model.interpolate(encoded, Conditioning(torch.randn(2, 32)), keep)
     kept = take_rows(out - model.decoder_pos_embed, keep)
     torch.testing.assert_close(kept, encoded)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("version", ["MDT", "MDTv2"])
+def test_a_masked_pass_may_hide_one_token_or_none(version):
+    """Catches a side block that is asked for no token at all; with none hidden it is the full pass."""
+    model, x, conditions = tiny(version), torch.randn(2, 4, 8, 8), (T([5, 800]), T([1, 3]))
+    everything = torch.arange(16).flip(0).expand(2, 16)
+    torch.testing.assert_close(model(x, *conditions, keep=everything), model(x, *conditions), rtol=0, atol=1e-5)
+    assert model(x, *conditions, keep=everything[:, 1:]).isfinite().all()
 
 
 def take_rows(x, keep):

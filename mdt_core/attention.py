@@ -1,0 +1,56 @@
+"""Attention with a position bias: the same numbers by whichever way is fastest where it runs.
+
+Letters: N batch, A heads, Q queries, T keys, d width of a head.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v.
+
+    Args:
+        q: (N, A, Q, d). k, v: (N, A, T, d).
+        bias: (N or 1, A, Q, T), or None.
+
+    Returns:
+        (N, A, Q, d).
+    """
+    if bias is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    bias = bias.to(q.dtype)
+    if not (torch.is_grad_enabled() and bias.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if q.device.type == "cpu" and q.dtype == torch.float32:
+        return BiasedAttention.apply(q, k, v, bias)
+    # cuDNN's kernel has given NaN gradients for some lengths of a masked pass; this one takes a bias that learns.
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+class BiasedAttention(torch.autograd.Function):
+    """On a CPU, a bias that learns keeps torch from its fused kernel; this takes fewer passes over the logits."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        scale = q.shape[-1] ** -0.5
+        weights = torch.matmul(q * scale, k.transpose(-2, -1)).add_(bias)  # (N, A, Q, T)
+        torch.softmax(weights, dim=-1, out=weights)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.bias_is_shared = len(bias) < len(q)
+        return weights @ v
+
+    # With P the weights, S the logits: dS = P (dP - sum(dP P)), which is the bias's gradient too
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        scale = q.shape[-1] ** -0.5
+        d_v = weights.transpose(-2, -1) @ d_out
+        d_logits = torch._softmax_backward_data(d_out @ v.transpose(-2, -1), weights, -1, weights.dtype)
+        d_bias = d_logits.sum(0, keepdim=True) if ctx.bias_is_shared else d_logits
+        return (d_logits @ k).mul_(scale), (d_logits.transpose(-2, -1) @ q).mul_(scale), d_v, d_bias
