@@ -1,0 +1,81 @@
+"""The decoder's second stage: what its drafts are, what its critic sees, and that it leaves the latents alone."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mdt_core import MDTPipeline, create_model
+from train import avatars, decoder
+from train.adversary import PatchCritic, hinge_loss
+from train.autoencoder import small_autoencoder
+
+STYLES = 3
+
+
+@pytest.fixture
+def pipe() -> MDTPipeline:
+    torch.manual_seed(0)
+    model = create_model("MDTv2-XS/4", 8, STYLES, in_channels=4)
+    return MDTPipeline(model, small_autoencoder(8, 12, 4, 4), id2label=dict(enumerate("abc")), guidance_channels=None)
+
+
+def test_a_draft_keeps_less_of_its_picture_the_earlier_it_starts():
+    """Catches a round trip that starts at the wrong noise level, and samples that know their picture."""
+    idle = SimpleNamespace(
+        transformer=lambda x, timesteps, class_labels: torch.zeros(len(x), 8, 8, 8),  # it takes no noise away
+        num_classes=STYLES,
+        config=SimpleNamespace(guidance_channels=None),
+    )
+    latents, labels = torch.randn(4, 4, 8, 8), torch.tensor([0, 1, 2, 0])
+    kept = []
+    for start in (0, 14, 22):
+        draft = decoder.draw_drafts(idle, latents, labels, first_seed=5, start=start)
+        kept.append(torch.corrcoef(torch.stack([draft.flatten(), latents.flatten()]))[0, 1].item())
+    assert abs(kept[0]) < 0.15 < 0.5 < kept[1] < kept[2]
+
+
+def test_a_draft_does_not_depend_on_its_neighbours(pipe):
+    latents, labels = torch.randn(2, 4, 8, 8), torch.tensor([0, 1])
+    both = decoder.draw_drafts(pipe, latents, labels, first_seed=5, start=20)
+    second = decoder.draw_drafts(pipe, latents[1:], labels[1:], first_seed=6, start=20)
+    torch.testing.assert_close(both[1:], second, rtol=0, atol=1e-4)
+
+
+def test_the_critic_learns_which_style_a_picture_has():
+    """Catches a critic that never looks at the class."""
+    torch.manual_seed(0)
+    critic = PatchCritic(2, width=8)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=5e-3)
+    colours = torch.tensor([-0.5, 0.5]).view(2, 1, 1, 1).expand(2, 3, 64, 64)  # class 0 is dark, class 1 light
+    right, wrong = torch.tensor([0, 1]), torch.tensor([1, 0])
+    for _ in range(60):
+        optimizer.zero_grad()
+        hinge_loss(critic(colours, right), critic(colours, wrong)).backward()
+        optimizer.step()
+    assert (critic(colours, right).mean((1, 2, 3)) > critic(colours, wrong).mean((1, 2, 3))).all()
+
+
+def test_the_second_stage_changes_the_decoder_alone_and_goes_on_from_its_drafts(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path / "model")
+    pictures = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(24) % STYLES
+    split = avatars.Split(pictures.numpy(), labels.numpy(), labels.numpy())
+    monkeypatch.setattr(decoder, "load", lambda folder, split_name: split)
+    shard = {"mean": torch.randn(24, 4, 8, 8), "std": torch.zeros(24, 4, 8, 8), "labels": labels}
+    (tmp_path / "latents").mkdir()
+    names = {"id2label": json.dumps(dict(enumerate("abc")))}
+    save_file(shard, tmp_path / "latents" / "train-00000-of-00001.safetensors", metadata=names)
+    command = f"decoder --model {tmp_path}/model --data x --latents {tmp_path}/latents --out {tmp_path}/out"
+    sizes = "--num-samples 4 --num-trips 4 --draft-batch 4 --steps 2 --batch-size 6 --log-every 1"
+    monkeypatch.setattr(sys, "argv", f"{command} {sizes}".split())
+    decoder.main()
+    tuned = type(pipe.vae).from_pretrained(tmp_path / "out")
+    for part, changed in (("encoder", False), ("decoder", True)):
+        pairs = zip(getattr(pipe.vae, part).parameters(), getattr(tuned, part).parameters(), strict=True)
+        assert any(not torch.equal(a, b) for a, b in pairs) is changed
+    monkeypatch.setattr(decoder, "draw_drafts", None)  # a second call would fail
+    decoder.main()
