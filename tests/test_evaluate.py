@@ -35,7 +35,7 @@ class Pipeline:
 class FastJudge:
     """Sees nine numbers of an image, so that the tests need no network."""
 
-    name = "EffLite0"
+    name, words = "EffLite0", {}
 
     def __init__(self, device) -> None:
         pass
@@ -125,6 +125,7 @@ def test_a_sweep_judges_every_value(here, capsys):
     assert [report["images"] for report in reports] == [f"out-scale={value}.npz" for value in ("1.0", "2.0", "3.0")]
     kid = [report["KID-EffLite0"] for report in reports]
     assert kid == sorted(kid)
+    assert Image.open(here / "out.scale.png").width > 800
 
 
 def test_floor_and_samples(capsys):

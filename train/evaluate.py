@@ -6,6 +6,7 @@
     python -m train.evaluate --samples avatars:validation --reference avatars:test    images that are there already
     python -m train.evaluate --floor --reference avatars:test                      what the judge says of real images
     python -m train.evaluate --model PATH --out sweep.npz --reference avatars:test --sweep scale=1:4:0.25
+    python -m train.evaluate --samples FILE.npz --reference ADM_REFERENCE.npz --judge inception      FID as published
 
 The same command resumes; `accelerate launch -m train.evaluate ...` shares the sampling between processes, with the
 same images. The last line of the output is JSON.
@@ -27,9 +28,11 @@ from tqdm import trange
 
 from train import features, metrics, samples
 from train.grid import draw_grid
+from train.judging import Reference, figures, open_reference, plot_sweep, table
 
 # Word on the command line -> setting that it sweeps over, and its type.
 SWEEPS = {"scale": ("guidance_scale", float), "power": ("guidance_power", float), "steps": ("num_inference_steps", int)}
+DEFAULT_OUT = Path("samples.npz")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def sample(args: argparse.Namespace, state: PartialState) -> Iterator[Candidate]
     """Draw the images of each setting to an npz, this process its share; finished files are kept."""
     pipe = load_pipeline(args.model, args.device or state.device)
     pipe.set_progress_bar_config(disable=True)
-    out = args.out or (args.grid.with_suffix(".npz") if args.grid else Path("samples.npz"))
+    out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
     only_grid = args.grid and not args.reference
     base = samples.Sampling(
         weights=samples.fingerprint(pipe),
@@ -104,7 +107,7 @@ def reconstruct(model: str, images: samples.ImageSet, device: torch.device, batc
 
     alone = Path(model).is_dir() and not (Path(model) / "vae").is_dir()
     vae = AutoModel.from_pretrained(model, subfolder=None if alone else "vae").to(device).eval()
-    decoded = np.empty_like(images.images, order="C")
+    decoded = np.empty(images.images.shape, np.uint8)
     for start in trange(0, len(decoded), batch_size, desc="reconstruct", unit="batch"):
         batch = torch.tensor(images.images[start : start + batch_size], device=device)
         pixels = batch.permute(0, 3, 1, 2) / 127.5 - 1  # uint8 NHWC -> NCHW in [-1, 1]
@@ -117,52 +120,18 @@ def reconstruct(model: str, images: samples.ImageSet, device: torch.device, batc
 # ---- figures
 
 
-def judge_pair(real: features.Features, seen: features.Features, name: str, device: str = "cpu") -> dict[str, float]:
-    """Every figure of `seen` against `real`, the least biased first, each with the judge's name.
-
-    Args:
-        real: features of the reference.
-        seen: features of the images to be judged, from the same network.
-        name: the network's name.
-        device: where to compute, in float64.
-    """
-    x, y = (torch.as_tensor(f.pooled, device=device) for f in (real, seen))
-    x_map, y_map = (torch.as_tensor(f.spatial, device=device) for f in (real, seen))
-    kid = metrics.kernel_distance(x, y)
-    precision, recall = metrics.precision_recall(x, y)
-    return {
-        f"KID-{name}": kid.value,
-        f"KID-{name} error": kid.error,
-        f"FD-{name}": metrics.frechet_distance(metrics.fit_gaussian(x), metrics.fit_gaussian(y)),
-        f"sFD-{name}": metrics.frechet_distance(metrics.fit_gaussian(x_map), metrics.fit_gaussian(y_map)),
-        f"IS-{name}": metrics.inception_score(seen.probabilities),
-        f"precision-{name}": precision,
-        f"recall-{name}": recall,
-    }
-
-
-def table(reports: list[dict]) -> str:
-    """One row per set of images, one column per figure."""
-    words = [word for word, value in reports[0].items() if isinstance(value, float)]
-    rows = [["", *words]] + [[report["images"], *(f"{report[word]:.4f}" for word in words)] for report in reports]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
 def judge(args: argparse.Namespace, candidates: list[Candidate], device: torch.device) -> list[dict]:
     """Judge each candidate against the reference, or one half of the reference against the other."""
-    eye, cache = features.EffLite0(device), args.data / "features"
-    real = features.cached(cache, eye, samples.read(args.reference, args.data).images, args.reference)
+    eye = features.open_judge(args.judge, device)
+    real = open_reference(args.reference, eye, args.data)
     compute = "cuda" if torch.device(device).type == "cuda" else "cpu"  # float64 is not everywhere
 
-    def report(name: str, real: features.Features, seen: features.Features, settings: dict) -> dict:
-        counts = {"num_images": len(seen), "num_reference": len(real)}
-        figures = judge_pair(real, seen, eye.name, compute)
-        return {"images": name, "reference": args.reference} | counts | figures | settings
+    def report(name: str, real: Reference, seen: features.Features, settings: dict) -> dict:
+        counts = {"num_images": len(seen), "num_reference": len(real.seen or [])}
+        return {"images": name, "reference": args.reference} | counts | figures(real, seen, eye, compute) | settings
 
     if args.floor:
-        order = np.random.default_rng(0).permutation(len(real))
-        one, other = (real.take(half) for half in np.array_split(order, 2))
+        one, other = real.halves()
         return [report("one half against the other", one, other, {})]
     reports = []
     for candidate in candidates:
@@ -188,6 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--samples", metavar="SOURCE", help="judge these images: avatars:SPLIT, FOLDER or FILE.npz")
     what.add_argument("--floor", action="store_true", help="judge one half of the reference against the other")
     parser.add_argument("--reference", metavar="SOURCE", help="the real images; without it nothing is judged")
+    parser.add_argument("--judge", choices=list(features.JUDGES), default="efflite0", help="the network that looks")
     parser.add_argument("--reconstruct", metavar="SOURCE", help="judge what the model's autoencoder makes of these")
     parser.add_argument("--num-images", type=int, help="default 5000, or what --grid needs where nothing is judged")
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="default samples.npz, or beside the grid")
@@ -198,7 +168,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sampler", default="dpm++")
     parser.add_argument("--scale", type=float, default=3.8, help="guidance scale")
     parser.add_argument("--power", type=float, default=4.0, help="guidance power")
-    parser.add_argument("--sweep", metavar="WORD=FIRST:LAST:STEP", help=f"one run per value of {', '.join(SWEEPS)}")
+    sweep = f"one run per value of {', '.join(SWEEPS)}, and a plot beside --out"
+    parser.add_argument("--sweep", metavar="WORD=FIRST:LAST:STEP", help=sweep)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
     parser.add_argument("--batch-size", type=int, default=32, help="changes the speed, not the images")
     parser.add_argument("--device", help="default: the best there is")
@@ -247,6 +218,11 @@ def run(args: argparse.Namespace) -> None:
     if args.reference:
         reports = judge(args, candidates, device)
         print(table(reports))
+        if args.sweep:
+            word = args.sweep.partition("=")[0]
+            path = (args.out or DEFAULT_OUT).with_suffix(f".{word}.png")
+            plot_sweep(reports, word, SWEEPS[word][0]).save(path)
+            print(path)
     print(json.dumps(reports if args.sweep else reports[0]))
 
 

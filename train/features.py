@@ -2,13 +2,14 @@
 
 No download, 23 images a second on one CPU core. Its figures carry its name (FD-EffLite0, KID-EffLite0) and are
 comparable among themselves only: FID is the Frechet distance on the features of one particular Inception network.
-The judge judges only: nothing is trained against it. Another network fits in by what `Judge` lists.
+The judge judges only: nothing is trained against it. The Inception of published figures
+is in `train/inception.py`.
 """
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mdt_core.runs import write_whole
+
+JUDGES = ("efflite0", "inception")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Judge(Protocol):
     """A network that looks at images."""
 
     name: str
+    words: dict[str, str]  # figure -> its name in reports, where it is not FIGURE-NAME
 
     def __call__(self, images: np.ndarray) -> Features:
         """uint8 (N, H, W, 3) -> Features."""
@@ -52,6 +56,7 @@ class EffLite0:
     """
 
     name = "EffLite0"
+    words: ClassVar = {}
     size = 128  # px: every image is scaled to it, bicubic
     stage = 10  # the last block with a stride of 16, (N, 112, 8, 8) at 128 px, as the layer of sFID in Inception
     channels = 16  # of that block: 16 * 8 * 8 = 1,024 numbers, about half as many as sFID's 2,023
@@ -89,6 +94,15 @@ class EffLite0:
         return Features(*(x.cpu().numpy() for x in (pooled, self._middle.flatten(1), probabilities)))
 
 
+def open_judge(name: str, device: str | torch.device = "cpu") -> Judge:
+    """The judge of a name in `JUDGES`; ImportError or OSError where its network is missing."""
+    if name == "inception":
+        from train.inception import Inception
+
+        return Inception(device)
+    return EffLite0(device)
+
+
 def extract(judge: Judge, images: np.ndarray, batch_size: int = 64, name: str = "images") -> Features:
     """Features of uint8 images (N, H, W, 3), batch by batch, with a progress bar."""
     batches = []
@@ -101,7 +115,10 @@ def extract(judge: Judge, images: np.ndarray, batch_size: int = 64, name: str = 
 
 def digest(images: np.ndarray) -> str:
     """A name for what the images hold: 16 hexadecimal digits of a hash of shape and pixels."""
-    return hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()[:16]
+    found = hashlib.sha256(str(images.shape).encode())
+    for start in range(0, len(images), 1024):
+        found.update(np.ascontiguousarray(images[start : start + 1024]))
+    return found.hexdigest()[:16]
 
 
 def cached(folder: Path, judge: Judge, images: np.ndarray, name: str = "images") -> Features:

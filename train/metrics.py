@@ -81,6 +81,8 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float:
     C_p C_q has the eigenvalues of the symmetric A C_q A with A = C_p^(1/2), so that two symmetric eigenvalue
     problems take the place of the square root of a non-symmetric and usually singular matrix.
     """
+    if p.mean.shape != q.mean.shape:
+        raise ValueError(f"one Gaussian has {len(p.mean)} dimensions, the other {len(q.mean)}: of two networks?")
     eigenvalues, v = torch.linalg.eigh(p.covariance)
     a = (v * eigenvalues.clamp(min=0).sqrt()) @ v.T
     trace_root = torch.linalg.eigvalsh(a @ q.covariance @ a).clamp(min=0).sqrt().sum()

@@ -28,9 +28,9 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in memory: uint8 (N, H, W, 3), with int64 labels (N,) and class names where they are known."""
+    """Images, uint8 (N, H, W, 3), with int64 labels (N,) and class names where they are known."""
 
-    images: np.ndarray
+    images: "np.ndarray | FolderImages"
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
 
@@ -200,17 +200,38 @@ def _read_split(folder: Path, split: str) -> ImageSet:
     return ImageSet(found.images.transpose(0, 2, 3, 1), found.labels, found.names)
 
 
+class FolderImages:
+    """The images of files: as an array of uint8 (N, H, W, 3), but read when they are asked for, a slice at a time.
+
+    Raises:
+        ValueError: the images differ in size.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        sizes = [Image.open(path).size for path in paths]  # their first bytes alone
+        for path, size in zip(paths, sizes, strict=True):
+            # Scaling them here would change every figure with the filter that it took.
+            if size != sizes[0]:
+                mixed = " and ".join(f"{width}x{height}" for width, height in (sizes[0], size))
+                folder = paths[0].parent
+                raise ValueError(f"{folder} mixes sizes ({mixed} at {path.name}): bring all images to one size first")
+        self.shape = (len(paths), sizes[0][1], sizes[0][0], 3)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int | slice) -> np.ndarray:
+        if isinstance(index, slice):
+            return np.stack([self[i] for i in range(*index.indices(len(self)))])
+        return np.asarray(Image.open(self.paths[index]).convert("RGB"))
+
+
 def _read_folder(folder: Path) -> ImageSet:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in tqdm(paths, desc=f"read {folder}", unit="image")]
-    for path, image in zip(paths, images, strict=True):
-        # Scaling them here would change every figure with the filter that it took.
-        if image.shape != images[0].shape:
-            sizes = " and ".join(f"{width}x{height}" for height, width, _ in (images[0].shape, image.shape))
-            raise ValueError(f"{folder} mixes sizes ({sizes} at {path.name}): bring all images to one size first")
-    return ImageSet(np.stack(images))
+    return ImageSet(FolderImages(paths))
 
 
 def _read_npz(path: Path) -> ImageSet:
