@@ -35,7 +35,7 @@ def test_a_draft_keeps_less_of_its_picture_the_earlier_it_starts():
     for start in (0, 14, 22):
         draft = decoder.draw_drafts(idle, latents, labels, first_seed=5, start=start)
         kept.append(torch.corrcoef(torch.stack([draft.flatten(), latents.flatten()]))[0, 1].item())
-    assert abs(kept[0]) < 0.15 < 0.5 < kept[1] < kept[2]
+    assert abs(kept[0]) < 0.15 < 0.3 < kept[1] < kept[2]
 
 
 def test_a_draft_does_not_depend_on_its_neighbours(pipe):
