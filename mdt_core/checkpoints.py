@@ -10,6 +10,7 @@ from torch import Tensor
 from mdt_core.official import load_official
 from mdt_core.optim import EMA, load_optimizer_tensors, optimizer_tensors
 from mdt_core.runs import Run
+from mdt_core.sharding import deal_state, gather, gather_model, gather_state, load_weights
 from mdt_core.training_config import TrainingError
 from mdt_core.transformer import MDTTransformer
 
@@ -20,20 +21,20 @@ CLASS_TABLE = "y_embedder.embedding_table.weight"
 class Checkpoint:
     """What a checkpoint holds. The averaged weights are a diffusers folder; the rest serves to resume."""
 
-    model: MDTTransformer
-    ema: EMA
-    optimizer: torch.optim.Optimizer
+    average: MDTTransformer
+    raw: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: MDTTransformer, ema: EMA, optimizer: torch.optim.Optimizer) -> "Checkpoint":
+        """The present state, gathered where processes hold parts of it: all of them must ask together."""
+        raw, moments = gather(model.state_dict()), gather_state(optimizer, optimizer_tensors(optimizer))
+        return cls(gather_model(ema.model), raw, moments)
 
     def write(self, folder: Path) -> None:
-        self.ema.model.save_pretrained(folder / "transformer")
-        save_file(_contiguous(self.model.state_dict()), folder / "raw.safetensors")
-        save_file(_contiguous(optimizer_tensors(self.optimizer)), folder / "optimizer.safetensors")
-
-    def read(self, folder: Path) -> None:
-        average = type(self.model).from_pretrained(folder / "transformer")
-        self.ema.model.load_state_dict(average.state_dict())
-        self.model.load_state_dict(load_file(folder / "raw.safetensors"))
-        load_optimizer_tensors(self.optimizer, load_file(folder / "optimizer.safetensors"))
+        self.average.save_pretrained(folder / "transformer")
+        save_file(_contiguous(self.raw), folder / "raw.safetensors")
+        save_file(_contiguous(self.optimizer), folder / "optimizer.safetensors")
 
 
 def resume(run: Run, model: MDTTransformer, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
@@ -43,7 +44,9 @@ def resume(run: Run, model: MDTTransformer, ema: EMA, optimizer: torch.optim.Opt
         return 0
     step, folder = max(whole.items())
     try:
-        Checkpoint(model, ema, optimizer).read(folder)
+        load_weights(ema.model, MDTTransformer.from_pretrained(folder / "transformer").state_dict())
+        load_weights(model, load_file(folder / "raw.safetensors"))
+        load_optimizer_tensors(optimizer, deal_state(optimizer, load_file(folder / "optimizer.safetensors")))
     except Exception as error:
         raise TrainingError(
             f"{folder} cannot be resumed ({error}): delete that folder to go on from the one before, "

@@ -16,6 +16,7 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import fsdp2_prepare_model
 from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
@@ -68,10 +69,15 @@ def train(
         )
     device, settings = accelerator.device, model.config
     model.to(device).train()
-    ema, optimizer, diffusion = EMA(model, config.ema_decay), make_optimizer(model, config), Diffusion()
+    peak = peak_flops(device, config.peak_tflops)
+    seconds_at_peak = step_flops(model, config) / (peak * accelerator.num_processes) if peak else None  # of a step
+    ema, diffusion = EMA(model, config.ema_decay), Diffusion()
+    prepare_blocks(model, config)
+    if accelerator.is_fsdp2:  # each process holds a part of the weights, and so of their averages and moments
+        fsdp2_prepare_model(accelerator, model), fsdp2_prepare_model(accelerator, ema.model)
+    optimizer = make_optimizer(model, config)
     first = resume(run, model, ema, optimizer)
-    flops, peak = step_flops(model, config), peak_flops(device, config.peak_tflops)
-    parallel = accelerator.prepare(prepare_blocks(model, config))
+    parallel = model if accelerator.is_fsdp2 else accelerator.prepare(model)
     shape = (config.batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
     draws_of = partial(Draws.of_step, config=config, shape=shape, num_tokens=model.num_tokens, device=device)
     indices_of = partial(batch_indices, batch_size=config.batch_size, size=len(data), seed=config.seed)
@@ -79,6 +85,7 @@ def train(
     mine = slice(accelerator.process_index * local, (accelerator.process_index + 1) * local)
     meter, watch, clock = Meter(), Watch(), Clock(run.seconds_until(first))
     bar = tqdm(initial=first, total=config.steps, unit="step", disable=not accelerator.is_main_process)
+    tell = bar.write if accelerator.is_main_process else lambda text: None
     with StopSignal() as stop, bar:
         for step in range(first, config.steps):
             for group in optimizer.param_groups:
@@ -104,7 +111,7 @@ def train(
             logging = done % config.log_every == 0 or done == config.steps
             if logging or saving:
                 for bad in watch.read():
-                    bar.write(
+                    tell(
                         f"step {bad}: gradient not finite, left out; timesteps {draws_of(bad).timesteps.tolist()}, "
                         f"images {indices_of(bad)}"
                     )
@@ -118,8 +125,8 @@ def train(
                 seconds, steps_per_second = clock.read()
                 row |= {"learning_rate": learning_rate(step, config), "seconds": seconds}
                 row["images_per_second"] = config.batch_size * steps_per_second
-                if peak is not None:
-                    row["mfu"] = flops * steps_per_second / (peak * accelerator.num_processes)
+                if seconds_at_peak is not None:
+                    row["mfu"] = seconds_at_peak * steps_per_second
                 accelerator.log(row, step=done)
                 if accelerator.is_main_process:
                     with full_disk_is_told(run):
@@ -128,14 +135,15 @@ def train(
             if not saving:
                 continue
             with clock.stopped(), full_disk_is_told(run):
+                now = Checkpoint.of(model, ema, optimizer)
                 if accelerator.is_main_process:
                     if done in sample_steps and draw_samples is not None:
-                        run.write_sample(done, draw_samples(ema.model, done))
-                    run.write_checkpoint(done, Checkpoint(model, ema, optimizer).write)
+                        run.write_sample(done, draw_samples(now.average.to(device), done))
+                    run.write_checkpoint(done, now.write)
                     run.prune_checkpoints(config.keep_checkpoints, milestones=sample_steps)
                 accelerator.wait_for_everyone()
             if stopping:
-                bar.write(f"stopped after step {done}, saved; the same command goes on from here")
+                tell(f"stopped after step {done}, saved; the same command goes on from here")
                 break
     return ema
 

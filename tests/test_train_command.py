@@ -1,7 +1,10 @@
 """The training command from latents to a pipeline folder, and what it says to a wrong call."""
 
+import re
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mdt_core import MDTPipeline, MDTTransformer
@@ -9,6 +12,8 @@ from mdt_core.runs import Run, pipeline_of
 from train import avatars
 from train.__main__ import main
 from train.autoencoder import small_autoencoder
+from train.config import RECIPES
+from train.costs import table
 from train.encode import encode
 from train.images import DrawnImages
 
@@ -51,10 +56,11 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
         (["avatars", "--set", "latents=nowhere"], "train.latents"),
     ],
 )
-def test_a_wrong_command_ends_with_one_line(arguments, message, tmp_path):
+def test_a_wrong_command_ends_with_one_line(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main([arguments[0], "--output-dir", str(tmp_path / "run"), *arguments[1:]])
-    assert message in str(end.value) and "\n" not in str(end.value)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and message in said and said.count("\n") == 1
 
 
 def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(settings, tmp_path, monkeypatch):
@@ -68,3 +74,31 @@ def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(setting
     for folder in (run.folder, run.folder / "checkpoints" / "step_00000009"):
         with pytest.raises(ValueError, match="no checkpoint"):
             pipeline_of(folder)
+
+
+def test_without_classes_and_from_another_runs_weights(settings, tmp_path):
+    """Catches an unconditional run whose samples or pipeline need a class, and weights that are not those asked for."""
+    first, second = Run(tmp_path / "first"), Run(tmp_path / "second")
+    main(["avatars", "--output-dir", str(first.folder), "--set", *settings, "steps=2"])
+    start = ["--init-from", str(first.folder / "pipeline")]
+    more = ["unconditional=True", "tensorboard=True", "learning_rate=0", "steps=1"]
+    main(["avatars", "--output-dir", str(second.folder), *start, "--set", *settings, *more])
+    assert second.config["classes"] == ["no class"] and second.config["init_from"] == start[1]
+    assert Image.open(second.samples[1]).size == (32, 2 * 32)
+    assert any((second.folder / "tensorboard").rglob("events*"))
+
+    theirs, ours = (MDTPipeline.from_pretrained(run.folder / "pipeline") for run in (first, second))
+    assert ours.num_classes == 0 and len(ours([None], num_inference_steps=1, seeds=[0]).images) == 1
+    for key, value in ours.transformer.state_dict().items():
+        assert torch.equal(value, theirs.transformer.state_dict()[key][-len(value) :]), (
+            key
+        )  # of the table, the null class
+
+
+def test_the_list_says_what_a_recipe_costs():
+    """Against SPEED.md's figures: catches a masked pass left out of the hours, or GMACs that are FLOPs."""
+    head, row, *_ = table({"mdtv2-s2": RECIPES["mdtv2-s2"]}).splitlines()
+    cells = dict(zip(re.split(r"  +", head), re.split(r"  +", row), strict=True))
+    assert cells["weights"] == "38.5 M" and cells["GMAC"] == "6.74"
+    hours = 6 * (6.735e9 + 5.86e9) * 256 * 400_000 / (0.4 * 989e12) / 3600
+    assert float(cells["hours"]) == pytest.approx(hours, rel=0.1)  # the masked pass got cheaper since

@@ -1,6 +1,7 @@
 """Training: the loss falls, an interrupted run ends as an uninterrupted one, and nothing bad is kept."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,42 +12,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mdt_core import MDTTransformer, MDTv2
+from mdt_core import MDTv2
+from mdt_core.checkpoints import initialize_from
 from mdt_core.diffusion import Diffusion
 from mdt_core.draws import Draws, batch_indices, num_kept
 from mdt_core.losses import training_terms
 from mdt_core.runs import Run
 from mdt_core.training import train
-from mdt_core.training_config import TrainingConfig, TrainingError, exponential_steps, learning_rate
-
-CONFIG = TrainingConfig(steps=6, batch_size=4, learning_rate=1e-3, ema_decay=0.9, log_every=2, save_every=3)
-
-
-class EightImages:
-    """Eight fixed latents, one class each."""
-
-    def __init__(self):
-        g = torch.Generator().manual_seed(0)
-        self.mean, self.std = torch.randn(8, 4, 8, 8, generator=g), torch.full((8, 4, 8, 8), 0.01)
-
-    def __len__(self):
-        return 8
-
-    def batch(self, indices):
-        return self.mean[indices], self.std[indices], torch.tensor(indices)
-
-
-def small_model() -> MDTv2:
-    torch.manual_seed(0)
-    return MDTv2(sample_size=8, hidden_size=32, depth=4, num_heads=2, decoder_layers=2, num_classes=8)
-
-
-def weights(folder):
-    return MDTTransformer.from_pretrained(folder / "transformer").state_dict()
-
-
-def equal(a, b):
-    return all(torch.equal(a[key], b[key]) for key in a)
+from mdt_core.training_config import TrainingError, exponential_steps, learning_rate
+from tests.tiny_training import CONFIG, EightImages, equal, small_model, weights
 
 
 def test_the_loss_falls_on_eight_images(tmp_path):
@@ -92,14 +66,65 @@ def test_sigterm_saves_and_leaves_and_the_same_call_goes_on(tmp_path):
     assert max(run.checkpoints) == 6
 
 
-def test_a_loss_that_is_not_finite_is_skipped_then_stops_the_run(tmp_path):
-    """Catches NaN weights saved over a good checkpoint."""
+def test_an_image_that_is_not_finite_is_told_of_and_left_out(tmp_path, capsys):
+    """Catches NaN weights saved over a good checkpoint, and a report that does not lead to the image."""
+    run, poisoned = Run(tmp_path), EightImages()
+    poisoned.mean[5] = torch.nan
+    ema = train(small_model(), poisoned, CONFIG, run)
+    batches = {step: batch_indices(step, 4, 8, seed=0) for step in range(6)}
+    shape = (4, 4, 8, 8)
+    told = [line for line in capsys.readouterr().out.splitlines() if "not finite" in line]
+    assert told == [
+        f"step {step}: gradient not finite, left out; "
+        f"timesteps {Draws.of_step(step, CONFIG, shape, 16, 'cpu').timesteps.tolist()}, images {batches[step]}"
+        for step in range(6)
+        if 5 in batches[step]
+    ]
+    assert len(told) == 3
+    assert all(torch.isfinite(w).all() for w in ema.model.state_dict().values())
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"]) for row in run.metrics)
+
+
+def test_a_gradient_that_stays_not_finite_stops_the_run_and_changes_no_weight(tmp_path):
     run, poisoned = Run(tmp_path), EightImages()
     train(small_model(), EightImages(), replace(CONFIG, steps=3), run)
+    before = (run.checkpoints[3] / "raw.safetensors").read_bytes()
     poisoned.mean = torch.full_like(poisoned.mean, torch.nan)
-    with pytest.raises(TrainingError, match="not finite"):
-        train(small_model(), poisoned, replace(CONFIG, steps=20, max_bad_steps=4), run)
-    assert all(torch.isfinite(w.float()).all() for folder in run.checkpoints.values() for w in weights(folder).values())
+    with pytest.raises(TrainingError, match="5 steps in a row, up to step 7"):
+        train(small_model(), poisoned, replace(CONFIG, steps=20, save_every=20, log_every=8, max_bad_steps=4), run)
+    assert list(run.checkpoints) == [3] and (run.checkpoints[3] / "raw.safetensors").read_bytes() == before
+
+
+def test_recomputed_activations_change_nothing(tmp_path):
+    """Catches a block whose recomputation draws or sees something else."""
+    train(small_model(), EightImages(), CONFIG, Run(tmp_path / "kept"))
+    train(small_model(), EightImages(), replace(CONFIG, recompute=True), Run(tmp_path / "recomputed"))
+    a, b = (weights(tmp_path / name / "checkpoints" / "step_00000006") for name in ("kept", "recomputed"))
+    assert equal(a, b)
+
+
+def test_a_run_can_begin_with_another_models_weights(tmp_path):
+    """Catches a class table carried over to other classes, a null class lost, a size that only torch's error names."""
+    source = small_model()
+    for parameter in source.parameters():
+        torch.nn.init.normal_(parameter)
+    source.save_pretrained(tmp_path / "transformer")
+    for classes in (8, 3):
+        model = small_model(num_classes=classes)
+        fresh = model.y_embedder.embedding_table.weight.clone()
+        initialize_from(model, tmp_path)
+        table, theirs = model.y_embedder.embedding_table.weight, source.y_embedder.embedding_table.weight
+        assert torch.equal(table[-1], theirs[-1])
+        assert torch.equal(table[:-1], theirs[:-1] if classes == 8 else fresh[:-1])
+        assert all(
+            torch.equal(p, source.state_dict()[key]) for key, p in model.state_dict().items() if "y_emb" not in key
+        )
+    with pytest.raises(ValueError, match="hidden_size 32 there and 64 here"):
+        initialize_from(small_model(hidden_size=64), tmp_path)
+    with pytest.raises(ValueError, match=r"is another model: .*skip_linear"):
+        initialize_from(small_model(without=["long_shortcuts"]), tmp_path)
+    with pytest.raises(ValueError, match="holds no model"):
+        initialize_from(small_model(), tmp_path / "nowhere")
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):

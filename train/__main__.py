@@ -1,69 +1,115 @@
 """Train a recipe: accelerate launch -m train RECIPE --output-dir runs/NAME. The same command resumes."""
 
 import argparse
-import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, is_tensorboard_available, set_seed
 from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
+from mdt_core.checkpoints import initialize_from
 from mdt_core.runs import Run
-from mdt_core.training import train
+from mdt_core.training import full_disk_is_told, train
 from mdt_core.training_config import TrainingError, exponential_steps
 from train.config import RECIPES, Recipe, find_recipe
+from train.costs import table
 from train.export import assemble, export, write_pipeline
 from train.latents import Latents, open_autoencoder
+
+SHEET_COLUMNS = 10  # classes in the pictures of samples/, of more than that evenly picked ones
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
-    parser.add_argument("recipe", help=", ".join(RECIPES))
-    parser.add_argument("--output-dir", type=Path, required=True, help="the run folder")
+    parser.add_argument("recipe", nargs="?", help=", ".join(RECIPES))
+    parser.add_argument("--output-dir", type=Path, help="the run folder")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the recipe")
+    parser.add_argument("--init-from", help="begin with the weights of a checkpoint, a pipeline or a published file")
+    parser.add_argument("--list", action="store_true", help="print the recipes, what they cost and what to expect")
     args = parser.parse_args(arguments)
+    if args.list:
+        print(table())
+        return
+    if not args.recipe or not args.output_dir:
+        parser.error("a recipe and --output-dir are needed; --list prints the recipes")
     try:
         recipe = find_recipe(args.recipe, args.set)
+        if args.init_from:
+            recipe = replace(recipe, init_from=args.init_from)
         run_recipe(recipe, Run(args.output_dir))
-    except (ValueError, FileNotFoundError, TrainingError) as error:
-        sys.exit(f"{parser.prog}: {error}")
+    except (ValueError, OSError) as error:  # of the call, or of what it names
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except TrainingError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 def run_recipe(recipe: Recipe, run: Run) -> None:
     """Train, and at the end assemble the pipeline folder."""
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    accelerator = make_accelerator(recipe, run)
     data = Latents(recipe.latents)
     channels, side, _ = data.shape
-    set_seed(recipe.training.seed)
-    model = create_model(recipe.model, side, len(data.id2label), in_channels=channels)
+    id2label = {} if recipe.unconditional else data.id2label
+    training = replace(recipe.training, label_dropout=1.0) if recipe.unconditional else recipe.training
+    set_seed(training.seed)
+    model = create_model(recipe.model, side, len(id2label), recipe.decoder_layers, channels, recipe.without)
+    if recipe.init_from is not None:
+        initialize_from(model, recipe.init_from)
     vae = open_autoencoder(recipe.vae)
     if accelerator.is_main_process:
-        run.write_config(recipe.describe() | {"classes": list(data.id2label.values())})
-        if not (run.folder / "pipeline").exists():  # what a checkpoint lacks: autoencoder, class names, preview
-            write_pipeline(assemble(model, vae, data.id2label, data), run.folder / "pipeline")
+        classes = [id2label.get(label, "no class") for label in columns(id2label)]
+        with full_disk_is_told(run):
+            run.write_config(recipe.describe() | {"classes": classes})
+            if not (run.folder / "pipeline").exists():  # what a checkpoint lacks: autoencoder, class names, preview
+                write_pipeline(assemble(model, vae, id2label, data), run.folder / "pipeline")
         millions = sum(p.numel() for p in model.parameters()) / 1e6
-        print(f"{recipe.model}, {millions:.1f}M parameters, {len(data)} images, {len(data.id2label)} classes")
+        print(f"{recipe.model}, {millions:.1f}M parameters, {len(data)} images, {len(id2label)} classes")
     train(
         model,
         data,
-        recipe.training,
+        training,
         run,
-        sample_steps=exponential_steps(recipe.training.steps, first=50),
-        draw_samples=partial(sample_sheet, vae=vae, id2label=data.id2label, recipe=recipe),
+        sample_steps=exponential_steps(training.steps, first=50),
+        draw_samples=partial(sample_sheet, vae=vae, id2label=id2label, recipe=recipe),
         accelerator=accelerator,
     )
-    if accelerator.is_main_process and recipe.training.steps in run.checkpoints:
-        export(run, recipe.vae, run.folder / "pipeline")
+    if accelerator.is_main_process and training.steps in run.checkpoints:
+        with full_disk_is_told(run):
+            export(run, recipe.vae, run.folder / "pipeline")
+    accelerator.end_training()
+
+
+def make_accelerator(recipe: Recipe, run: Run) -> Accelerator:
+    """Processes and devices as the launcher set them up; bfloat16 where it is faster: on a GPU, on a CPU with AMX."""
+    if recipe.tensorboard and not is_tensorboard_available():
+        raise ValueError("tensorboard=True needs a package: pip install tensorboard")
+    bfloat16 = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+    # Without a masked pass, an MDT has weights that no pass uses, and the processes must agree on that.
+    unused = recipe.training.mask_ratio is None
+    accelerator = Accelerator(
+        mixed_precision="bf16" if bfloat16 else "no",
+        log_with="tensorboard" if recipe.tensorboard else None,
+        project_dir=run.folder,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],
+    )
+    accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def columns(id2label: dict[int, str]) -> list[int | None]:
+    """The classes of the sample sheet, a column each; no class where there are none."""
+    count = min(SHEET_COLUMNS, len(id2label))
+    return [index * len(id2label) // count for index in range(count)] or [None]
 
 
 def sample_sheet(transformer: MDTTransformer, step: int, *, vae, id2label: dict[int, str], recipe: Recipe):
     """One column per class, `samples_per_class` rows; the seeds are the same at every step of every run."""
-    count = len(id2label)
-    labels = [index for _ in range(recipe.samples_per_class) for index in range(count)]
+    labels = columns(id2label) * recipe.samples_per_class
+    count = len(labels) // recipe.samples_per_class
     device = transformer.device
     pipeline = assemble(transformer, vae.to(device), id2label)
     images = pipeline(

@@ -1,4 +1,7 @@
-"""Recipes: named training configurations, one row each, saved in the run folder as config.json."""
+"""Recipes: named training configurations, one row each, saved in the run folder as config.json.
+
+`python -m train --list` prints them with what each costs and what to expect of it.
+"""
 
 import ast
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,9 +17,16 @@ class Recipe:
     training: TrainingConfig
     latents: str = "data/avatars-latents"  # folder that train.latents wrote
     vae: str = "runs/avatars-decoder"  # the autoencoder that made them
+    decoder_layers: int | None = None  # blocks of the decoder; None: the preset's
+    without: tuple[str, ...] = ()  # parts of the model left out, for an ablation
+    unconditional: bool = False  # train without classes, whatever the data say
+    init_from: str | None = None  # begin with these weights: a checkpoint, a pipeline or a published file
+    tensorboard: bool = False  # write curves to the run folder's tensorboard/
     samples_per_class: int = 2  # in the pictures of samples/
     sample_guidance_scale: float = 2.0
     sample_steps: int = 20  # of dpm++
+    data_shape: tuple[int, int, int] = (4, 16, 10)  # latent channels, side and classes that `--list` reckons with
+    expect: str = ""  # what comes out, by whose word
 
     def describe(self) -> dict:
         return asdict(self)
@@ -25,7 +35,6 @@ class Recipe:
 PAPER = TrainingConfig()  # MDTv2: Adan, min-SNR-5, mask ratio 0.3 to 0.5, batch 256, EMA 0.9999
 V1 = replace(PAPER, optimizer="adamw", learning_rate=1e-4, mask_ratio=(0.3, 0.3), min_snr_gamma=None)
 DIT = replace(V1, mask_ratio=None)
-IMAGENET = {"latents": "data/imagenet-latents", "vae": "stabilityai/sd-vae-ft-mse", "sample_guidance_scale": 3.8}
 
 # A laptop's CPU: 16 tokens, an hour or two, the learning rate down to 0 in the last third.
 CPU = TrainingConfig(
@@ -38,24 +47,61 @@ CPU = TrainingConfig(
     save_every=250,
     log_every=50,
 )
-# One GPU, half an hour: 128 px, 256 tokens.
+CPU_V1 = replace(CPU, optimizer="adamw", mask_ratio=(0.3, 0.3), min_snr_gamma=None)
+# One GPU: 128 px, 256 tokens.
 GPU = replace(CPU, steps=60_000, batch_size=256, learning_rate=1e-3, ema_decay=0.9995, save_every=2_000)
 
+
+def imagenet(model: str, training: TrainingConfig, expect: str) -> Recipe:
+    """A row of the paper's tables: ImageNet latents of 256 px."""
+    data = {"latents": "data/imagenet-latents", "vae": "stabilityai/sd-vae-ft-mse", "data_shape": (4, 32, 1000)}
+    return Recipe(model, training, **data, samples_per_class=1, sample_guidance_scale=3.8, expect=expect)
+
+
+def ablation(expect: str, model: str = "MDT-XS/4", **changes) -> Recipe:
+    """avatars-mdt with one thing changed: in its model, or in its training."""
+    of_training = {key: changes.pop(key) for key in set(changes) & {field.name for field in fields(TrainingConfig)}}
+    return Recipe(model, replace(CPU_V1, **of_training), **changes, expect=f"avatars-mdt {expect}")
+
+
+AVATARS_128 = {"latents": "data/avatars-128-latents", "vae": "runs/avatars-128-autoencoder", "data_shape": (4, 32, 10)}
+EMOJI = {"latents": "data/emoji-latents", "vae": "runs/emoji-autoencoder", "data_shape": (4, 16, 50)}
+EMOJI_128 = {"latents": "data/emoji-128-latents", "vae": "runs/emoji-128-autoencoder", "data_shape": (4, 32, 50)}
+
 RECIPES = {
-    # the model we ship, and its plain sibling for comparison
-    "avatars": Recipe("MDTv2-XS/4", CPU),
-    "avatars-dit": Recipe("DiT-XS/4", replace(CPU, optimizer="adamw", mask_ratio=None)),
-    "avatars-gpu": Recipe("MDTv2-S/2", GPU, latents="data/avatars-128-latents", vae="runs/avatars-128-autoencoder"),
-    # the paper's, on ImageNet latents of 256 px
-    "mdtv2-s2": Recipe("MDTv2-S/2", replace(PAPER, learning_rate=5e-4), **IMAGENET),
-    "mdtv2-b2": Recipe("MDTv2-B/2", PAPER, **IMAGENET),
-    "mdtv2-xl2": Recipe("MDTv2-XL/2", PAPER, **IMAGENET),
-    "mdt-s2": Recipe("MDT-S/2", V1, **IMAGENET),
-    "mdt-b2": Recipe("MDT-B/2", V1, **IMAGENET),
-    "mdt-xl2": Recipe("MDT-XL/2", V1, **IMAGENET),
-    "dit-s2": Recipe("DiT-S/2", DIT, **IMAGENET),
-    "dit-b2": Recipe("DiT-B/2", DIT, **IMAGENET),
-    "dit-xl2": Recipe("DiT-XL/2", DIT, **IMAGENET),
+    # --- the model we ship, and its siblings for comparison
+    "avatars": Recipe("MDTv2-XS/4", CPU, expect="the shipped model; figures in train/RESULTS.md"),
+    "avatars-mdt": Recipe("MDT-XS/4", CPU_V1, expect="version 1 of it"),
+    "avatars-dit": Recipe("DiT-XS/4", replace(CPU_V1, mask_ratio=None), expect="the plain transformer of that size"),
+    "avatars-gpu": Recipe("MDTv2-S/2", GPU, **AVATARS_128, expect="128 px; not run yet"),
+    "emoji": Recipe("MDTv2-XS/4", CPU, **EMOJI, expect="64 px; not run yet"),
+    "emoji-gpu": Recipe("MDTv2-S/2", GPU, **EMOJI_128, expect="128 px; not run yet"),
+    # --- the paper's, on ImageNet; FID-50K as published, without guidance unless said
+    "mdtv2-s2": imagenet("MDTv2-S/2", replace(PAPER, learning_rate=5e-4), "FID 39.50 at 400k steps"),
+    "mdtv2-b2": imagenet("MDTv2-B/2", PAPER, "FID 19.55 at 400k steps"),
+    "mdtv2-xl2": imagenet("MDTv2-XL/2", PAPER, "FID 7.70 at 400k steps; in the end 1.58 with guidance"),
+    "mdt-s2": imagenet("MDT-S/2", V1, "FID 53.46 at 400k steps"),
+    "mdt-b2": imagenet("MDT-B/2", V1, "FID 34.33 at 400k steps"),
+    "mdt-xl2": imagenet("MDT-XL/2", V1, "FID 6.23 at 6,500k steps; 1.79 with guidance"),
+    "dit-s2": imagenet("DiT-S/2", DIT, "FID 68.40 at 400k steps"),
+    "dit-b2": imagenet("DiT-B/2", DIT, "FID 43.47 at 400k steps"),
+    "dit-xl2": imagenet("DiT-XL/2", DIT, "FID 19.47 at 400k steps; 9.62 at 7,000k"),
+    # --- what version 2 added to version 1, each on its own (the paper's Table 6)
+    "avatars-mdt-adan": ablation("with Adan", optimizer="adan"),
+    "avatars-mdt-min-snr": ablation("with min-SNR weighting", min_snr_gamma=5.0),
+    "avatars-mdt-wide-mask": ablation("with 30 to 50% hidden", mask_ratio=(0.3, 0.5)),
+    "avatars-mdt-decoder-4": ablation("with 4 decoder blocks", decoder_layers=4),
+    "avatars-mdt-long-shortcuts": ablation(
+        "with U-Net shortcuts in its encoder", "MDTv2-XS/4", decoder_layers=2, without=("dense_inputs",)
+    ),
+    "avatars-mdt-dense-inputs": ablation(
+        "with the input in every decoder block", "MDTv2-XS/4", decoder_layers=2, without=("long_shortcuts",)
+    ),
+    # --- what version 1 added to DiT, each left out (the paper's Table 8)
+    "avatars-mdt-no-mask": ablation("without the masked pass", mask_ratio=None),
+    "avatars-mdt-no-interpolator": ablation("without side-interpolator", without=("side_interpolator",)),
+    "avatars-mdt-no-bias": ablation("without relative position bias", without=("relative_bias",)),
+    "avatars-mdt-fixed-positions": ablation("with fixed positions", without=("learnable_positions",)),
 }
 
 
@@ -68,7 +114,7 @@ def find_recipe(name: str, settings: list[str] = ()) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    own = {field.name for field in fields(Recipe)} - {"training"}
+    own = {field.name for field in fields(Recipe)} - {"training", "expect"}
     of_training = {field.name for field in fields(TrainingConfig)}
     for setting in settings:
         key, equals, text = setting.partition("=")

@@ -1,0 +1,61 @@
+"""A model and a data set so small that a step takes milliseconds; as a program, a run of them in one of many processes.
+
+python -m tests.tiny_training RUN_FOLDER STEPS      # with the environment that a launcher sets
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor
+
+from mdt_core import MDTTransformer, MDTv2
+from mdt_core.runs import Run
+from mdt_core.training import train
+from mdt_core.training_config import TrainingConfig
+
+CONFIG = TrainingConfig(steps=6, batch_size=4, learning_rate=1e-3, ema_decay=0.9, log_every=2, save_every=3)
+
+
+class EightImages:
+    """Eight fixed latents, one class each."""
+
+    def __init__(self):
+        g = torch.Generator().manual_seed(0)
+        self.mean, self.std = torch.randn(8, 4, 8, 8, generator=g), torch.full((8, 4, 8, 8), 0.01)
+
+    def __len__(self) -> int:
+        return 8
+
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        return self.mean[indices], self.std[indices], torch.tensor(indices)
+
+
+def small_model(**changes) -> MDTv2:
+    torch.manual_seed(0)
+    sizes = {"sample_size": 8, "hidden_size": 32, "depth": 4, "num_heads": 2, "decoder_layers": 2, "num_classes": 8}
+    return MDTv2(**(sizes | changes))
+
+
+def weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights."""
+    return MDTTransformer.from_pretrained(checkpoint / "transformer").state_dict()
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+if __name__ == "__main__":
+    accelerator = Accelerator(cpu=True)
+    if "sharded" in sys.argv:  # accelerate reads an FSDP configuration on GPUs alone, its code works anywhere
+        policy = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": ["Block"]}
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, cpu_ram_efficient_loading=False, **policy
+        )
+        accelerator.state.distributed_type = DistributedType.FSDP
+    config = replace(CONFIG, steps=int(sys.argv[2]), log_every=1)
+    train(small_model(), EightImages(), config, Run(Path(sys.argv[1])), accelerator=accelerator)
+    accelerator.end_training()
