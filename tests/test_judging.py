@@ -150,7 +150,7 @@ def library(monkeypatch):
 def test_inception_sees_what_adms_evaluator_sees(library):
     """Would catch channels before places (ADM's are last), more channels than seven, logits in place of probabilities,
     and a download that is unpickled."""
-    judge = features.open_judge("inception")
+    judge = judging.open_judge("inception")
     assert judge.network.asked == {"progress": False, "weights_only": True, "check_hash": True}
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
     seen = judge(images)

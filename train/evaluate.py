@@ -28,7 +28,7 @@ from tqdm import trange
 
 from train import features, metrics, samples
 from train.grid import draw_grid
-from train.judging import Reference, figures, open_reference, plot_sweep, table
+from train.judging import JUDGES, Reference, figures, open_judge, open_reference, plot_sweep, table
 
 # Word on the command line -> setting that it sweeps over, and its type.
 SWEEPS = {"scale": ("guidance_scale", float), "power": ("guidance_power", float), "steps": ("num_inference_steps", int)}
@@ -122,7 +122,7 @@ def reconstruct(model: str, images: samples.ImageSet, device: torch.device, batc
 
 def judge(args: argparse.Namespace, candidates: list[Candidate], device: torch.device) -> list[dict]:
     """Judge each candidate against the reference, or one half of the reference against the other."""
-    eye = features.open_judge(args.judge, device)
+    eye = open_judge(args.judge, device)
     real = open_reference(args.reference, eye, args.data)
     compute = "cuda" if torch.device(device).type == "cuda" else "cpu"  # float64 is not everywhere
 
@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--samples", metavar="SOURCE", help="judge these images: avatars:SPLIT, FOLDER or FILE.npz")
     what.add_argument("--floor", action="store_true", help="judge one half of the reference against the other")
     parser.add_argument("--reference", metavar="SOURCE", help="the real images; without it nothing is judged")
-    parser.add_argument("--judge", choices=list(features.JUDGES), default="efflite0", help="the network that looks")
+    parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="the network that looks")
     parser.add_argument("--reconstruct", metavar="SOURCE", help="judge what the model's autoencoder makes of these")
     parser.add_argument("--num-images", type=int, help="default 5000, or what --grid needs where nothing is judged")
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="default samples.npz, or beside the grid")

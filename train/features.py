@@ -19,8 +19,6 @@ from tqdm import tqdm
 
 from mdt_core.runs import write_whole
 
-JUDGES = ("efflite0", "inception")
-
 
 @dataclass(frozen=True)
 class Features:
@@ -92,15 +90,6 @@ class EffLite0:
         pooled = maps.mean(dim=(2, 3))  # (N, 1280)
         probabilities = self.network._fc(pooled).softmax(dim=1)  # (N, 1000)
         return Features(*(x.cpu().numpy() for x in (pooled, self._middle.flatten(1), probabilities)))
-
-
-def open_judge(name: str, device: str | torch.device = "cpu") -> Judge:
-    """The judge of a name in `JUDGES`; ImportError or OSError where its network is missing."""
-    if name == "inception":
-        from train.inception import Inception
-
-        return Inception(device)
-    return EffLite0(device)
 
 
 def extract(judge: Judge, images: np.ndarray, batch_size: int = 64, name: str = "images") -> Features:

@@ -8,9 +8,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from train import metrics, samples
+from train import features, inception, metrics, samples
 from train.features import Features, Judge, cached
 from train.plots import Line, Panel, draw_panels
+
+JUDGES = ("efflite0", "inception")
+
+
+def open_judge(name: str, device: str | torch.device = "cpu") -> Judge:
+    """The judge of a name in `JUDGES`; ImportError or OSError where its network is missing."""
+    return features.EffLite0(device) if name == "efflite0" else inception.Inception(device)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,195 @@
+"""Does a model copy? Samples beside their nearest training images, and how often one is nearer than it should be.
+
+    python -m train.neighbours --samples samples.npz --training emoji:train --out neighbours.png
+    python -m train.neighbours --samples samples.npz --training FOLDER --held-out OTHER_FOLDER --out neighbours.png
+
+A set can hold look-alikes, so a small distance says little by itself. What a distance should be is what held-out images
+of the same kind have, which no training saw (the comparison of Meehan et al. 2020, arXiv:2004.05675):
+
+    copy rate               the share of samples that are nearer to their nearest training image than all but 5% of
+                            the held-out images are to theirs: 5% for a model that draws anew, 100% for a copier
+    nearer than held-out    the chance that a sample is nearer to the training set than a held-out image is, where a
+                            tie counts half: 50% for a model that draws anew, 100% for a copier
+
+both in each of two spaces: pixels, and the features of the judge. Bad samples are far from everything and lower both:
+read them beside a figure of quality.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from tqdm import trange
+
+from train import features, samples
+from train.evaluate import Parser
+from train.judging import JUDGES, open_judge
+
+ROWS = 2048  # images that are in memory as float64 at once, of either set
+SHARE = 0.05  # of the held-out images: those that count as too near
+SIDE, GAP = 72, 4  # px of an image in the picture, and between images
+
+
+class Nearest(NamedTuple):
+    """The nearest k points of each of N queries, nearest first."""
+
+    distances: Tensor  # (N, k), root mean square over the numbers of an image
+    indices: Tensor  # (N, k)
+
+
+class Space(NamedTuple):
+    """Samples, training images and, perhaps, held-out ones as rows of numbers: arrays, or what slices like them."""
+
+    name: str
+    samples: np.ndarray
+    training: np.ndarray
+    held_out: np.ndarray | None
+
+
+def nearest(queries: np.ndarray, points: np.ndarray, k: int = 1, device: str = "cpu", name: str = "") -> Nearest:
+    """Search all of `points`, ROWS of them and ROWS queries at a time.
+
+    Args:
+        queries: (N, ...).
+        points: (M, ...) of the same kind, M >= k.
+
+    Raises:
+        ValueError: queries and points are of different sizes, or there are fewer than k points.
+    """
+    if queries.shape[1:] != points.shape[1:]:
+        raise ValueError(f"{queries.shape[1:]} cannot be compared with {points.shape[1:]}: images need one size")
+    if len(points) < k:
+        raise ValueError(f"{k} neighbours are asked for, of {len(points)} training images")
+
+    def rows(array: np.ndarray, start: int) -> Tensor:
+        return torch.as_tensor(array[start : start + ROWS], device=device).flatten(1).double()
+
+    starts = range(0, len(queries), ROWS)
+    best = [Nearest(torch.empty(0), torch.empty(0))] * len(starts)
+    for offset in trange(0, len(points), ROWS, desc=f"neighbours in {name}", disable=not name):
+        y = rows(points, offset)
+        for i, start in enumerate(starts):
+            x = rows(queries, start)
+            squares = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
+            distances, indices = (
+                (squares.clamp(min=0) / x.shape[1]).sqrt(),
+                torch.arange(len(y), device=device) + offset,
+            )
+            indices = indices.expand(len(x), -1)
+            if offset:
+                distances = torch.cat([best[i].distances, distances], 1)
+                indices = torch.cat([best[i].indices, indices], 1)
+            distances, order = distances.topk(min(k, distances.shape[1]), largest=False)
+            best[i] = Nearest(distances, indices.gather(1, order))
+    return Nearest(*(torch.cat(parts).cpu() for parts in zip(*best, strict=True)))
+
+
+def copy_rate(sampled: Tensor, held_out: Tensor) -> float:
+    """Share of samples nearer to the training set than the nearest 5% of held-out images; distances (N,), (M,)."""
+    return float((sampled < held_out.quantile(SHARE)).double().mean())
+
+
+def nearer_than_held_out(sampled: Tensor, held_out: Tensor) -> float:
+    """P(distance of a sample < that of a held-out image) + P(equal) / 2, as the Mann-Whitney test counts."""
+    order, sampled = held_out.sort().values, sampled.contiguous()
+    nearer, at_most = (torch.searchsorted(order, sampled, right=tied).double().mean() for tied in (False, True))
+    return float(1 - (nearer + at_most) / (2 * len(held_out)))
+
+
+def describe(space: Space, found: Nearest, device: str = "cpu") -> dict[str, float]:
+    """The figures of one space, for the nearest training images that were `found`."""
+    report = {"median distance": float(found.distances[:, 0].median())}
+    if space.held_out is None:
+        return report
+    held_out = nearest(space.held_out, space.training, 1, device, f"{space.name}, held-out").distances[:, 0]
+    report["median distance, held-out"] = float(held_out.median())
+    report["copy rate"] = copy_rate(found.distances[:, 0], held_out)
+    report["nearer than held-out"] = nearer_than_held_out(found.distances[:, 0], held_out)
+    return report
+
+
+def draw_neighbours(images: np.ndarray, training: np.ndarray, found: dict[str, Nearest], rows: int) -> Image.Image:
+    """One row a sample: itself, then its nearest training images in each space.
+
+    Args:
+        images: samples, uint8 (N, H, W, 3).
+        training: the training images.
+        found: space -> its neighbours; the last space decides which samples are shown: from the nearest to the
+            farthest, at equal shares.
+        rows: how many samples are shown.
+    """
+    order = list(found.values())[-1].distances[:, 0].argsort()
+    shown = order[torch.linspace(0, len(order) - 1, min(rows, len(order))).round().long()].tolist()
+    step, font, head = SIDE + GAP, ImageFont.load_default(size=13), 22
+    k = next(iter(found.values())).indices.shape[1]
+    picture = Image.new("RGB", (step + len(found) * (k * step + 4 * GAP) + GAP, head + len(shown) * step), "white")
+    pen = ImageDraw.Draw(picture)
+
+    def paste(array: np.ndarray, x: int, row: int) -> None:
+        picture.paste(Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.BICUBIC), (x, head + row * step))
+
+    pen.text((GAP, 4), "sample", "black", font)
+    for row, sample in enumerate(shown):
+        paste(images[sample], GAP, row)
+    for block, (name, near) in enumerate(found.items()):
+        left = step + GAP + block * (k * step + 4 * GAP) + 4 * GAP
+        pen.text((left, 4), f"nearest in {name}", "black", font)
+        for row, sample in enumerate(shown):
+            for column, index in enumerate(near.indices[sample].tolist()):
+                paste(training[index], left + column * step, row)
+    return picture
+
+
+def run(args: argparse.Namespace) -> None:
+    """Search, draw, report."""
+    eye, cache = open_judge(args.judge, args.device), args.data / "features"
+    name, _, split = args.training.partition(":")
+    held_out = args.held_out or (f"{name}:validation" if name in samples.BUILT_SETS and split == "train" else None)
+    sources = [args.samples, args.training, *([held_out] if held_out else [])]
+    images = [samples.read(source, args.data).images for source in sources]
+    seen = [features.cached(cache, eye, array, source).pooled for array, source in zip(images, sources, strict=True)]
+    nothing = [] if held_out else [None]
+    spaces = [Space("pixels", *images, *nothing), Space(eye.name, *seen, *nothing)]
+
+    found = {s.name: nearest(s.samples, s.training, args.neighbours, args.device, s.name) for s in spaces}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw_neighbours(images[0], images[1], found, args.rows).save(args.out)
+    report = {"samples": args.samples, "training": args.training, "held-out": held_out}
+    for space in spaces:
+        report[space.name] = describe(space, found[space.name], args.device)
+    print(args.out)
+    print(json.dumps(report))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m train.neighbours", description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", required=True, metavar="SOURCE", help="a FILE.npz of samples, or a folder")
+    parser.add_argument("--training", required=True, metavar="SOURCE", help="SET:train, FOLDER or FILE.npz")
+    parser.add_argument("--held-out", metavar="SOURCE", help="default SET:validation; for others none, so no rates")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
+    parser.add_argument("--rows", type=int, default=12, help="samples in the picture (default 12)")
+    parser.add_argument("--neighbours", type=int, default=5, help="training images beside each (default 5)")
+    parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="whose features")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        if min(args.rows, args.neighbours) < 1:
+            raise ValueError("--rows and --neighbours must be at least 1")
+        run(args)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
