@@ -14,7 +14,7 @@ from app.progress import Points
 WIDTH, HEIGHT = 560, 158  # of the drawing's own coordinates
 LEFT, RIGHT, TOP, BOTTOM = 44, 550, 10, 134  # of the axes
 BINS = 120  # points that a line is drawn with, at most
-LOGARITHMIC = 8  # an axis whose last value is this many times its first
+LOGARITHMIC = 5  # an axis whose last value is this many times its first
 
 
 @dataclass(frozen=True)

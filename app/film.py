@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.curves import Axis, curve, step_axis
-from app.progress import Points, Progress, Sheet, all_steps, at_or_below, value_at
+from app.progress import Points, Progress, Sheet
+from app.steps import all_steps, at_or_below, value_at
 from app.studio import clock
 
 PANEL, STAGE = 574, 336  # pixels across and down that a run has on a page of 1280 x 800
@@ -50,7 +51,7 @@ def frame(runs: Sequence[Progress], step: int, axis: Axis, uri: Uri) -> dict[str
         for field in CURVES.values():
             value = value_at(getattr(run, field), step)
             words[f"{field}-{number}"] = "–" if value is None else f"{value:.4f}"
-    return {"step": f"{step:,}", "x": axis(step), "sheets": sheets, "words": words}
+    return {"label": f"Step {step:,}", "x": axis(step), "sheets": sheets, "words": words}
 
 
 def caption(shown: int | None, step: int) -> str:

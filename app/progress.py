@@ -10,8 +10,7 @@ import json
 import math
 import re
 import time
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 from PIL import Image
 from safetensors import safe_open
 
-from app.models import checkpoint_name
 from mdt_core.runs import Run
 
 READ = (  # everything that the page depends on
@@ -96,8 +94,6 @@ def is_run(folder: Path) -> bool:
         return True
     try:
         return inside(folder / "config.json", folder) and "training" in Run(folder).config
-    except json.JSONDecodeError as error:  # rows that are no JSON are left out
-        return Progress(name, problem=f"The run's config.json is damaged or half written: {reason(error)}.")
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -113,7 +109,7 @@ def inside(path: Path, folder: Path) -> bool:
 def look_up(name: str, runs: Mapping[str, Path]) -> Progress:
     """The run of a name among those found. A name that is not there is no error: it may have been deleted just now."""
     if name not in runs:
-        return Progress(name, problem="There is no run of this name (any more).")
+        return Progress(name, problem="There is no run of this name any more.")
     folder = runs[name]
     try:
         return read(name, folder, inventory(folder))
@@ -232,73 +228,14 @@ def kid_key(rows: Iterable[Mapping[str, Any]]) -> str:
     return next((key for key in keys if key.startswith("kid") and not key.endswith("error")), "kid")
 
 
-def all_steps(runs: Iterable[Progress]) -> list[int]:
-    """Every step at which any of the runs has samples."""
-    return sorted({step for run in runs for step in run.sheets})
-
-
-def at_or_below(steps: Iterable[int], step: int) -> int | None:
-    """The nearest of `steps` that is not after `step`; None where all are."""
-    ordered = sorted(steps)
-    place = bisect_right(ordered, step)
-    return ordered[place - 1] if place else None
-
-
-def value_at(values: Points, step: int) -> float | None:
-    """The value last written up to a step."""
-    place = bisect_right(values, step, key=lambda point: point[0])
-    return values[place - 1][1] if place else None
-
-
-def follow(before: Sequence[int], position: int, now: Sequence[int]) -> int:
-    """Where a slider over the steps `before` has to stand over the steps `now`: at the same step, and at the end only
-    where it was at the end."""
-    if not before or position >= len(before) - 1:
-        return max(len(now) - 1, 0)
-    return max(bisect_right(now, before[position]) - 1, 0)
+def first_choice(runs: Mapping[str, Path], shipped: Path) -> list[str]:
+    """What the page opens with: a run that is being trained, else the two that are shipped, else the newest."""
+    seen = sorted((look_up(name, runs) for name in runs), key=lambda run: run.written, reverse=True)
+    live = [run.name for run in seen if run.live]
+    return live[:1] or [name for name, path in runs.items() if path.parent == shipped][:2] or [seen[0].name]
 
 
 def reason(error: Exception) -> str:
     """An error in at most a line."""
     text = f"{error.args[0]} is missing" if isinstance(error, KeyError) and error.args else str(error)
     return (" ".join(text.split()) or type(error).__name__)[:160].rstrip(".")
-
-
-# --- checkpoints -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One to choose."""
-
-    run: str
-    step: int
-    problem: str  # why it cannot be opened, or ""
-
-    @property
-    def label(self) -> str:
-        return f"{self.run} · step {self.step:,}" + (" · unreadable" if self.problem else "")
-
-
-def checkpoints_of(runs: Iterable[Progress]) -> dict[str, Checkpoint]:
-    """All checkpoints of some runs, by the names that they have among the models."""
-    return {
-        checkpoint_name(run.name, step): Checkpoint(run.name, step, problem)
-        for run in runs
-        for step, problem in run.checkpoints.items()
-    }
-
-
-def suggestion(runs: Sequence[Progress], step: int, chosen: str | None) -> str | None:
-    """The checkpoint that belongs to a step: the nearest before it, of the run whose checkpoint was chosen."""
-    before = checkpoints_of(runs).get(chosen)
-    having = [run for run in runs if run.checkpoints]
-    run = next((run for run in having if before and run.name == before.run), having[0] if having else None)
-    return run and checkpoint_name(run.name, at_or_below(run.checkpoints, step) or min(run.checkpoints))
-
-
-def first_choice(runs: Mapping[str, Path], shipped: Path) -> list[str]:
-    """What the page opens with: a run that is being trained, else the two that are shipped, else the newest."""
-    seen = sorted((look_up(name, runs) for name in runs), key=lambda run: run.written, reverse=True)
-    live = [run.name for run in seen if run.live]
-    return live[:1] or [name for name, path in runs.items() if path.parent == shipped][:2] or [seen[0].name]

@@ -6,9 +6,8 @@ const frames = () => JSON.parse(element.querySelector(".film")?.dataset.frames ?
 const url = (path) => new URL(path, document.baseURI).href;
 
 const show = (k) => {
-  if (!frames()[k]) return;
-  const { step, x, sheets, words } = frames()[k];
-  page.style.setProperty("--step", `"Step ${step}"`);
+  const { label = "", x = 0, sheets = [], words = {} } = frames()[k] ?? {};
+  page.style.setProperty("--step", JSON.stringify(label));
   page.style.setProperty("--x", x);
   sheets.forEach((path, run) => page.style.setProperty(`--sheet-${run}`, path ? `url("${url(path)}")` : "none"));
   for (const [name, text] of Object.entries(words))

@@ -10,17 +10,8 @@ import gradio as gr
 from app.files import publish
 from app.film import film
 from app.models import SHIPPED_RUNS
-from app.progress import (
-    Progress,
-    Sheet,
-    all_steps,
-    checkpoints_of,
-    find_runs,
-    first_choice,
-    follow,
-    look_up,
-    suggestion,
-)
+from app.progress import Progress, Sheet, find_runs, first_choice, look_up
+from app.steps import all_steps, checkpoints_of, follow, suggestion
 from app.studio import CHECK, GLUE, Studio, Update
 
 NAME = "Training progress"
@@ -28,7 +19,7 @@ NOTHING = ""  # the value of the second picker where one run is looked at
 LOOK_SECONDS, FRAME_SECONDS = 2.0, 0.7  # between two looks at the folders, and two frames when played
 FILM = (Path(__file__).parents[1] / "page" / "film.js").read_text(encoding="utf-8")
 EMPTY = """<div class="stage empty"><div class="welcome"><h3>There is no training run to watch yet</h3>
-<p>Train one: its samples and curves appear here as they come, while it learns.</p>
+<p>Train one, on data prepared as the README says: its samples and curves appear here while it learns.</p>
 <pre>accelerate launch -m train avatars --output-dir {folder}/my-first-run</pre></div></div>"""
 
 
