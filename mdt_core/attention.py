@@ -37,20 +37,22 @@ class BiasedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        scale = q.shape[-1] ** -0.5
-        weights = torch.matmul(q * scale, k.transpose(-2, -1)).add_(bias)  # (N, A, Q, T)
+        q, k, v = q.contiguous() * q.shape[-1] ** -0.5, k.contiguous(), v.contiguous()  # once, not in every product
+        weights = torch.matmul(q, k.transpose(-2, -1)).add_(bias)  # (N, A, Q, T)
         torch.softmax(weights, dim=-1, out=weights)
         ctx.save_for_backward(q, k, v, weights)
         ctx.bias_is_shared = len(bias) < len(q)
         return weights @ v
 
-    # With P the weights, S the logits: dS = P (dP - sum(dP P)), which is the bias's gradient too
+    # With P the weights and S the logits, dS = P (dP - sum(dP P)), which is the bias's gradient too
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor) -> tuple[Tensor, ...]:
         q, k, v, weights = ctx.saved_tensors
-        scale = q.shape[-1] ** -0.5
+        d_out = d_out.contiguous()
         d_v = weights.transpose(-2, -1) @ d_out
-        d_logits = torch._softmax_backward_data(d_out @ v.transpose(-2, -1), weights, -1, weights.dtype)
+        d_weights = d_out @ v.transpose(-2, -1)
+        d_logits = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype, grad_input=d_weights)
         d_bias = d_logits.sum(0, keepdim=True) if ctx.bias_is_shared else d_logits
-        return (d_logits @ k).mul_(scale), (d_logits.transpose(-2, -1) @ q).mul_(scale), d_v, d_bias
+        d_q = (d_logits @ k).mul_(q.shape[-1] ** -0.5)
+        return d_q, d_logits.transpose(-2, -1) @ q, d_v, d_bias

@@ -8,6 +8,7 @@ Letters: N batch, T tokens of an image, K kept tokens, D width, A heads, G grid 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -120,9 +121,13 @@ def take(tokens: Tensor, keep: Tensor) -> Tensor:
 
 
 def guided_reference(
-    reference: Reference, class_labels: Tensor, guidance_scale: float = 3.8, guidance_power: float = 4.0
-):
-    """`denoise(x_t, t)` as published: both branches in one batch at every step, channels 0 to 2 of epsilon guided."""
+    reference: Reference,
+    class_labels: Tensor,
+    guidance_scale: float = 3.8,
+    guidance_power: float = 4.0,
+    channels: int = 3,
+) -> Callable[[Tensor, int], Tensor]:
+    """`denoise(x_t, t)` as published: both branches in one batch at every step, `channels` of epsilon guided."""
     null = torch.full_like(class_labels, reference.config.num_classes)
     both = torch.cat([class_labels, null])
 
@@ -130,7 +135,8 @@ def guided_reference(
         timesteps = torch.full((2 * len(x_t),), t, device=x_t.device)
         conditional, unconditional = reference(torch.cat([x_t, x_t]), timesteps, both).chunk(2)
         weight = 1 + (guidance_scale - 1) * (1 - math.cos(math.pi * (1 - t / 1000) ** guidance_power)) / 2
-        epsilon = unconditional[:, :3] + weight * (conditional[:, :3] - unconditional[:, :3])
-        return torch.cat([epsilon, conditional[:, 3:]], dim=1)
+        difference = conditional[:, :channels] - unconditional[:, :channels]
+        epsilon = unconditional[:, :channels] + weight * difference
+        return torch.cat([epsilon, conditional[:, channels:]], dim=1)
 
     return denoise
