@@ -62,6 +62,12 @@ class Canvas:
         cells = (self.hardness(h, w) > 0).numpy()
         return inside & cells[rows.clip(0, h - 1)][:, columns.clip(0, w - 1)]
 
+    def reach(self) -> np.ndarray:
+        """(H, W) bool: the grown mask, outside of which no pixel changes."""
+        inside = np.zeros(self.picture.shape[:2], bool)
+        inside[self.window] = self.opacity > 0
+        return inside
+
     def paste(self, pixels: Tensor) -> np.ndarray:
         """New pixels (3, S, S), about [-1, 1] -> the picture with them inside the grown mask, untouched outside."""
         square = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()

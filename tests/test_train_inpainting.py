@@ -81,6 +81,16 @@ def test_hole_distance_looks_into_the_hole_only():
     assert holes.hole_distance(seen(half), seen(maps), box) == pytest.approx(0.5)
 
 
+def test_grown_masks_are_what_a_paste_can_change():
+    """Catches a seam that is looked for where nothing is pasted."""
+    masks = holes.draw_masks("box", 3, 16)
+    assert (holes.grown(masks, 0) == masks).all()
+    canvas = fit_canvas(noise()[0], masks[0], 16, cell=4, grow=2, feather=1)
+    changed = (canvas.paste(torch.ones(3, 16, 16)) != canvas.picture).any(-1)
+    assert (changed <= holes.grown(masks, 2)[0]).all()
+    assert (holes.grown(masks, 2)[0] == canvas.reach()).all() and changed.sum() > 0.9 * canvas.reach().sum()
+
+
 def test_outside_difference_is_the_largest_of_all():
     originals, box = noise(), holes.draw_masks("box", 6, 16)
     changed = np.where(box[..., None], np.uint8(0), originals)
@@ -139,7 +149,7 @@ def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe):
     """The measurement goes round the pipeline for speed: would catch settings, seeds or masks that differ from it."""
     originals = samples.ImageSet(noise(size=32), np.array([0, 1, 2, 0, 1, 2]))
     box = holes.draw_masks("box", 6, 32)
-    painting = inpainting.Painting("", "", "box", METHODS["mdt"], 5, guidance_scale=3.0, guidance_power=2.0)
+    painting = inpainting.Painting("", "", "box", METHODS["mdt"], 5, guidance_scale=3.0, guidance_power=2.0, grow=0, feather=0)
     painted = inpainting.paint(pipe, painting, originals, box, batch_size=4)
     for i in (0, 5):
         settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "guidance_power": 2.0, "grow": 0, "feather": 0}
@@ -156,7 +166,7 @@ def test_what_needs_no_model_fills_the_hole(pipe, name):
         pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
     box, images = holes.draw_masks("box", 3, 32), np.full((3, 32, 32, 3), 77, np.uint8)
     images[box] = noise(3, 32)[box]
-    painting = inpainting.Painting("", "", "box", name, 0, 1.0, 1.0)
+    painting = inpainting.Painting("", "", "box", name, 0, 1.0, 1.0, 0, 0)
     painted = inpainting.paint(pipe, painting, samples.ImageSet(images, np.zeros(3, int)), box, batch_size=2)
     assert holes.outside_difference(painted, images, box) == 0
     if name == "autoencoder":

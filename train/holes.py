@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mdt_core.canvas import fit_canvas
 from train.features import Features
 from train.metrics import Estimate
 
@@ -40,6 +41,14 @@ def draw_strokes(rng: np.random.Generator, size: int, least: float = 0.2, most: 
             pen.line([tuple(point) for point in points.tolist()], fill=1, width=width, joint="curve")
         if np.asarray(image).mean() <= most:
             return np.array(image)
+
+
+def grown(masks: np.ndarray, grow: int) -> np.ndarray:
+    """Masks (N, S, S) dilated by `grow` pixels, as `mdt_core.canvas` does it."""
+    result, blank = np.empty_like(masks), np.zeros((*masks.shape[1:], 3), np.uint8)
+    for run in batches(masks, len(masks)):
+        result[run] = fit_canvas(blank, masks[run.start], masks.shape[1], cell=1, grow=grow, feather=0).reach()
+    return result
 
 
 def batches(masks: np.ndarray, size: int) -> Iterator[slice]:

@@ -5,14 +5,14 @@
 
 The pictures are the first of the validation split, the real ones that they are held against are the test split: no
 training saw either. Every method has the same number of model calls (a call is one guided evaluation of a batch, both
-branches): where a method repeats steps, its trajectory has fewer of them. New pixels are pasted hard at the border of
-the mask, `grow` and `feather` 0, because what softens the border in use would hide the seam here. Figures:
+branches): where a method repeats steps, its trajectory has fewer of them. By default new pixels are pasted as in use,
+feathered inside the grown mask; `--grow 0 --feather 0` pastes them hard at the border of the mask. Figures:
 
     KID, error   of the results against the real pictures, by the offline judge, with its standard error
     excess       that KID less the one of the untouched pictures, which is the floor of real against real
     distance     root mean square feature distance to the original inside the hole; 1: as far as another picture
-    seam, error  squared jump across the mask's border over that of the originals at the same place; 1 is ideal
-    outside      largest difference to the original outside the mask, in grey levels: must be 0
+    seam, error  squared jump across the grown mask's border over that of the originals at the same place; 1 is ideal
+    outside      largest difference to the original outside the grown mask, in grey levels: must be 0
 
 Rows without a model are there for comparison: the mean colour, Telea's fill (2004, An image inpainting technique based
 on the fast marching method), and the original through the autoencoder alone, which bounds any method in latents.
@@ -62,6 +62,8 @@ class Painting:
     num_inference_steps: int  # 0 without a model
     guidance_scale: float
     guidance_power: float
+    grow: int
+    feather: int
 
 
 # ---- methods
@@ -99,7 +101,9 @@ def paint(pipe, painting: Painting, originals: samples.ImageSet, masks: np.ndarr
     results, cell = np.empty_like(originals.images), autoencoder.downscale(pipe.vae)
     for batch in holes.batches(masks, batch_size):
         canvases = [
-            fit_canvas(picture, masks[batch.start], pipe.image_size, cell=cell, grow=0, feather=0)
+            fit_canvas(
+                picture, masks[batch.start], pipe.image_size, cell=cell, grow=painting.grow, feather=painting.feather
+            )
             for picture in originals.images[batch]
         ]
         if isinstance(painting.method, str):
@@ -185,13 +189,14 @@ Results = dict[tuple[str, str], np.ndarray]  # method, kind of mask -> (N, S, S,
 def judge(args: argparse.Namespace, originals: np.ndarray, masks: dict[str, np.ndarray], results: Results) -> list:
     """Rows of figures: the untouched pictures, each method on each kind of mask, and each method's mean over them."""
     eye, kept = features.EffLite0(args.device), args.data / "features"
+    grown = {kind: holes.grown(masks[kind], args.grow) for kind in masks}
     reference = features.cached(kept, eye, samples.read("avatars:test", args.data).images, "test").pooled
     real = features.cached(kept, eye, originals, "originals")
     floor = metrics.kernel_distance(reference, real.pooled)
 
     def figures(images: np.ndarray, kind: str, name: str) -> dict[str, float]:
         seen = features.cached(args.out / "features", eye, images, name)
-        kid, seam = metrics.kernel_distance(reference, seen.pooled), holes.seam_ratio(images, originals, masks[kind])
+        kid, seam = metrics.kernel_distance(reference, seen.pooled), holes.seam_ratio(images, originals, grown[kind])
         return {
             f"KID-{eye.name}": kid.value,
             "error": kid.error,
@@ -199,7 +204,7 @@ def judge(args: argparse.Namespace, originals: np.ndarray, masks: dict[str, np.n
             "distance": holes.hole_distance(seen, real, masks[kind]),
             "seam": seam.value,
             "seam error": seam.error,
-            "outside": float(holes.outside_difference(images, originals, masks[kind])),
+            "outside": float(holes.outside_difference(images, originals, grown[kind])),
         }
 
     rows = [{"images": "real"} | figures(originals, next(iter(masks)), "originals")]
@@ -252,6 +257,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--masks", nargs="+", choices=holes.MASKS, default=holes.MASKS)
     parser.add_argument("--scale", type=float, default=3.8, help="guidance scale")
     parser.add_argument("--power", type=float, default=4.0, help="guidance power")
+    parser.add_argument("--grow", type=int, default=8, help="pixels by which the mask is dilated (default 8)")
+    parser.add_argument("--feather", type=int, default=4, help="pixels over which the new part fades in (default 4)")
     parser.add_argument("--batch-size", type=int, default=25, help="changes the speed, not the pictures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")
@@ -278,7 +285,8 @@ def run(args: argparse.Namespace) -> None:
         steps = 0 if name in WITHOUT_MODEL else steps_within(args.calls, method)
         calls[name] = len(resampling_order(0, steps, method)) if steps else 0
         for kind in masks:
-            painting = Painting(weights, pictures, kind, method, steps, args.scale, args.power)
+            settings = steps, args.scale, args.power, args.grow, args.feather
+            painting = Painting(weights, pictures, kind, method, *settings)
             path = args.out / f"{name}-{kind}.npz".replace(" ", "-")
             if not samples.is_finished(path, painting):
                 begin = time.time()
@@ -291,7 +299,8 @@ def run(args: argparse.Namespace) -> None:
     rows = judge(args, originals.images, masks, results)
     print(evaluate.table(rows))
     print(args.out / "grid.png")
-    settings = {"weights": weights, "num_images": args.num_images, "scale": args.scale, "power": args.power}
+    words = ("num_images", "scale", "power", "grow", "feather")
+    settings = {"weights": weights} | {word: getattr(args, word) for word in words}
     report = json.dumps(settings | {"calls": calls, "bar": hold_to_bar(rows), "figures": rows})
     (args.out / "report.json").write_text(report + "\n")
     print(report)
