@@ -149,7 +149,9 @@ def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe):
     """The measurement goes round the pipeline for speed: would catch settings, seeds or masks that differ from it."""
     originals = samples.ImageSet(noise(size=32), np.array([0, 1, 2, 0, 1, 2]))
     box = holes.draw_masks("box", 6, 32)
-    painting = inpainting.Painting("", "", "box", METHODS["mdt"], 5, guidance_scale=3.0, guidance_power=2.0, grow=0, feather=0)
+    painting = inpainting.Painting(
+        "", "", "box", METHODS["mdt"], 5, guidance_scale=3.0, guidance_power=2.0, grow=0, feather=0
+    )
     painted = inpainting.paint(pipe, painting, originals, box, batch_size=4)
     for i in (0, 5):
         settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "guidance_power": 2.0, "grow": 0, "feather": 0}
