@@ -29,6 +29,8 @@ class Shown:
 
     version: int = 0  # of all that was read for it
     steps: tuple[int, ...] = ()  # one per position of the slider
+    offered: tuple = ()  # what the pickers of runs hold
+    checkpoints: tuple[str, ...] = ()  # what the picker of checkpoints holds
 
 
 class TrainingProgress:
@@ -100,29 +102,40 @@ class TrainingProgress:
         names = names or first_choice(found, SHIPPED_RUNS)
         runs = [look_up(name, found) for name in names]
         version = hash((tuple(found), *((run.name, run.problem, run.version, run.live) for run in runs)))
-        if version == shown.version:
+        if version == shown.version and first != second:
             return gr.skip()
-        steps = tuple(all_steps(runs))
+        steps, before = tuple(all_steps(runs)), shown.steps[position : position + 1]
         position = follow(shown.steps, position, steps)
-        choices = [*found, *((f"{name} (gone)", name) for name in names if name not in found)]
-        return {
+        choices = [(name, name) for name in found] + [(f"{name} (gone)", name) for name in names if name not in found]
+        offered = (names, choices)
+        labels = tuple(checkpoint.label for checkpoint in checkpoints_of(runs).values())
+        update = {
             self.page: gr.update(visible=True),
             self.empty: gr.update(visible=False),
-            self.first: gr.update(choices=choices, value=names[0]),
-            self.second: gr.update(choices=[("nothing", NOTHING), *choices], value=[*names, NOTHING][1]),
             self.film: film(runs, position, self._uri),
             self.position: gr.update(maximum=max(len(steps) - 1, 1), value=position, interactive=len(steps) > 1),
             self.play: gr.update(interactive=len(steps) > 1),
-            self.shown: Shown(version, steps),
-            self.row: gr.update(visible=any(run.checkpoints for run in runs)),
-            **self._offer(runs, suggestion(runs, steps[position] if steps else 0, checkpoint)),
+            self.shown: Shown(version, steps, offered, labels),
+            self.row: gr.update(visible=bool(labels)),
         }
+        # A picker is left alone where it need not change: it may be open, or set by hand.
+        if offered != shown.offered or first == second:
+            update[self.first] = gr.update(choices=choices, value=names[0])
+            update[self.second] = gr.update(choices=[("nothing", NOTHING), *choices], value=[*names, NOTHING][1])
+        if labels != shown.checkpoints or steps[position : position + 1] != before:
+            update |= self._offer(runs, suggestion(runs, steps[position] if steps else 0, checkpoint))
+        return update
 
     def _uri(self, sheet: Sheet) -> str:
-        """Where the browser finds a picture: each is published once, and again where the cache has been emptied."""
+        """Where the browser finds a picture, "" where it was deleted. Each is published once, and again where the cache
+        has been emptied."""
         path = self._published.get(sheet)
         if path is None or not Path(path).exists():
-            self._published[sheet] = path = publish(sheet.path.read_bytes(), sheet.path.stem, self.film)
+            try:
+                data = sheet.path.read_bytes()
+            except OSError:
+                return ""
+            self._published[sheet] = path = publish(data, sheet.path.stem, self.film)
         return f"gradio_api/file={quote(path)}"
 
     def _runs(self, *names: str | None) -> list[Progress]:

@@ -67,8 +67,14 @@ def make_tiny_pipeline(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `python app.py --model tiny`."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of training runs that the app looks at; empty unless a test writes one."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Iterator[str]:
+    """The address of `python app.py --model tiny --runs RUNS`."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     folder = tmp_path_factory.mktemp("models") / "tiny"
@@ -77,7 +83,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = (folder.parent / "log").open("w+")
-    command = [sys.executable, "app.py", "--model", str(folder), "--port", str(port), "--device", "cpu"]
+    options = {"--model": folder, "--runs": runs, "--port": port, "--device": "cpu"}
+    command = [sys.executable, "app.py", *(str(word) for option in options.items() for word in option)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=os.environ.copy())
     address = f"http://127.0.0.1:{port}/"
     try:

@@ -1,0 +1,196 @@
+"""The Training progress tab in a real browser: two runs side by side, one that is being trained, and broken ones."""
+
+import colorsys
+import io
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+from mdt_core.runs import Run
+from tests.browser.conftest import make_tiny_pipeline
+
+CLASSES = ["cat", "dog", "owl"]
+SIDE = 16  # pixels of a sample
+
+
+def colour(run: str, step: int, column: int, row: int) -> np.ndarray:
+    """The one colour of a sample: its own for every run, step, class and seed."""
+    hue = sum(map(ord, run)) * 0.31 + step * 0.017 + column * 0.29 + row * 0.13
+    return np.array(colorsys.hsv_to_rgb(hue % 1, 0.7, 0.9)) * 255
+
+
+def sheet(run: str, step: int) -> Image.Image:
+    pixels = np.array([[colour(run, step, column, row) for column in range(3)] for row in range(2)])
+    return Image.fromarray(pixels.repeat(SIDE, 0).repeat(SIDE, 1).astype(np.uint8))
+
+
+def add_step(run: Run, step: int) -> None:
+    run.log({"step": step, "loss": 1 / step, "images_per_second": 10.0})
+    run.write_sample(step, sheet(run.name, step))
+
+
+def start_run(folder: Path, *steps: int, total: int = 100) -> Run:
+    run = Run(folder)
+    training = {"steps": total, "batch_size": 8}
+    run.write_config({"model": "MDTv2-S/2", "training": training, "samples_per_class": 2, "classes": CLASSES})
+    for step in steps:
+        add_step(run, step)
+    return run
+
+
+@pytest.fixture
+def folder(runs: Path) -> Path:
+    """The folder of runs that the app looks at, with two of them."""
+    shutil.rmtree(runs, ignore_errors=True)
+    start_run(runs / "second", 10, 100)
+    run = start_run(runs / "first", 10, 40, 100)
+    make_tiny_pipeline(run.folder / "pipeline")
+    source = run.folder / "pipeline" / "transformer"
+    run.write_checkpoint(40, lambda partial: shutil.copytree(source, partial / "transformer"))
+    run.write_checkpoint(100, lambda partial: shutil.copytree(source, partial / "transformer"))
+    return runs
+
+
+def choose(page: Page, picker: str, name: str) -> None:
+    page.click(f"#training-{picker} input")
+    page.locator(f"#training-{picker}").get_by_role("option", name=name, exact=True).click()
+
+
+def open_tab(page: Page, first: str, second: str = "nothing") -> None:
+    page.get_by_role("tab", name="Training progress").click()
+    expect(page.locator(".film")).to_be_visible()
+    choose(page, "first", first)
+    choose(page, "second", second)
+    expect(page.locator(".film .run").first).to_contain_text(first)
+    expect(page.locator(".film .run")).to_have_count(1 if second == "nothing" else 2)
+
+
+def slide(page: Page, *keys: str) -> None:
+    page.locator("#training-slider input[type=range]").focus()
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def at(page: Page, run: int) -> Locator:
+    """The words that say which step a run shows."""
+    return page.locator(f"[data-words=at-{run}]")
+
+
+def wait_for(page: Page, true: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if true():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("it did not happen within 30 seconds")
+
+
+def shows(page: Page, run: str, panel: int, step: int) -> bool:
+    """Whether a panel's six tiles have the colours of a step."""
+    page.mouse.move(0, 0)
+    tiles = page.locator(".film .run").nth(panel).locator("i:not(.live)")
+    assert tiles.count() == 6
+    for index, tile in enumerate(tiles.all()):  # class by class, both samples of one under each other
+        picture = np.asarray(Image.open(io.BytesIO(tile.screenshot())).convert("RGB"), dtype=float)
+        middle = picture[picture.shape[0] // 2, picture.shape[1] // 2]
+        if np.abs(middle - colour(run, step, index // 2, index % 2)).max() > 4:
+            return False
+    return True
+
+
+def test_two_runs_from_step_to_step(page: Page, folder: Path) -> None:
+    """Catches panels that show another step than they say, cuttings of another class, and a play button that hangs."""
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url) if "/step_" in request.url else None)
+    open_tab(page, "first", "second")
+    expect(at(page, 0)).to_have_text("step 100")
+    wait_for(page, lambda: shows(page, "first", 0, 100) and shows(page, "second", 1, 100))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    slide(page, "ArrowLeft")
+    expect(at(page, 0)).to_have_text("step 40")
+    expect(at(page, 1)).to_have_text("step 10, the nearest up to 40")
+    wait_for(page, lambda: shows(page, "first", 0, 40) and shows(page, "second", 1, 10))
+    expect(page.locator("[data-words=loss-0]")).to_have_text("0.0250")
+    expect(page.locator("#training-checkpoint input")).to_have_value("first · step 40")
+
+    slide(page, "End")
+    expect(at(page, 0)).to_have_text("step 100")
+    page.evaluate("""() => {
+      const words = document.querySelector("[data-words=at-0]");
+      window.seen = [];
+      new MutationObserver(() => window.seen.push(words.textContent)).observe(words, {childList: true});
+    }""")
+    page.click("#training-play")
+    expect(page.locator("#training-play")).to_contain_text("Pause")
+    page.wait_for_function("window.seen.at(-1) === 'step 100' && window.seen.includes('step 10')")
+    expect(page.locator("#training-play")).to_contain_text("Play")
+    assert [*dict.fromkeys(page.evaluate("window.seen"))] == ["step 10", "step 40", "step 100"]
+    assert len(fetched) == len(set(fetched)) == 5
+
+
+def test_a_checkpoint_opens_in_generate(page: Page, folder: Path) -> None:
+    """Catches a button that opens another step's checkpoint, and one that leaves the model as it was."""
+    weights = folder / "first" / "checkpoints" / "step_00000100" / "transformer"
+    file = next(weights.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+    open_tab(page, "first")
+    expect(page.locator("#training-checkpoint input")).to_have_value("first · step 100 · unreadable")
+    expect(page.locator("#training-note")).to_contain_text("is damaged or cut short")
+    expect(page.locator("#training-generate")).to_be_disabled()
+    slide(page, "ArrowLeft")
+    expect(page.locator("#training-generate")).to_be_enabled()
+    page.click("#training-generate")
+    expect(page.locator("#about")).to_contain_text("first @ 40")
+    expect(page.locator("#generate-start")).to_be_visible()
+
+
+def test_a_run_is_followed_while_it_is_trained(page: Page, folder: Path) -> None:
+    """Catches a page that needs a reload, a slider that runs away from one, and an error when the run is gone."""
+    run = start_run(folder / "growing", 1)
+    go_on = threading.Event()
+
+    def train() -> None:
+        for step in (2, 4):
+            add_step(run, step)
+        go_on.wait(60)
+        for step in (8, 16):
+            add_step(run, step)
+
+    training = threading.Thread(target=train)
+    open_tab(page, "growing")
+    expect(page.locator(".film .state")).to_contain_text("training: 1 of 100 · 10 images/s")
+    training.start()
+    expect(at(page, 0)).to_have_text("step 4")
+    slide(page, "ArrowLeft")
+    expect(at(page, 0)).to_have_text("step 2")
+    go_on.set()
+    training.join()
+    expect(page.locator(".film .state")).to_contain_text("training: 16 of 100")
+    expect(at(page, 0)).to_have_text("step 2")
+    slide(page, "End")
+    expect(at(page, 0)).to_have_text("step 16")
+    wait_for(page, lambda: shows(page, "growing", 0, 16))
+    shutil.rmtree(folder / "growing")
+    expect(page.locator(".film .problem")).to_contain_text("There is no run of this name any more")
+    choose(page, "first", "first")
+    expect(at(page, 0)).to_have_text("step 100")
+
+
+def test_broken_runs_and_no_runs(page: Page, folder: Path) -> None:
+    """Catches an empty page where a reason or the first command belongs."""
+    (folder / "broken" / "samples").mkdir(parents=True)
+    (folder / "broken" / "config.json").write_text('{"model": ')
+    open_tab(page, "first", "broken")
+    expect(page.locator(".film .problem")).to_contain_text("config.json is damaged or half written")
+    expect(at(page, 0)).to_have_text("step 100")
+    shutil.rmtree(folder)
+    expect(page.locator(".film .problem")).to_have_count(2)
+    page.reload()
+    page.wait_for_selector("#generate-start")
+    page.get_by_role("tab", name="Training progress").click()
+    expect(page.locator("#training-empty")).to_contain_text("accelerate launch -m train avatars --output-dir")
