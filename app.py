@@ -13,6 +13,7 @@ from pathlib import Path
 from app.engine import Engine
 from app.models import MODELS, SHIPPED_RUNS, Models, find_models
 from app.ui import build, launch
+from mdt_core.machine import add_options, use_own_cores
 
 DEFAULT = MODELS / "avatars"
 
@@ -24,12 +25,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--model",
         default=str(DEFAULT),
         metavar="PATH_OR_ID",
-        help="a pipeline folder, a checkpoint, a published file, or a hub id",
+        help="pipeline folder, checkpoint, published file or hub id",
     )
     parser.add_argument("--runs", default="runs", type=Path, metavar="FOLDER", help="training runs to look at")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)), type=int)
-    parser.add_argument("--device", default=None, help="cpu, cuda, ... (by default a GPU if there is one)")
+    add_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -38,8 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     try:
         models = Models(find_models(options.model), runs=(options.runs, SHIPPED_RUNS))
-        demo = build(Engine(models, device=options.device), options.runs)
-        launch(demo, server_name=options.host, server_port=options.port)
+        use_own_cores()
+        engine = Engine(models, device=options.device, dtype=options.dtype, compile=options.compile)
+        demo = build(engine, options.runs)
+        launch(demo, server_name=options.host, server_port=options.port, prevent_thread_lock=True)
+        engine.warm_in_background(engine.default)
+        demo.block_thread()
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -119,6 +119,8 @@ def footer(comparison: Comparison) -> str:
         "guidance_power": f"power {base.guidance_power:g}",
     }
     settings.pop(comparison.axis)
+    if not base.skip_unconditional:
+        settings["skip_unconditional"] = "no pass skipped"
     return " · ".join([base.model, f"seed {base.seeds[0]}", *settings.values()])
 
 

@@ -1,22 +1,24 @@
 """The engine room: one model at a time behind a lock; a request becomes an iterator of frames.
 
 Nothing here knows of the browser. A run is stopped by closing its iterator (the model is free again after the step in
-hand); another model is used by naming it in the next request. Frames hold PIL images and numbers only, so that a run
-may live in another process (app/zero.py).
+hand); another model is used by naming it in the next request. A run may live in another process (app/zero.py).
 """
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
 
-from app.zero import gpu
+from app.frames import Frame, follow, kept_steps
+from app.speed import Speeds
+from app.zero import ON_ZERO_GPU, gpu
+from mdt_core.acceleration import choose_dtype
 from mdt_core.guidance import guidance_weight
+from mdt_core.machine import choose_device
 from mdt_core.opening import open_pipeline
 from mdt_core.samplers import SAMPLERS, sampling_timesteps
 from mdt_core.transformer import MDT
@@ -26,8 +28,7 @@ MAX_SEED = 2**31 - 1  # browsers round integers above 2**53; this leaves room to
 GUIDANCE_SCALE = (1.0, 10.0)
 GUIDANCE_POWER = (0.01, 8.0)
 SKIP_TOLERANCE = 1e-2  # the unconditional pass is left out where the guidance weight is closer to 1 than this
-PREVIEW_SECONDS = 0.12  # between two previews: what a browser shows without stutter
-MAX_KEPT = 50  # steps of a trajectory that get a preview however fast they pass
+WARM_SECONDS = 3.0  # of a timed warm-up that tell enough
 LARGE_MODEL = 100e6  # parameters; above this a CPU is slow enough to suggest fewer steps
 
 
@@ -42,6 +43,7 @@ class Request:
     guidance_power: float = 4.0
     num_inference_steps: int = 25
     sampler: str = "dpm++"
+    skip_unconditional: bool = True  # leave that pass out where the guidance weight is within SKIP_TOLERANCE of 1
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.seeds) <= MAX_IMAGES:
@@ -52,34 +54,42 @@ class Request:
             check_whole("seed", seed, 0, MAX_SEED)
         check_number("guidance scale", self.guidance_scale, *GUIDANCE_SCALE)
         check_number("guidance power", self.guidance_power, *GUIDANCE_POWER)
+        if not isinstance(self.skip_unconditional, bool):
+            raise ValueError(
+                f"Whether to skip unconditional passes must be true or false, not {self.skip_unconditional!r}."
+            )
         if self.sampler not in SAMPLERS:
             raise ValueError(f"There is no sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}.")
         check_whole(f"number of steps for {self.sampler}", self.num_inference_steps, 1, max_steps(self.sampler))
 
     @property
-    def seconds(self) -> float:
+    def gpu_seconds(self) -> float:
         """An upper bound on a data-centre GPU: launches decide a step, images add to it."""
         return self.num_inference_steps * (0.04 + 0.005 * len(self.seeds))
 
-    def frames(self, pipe: Any, job: int = 0) -> Iterator["Frame"]:
+    @property
+    def skip_tolerance(self) -> float:
+        """As the pipeline takes it."""
+        return SKIP_TOLERANCE if self.skip_unconditional else 0.0
+
+    @property
+    def evaluations(self) -> list[int]:
+        """Of the model at every step: 2 where it is guided, else 1."""
+        weights = guidance_weights(self.sampler, self.num_inference_steps, self.guidance_scale, self.guidance_power)
+        unconditional = all(label is None for label in self.class_labels)
+        return [1 if unconditional or skips(weight, self.skip_tolerance) else 2 for weight in weights]
+
+    def frames(self, pipe: Any, job: int = 0) -> Iterator[Frame]:
         """The run, step by step."""
-        return frames(pipe, self, job)
 
+        def draw(steps: Sequence[Any]) -> dict[str, list]:
+            return {
+                "x_0": [image for step in steps for image in step.preview],
+                "x_t": [image for step in steps for image in step.noisy_preview],
+            }
 
-@dataclass(frozen=True)
-class Frame:
-    """One step of a run."""
-
-    job: int  # which of the requests
-    index: int  # of the step, from 0
-    total: int  # steps of this request
-    seconds_per_step: float
-    seconds_left: float  # of this request
-    skipped: int  # steps so far that needed no unconditional evaluation
-    kept: bool  # belongs to the trajectory that can be looked through afterwards
-    x_0: list[Image.Image] | None = None  # previews of the predicted image; None on a step that passed too quickly
-    x_t: list[Image.Image] | None = None  # previews of the noisy state
-    images: list[Image.Image] | None = None  # the result, on the last step
+        kept = kept_steps(self.num_inference_steps)
+        return follow(streams(pipe, self), draw, job, self.evaluations, kept)
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ class ModelInfo:
     cells: int  # latent cells along a side
     masked_pass: bool  # whether it has a side-interpolator
     device: str  # "cpu", "cuda"
+    dtype: str = "float32"
 
     @property
     def slow(self) -> bool:
@@ -112,19 +123,24 @@ class Engine:
         models: Mapping[str, str],
         *,
         device: str | None = None,
+        dtype: str = "auto",
+        compile: bool = False,
         load: Callable[[str], Any] = open_pipeline,
     ):
         self.models = models
         self.default = next(iter(self.models))
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if device:
-            check_device(device)
-        self.run = gpu(seconds_needed)(self._run)
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, torch.device(self.device))
+        self.compile = compile
+        self.speeds = Speeds()
         self._load = load
+        self._start = gpu(seconds_needed)(self._run)
         self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
+        self._visitors: set[object] = set()  # whose runs are going on or waiting
         self._name: str | None = None
         self._pipe: Any = None
         self._info: dict[str, ModelInfo] = {}
+        self._warming: threading.Thread | None = None
 
     def find(self, name: Any, otherwise: str) -> str:
         """The model of this name, which may come from a stranger's file; `otherwise` where there is none."""
@@ -142,8 +158,59 @@ class Engine:
         with self._lock:
             return self._open(name).class_index(label)
 
+    def run(self, requests: Sequence[Request]) -> Iterator[Frame]:
+        """Work through the requests, one frame per step; what each took is kept in `speeds`."""
+        visitor = object()
+        self._visitors.add(visitor)
+        try:
+            with closing(self._start(requests)) as frames:
+                for frame in frames:
+                    if frame.images and isinstance(requests[frame.job], Request):
+                        self.note(requests[frame.job], frame)
+                    yield frame
+        finally:
+            self._visitors.discard(visitor)
+
+    def warm(self, name: str) -> None:
+        """Draw a picture that nobody sees: a model's first steps are slow, and the later ones tell what others take.
+
+        It ends where a model is slow enough to tell by then, and at once when somebody wants the engine.
+        """
+        if ON_ZERO_GPU:  # the GPU is there for visitors' runs alone
+            return
+        timed = Request(name, (0,), (0,), num_inference_steps=10)
+        guided = replace(
+            timed, num_inference_steps=1, skip_unconditional=False
+        )  # both kinds of step compile and fill caches
+        unguided = replace(timed, num_inference_steps=1, class_labels=(None,))
+        with closing(self._start((guided, unguided, timed))) as frames:
+            for frame in frames:
+                if self._visitors:
+                    return
+                if frame.job == 2 and (frame.images or frame.seconds > WARM_SECONDS):
+                    self.note(timed, frame)
+                    return
+
+    def warm_in_background(self, name: str) -> None:
+        """`warm` beside whatever else goes on."""
+        self._warming = threading.Thread(target=self.warm, args=(name,), daemon=True)
+        self._warming.start()
+
+    def await_warm(self, seconds: float) -> None:
+        """Return when the model in use is warm, or after so many seconds."""
+        if self._warming:
+            self._warming.join(seconds)
+
+    def note(self, request: Request, frame: Frame) -> None:
+        """Keep what a run took until this frame."""
+        self.speeds.note(request.model, len(request.seeds), frame.evaluations, frame.seconds)
+
+    def seconds(self, request: Request) -> float | None:
+        """What a run will take on this machine, from what others took; None before the model's first."""
+        return self.speeds.estimate(request.model, len(request.seeds), sum(request.evaluations))
+
     def _run(self, requests: Sequence[Request]) -> Iterator[Frame]:
-        """Work through the requests, one frame per step. Reach it as `run`, which asks ZeroGPU for a GPU first."""
+        """As `run`. On ZeroGPU it works in another process."""
         with self._lock:
             for job, request in enumerate(requests):
                 yield from request.frames(self._open(request.model), job)
@@ -157,6 +224,7 @@ class Engine:
                 raise ValueError(f"There is no model {name!r}: choose one of {', '.join(known[:8])}{more}.")
             self._name = self._pipe = None  # let go of the old weights before the new ones come
             self._pipe = self._load(self.models[name]).to(self.device)
+            self._pipe.optimize(dtype=self.dtype, compile=self.compile)
             self._pipe.set_progress_bar_config(disable=True)
             self._name = name
             self._info[name] = ModelInfo(
@@ -168,34 +236,9 @@ class Engine:
                 cells=self._pipe.latent_shape[-1],
                 masked_pass=isinstance(self._pipe.transformer, MDT),
                 device=self.device,
+                dtype=str(self.dtype).removeprefix("torch."),
             )
         return self._pipe
-
-
-def frames(pipe: Any, request: Request, job: int = 0) -> Iterator[Frame]:
-    """One request as frames. Previews are drawn for the kept steps, and else no more often than a browser can show."""
-    kept = kept_steps(request.num_inference_steps)
-    costs = branches(request)
-    start = shown = time.perf_counter()
-    for steps in zip(*streams(pipe, request), strict=True):
-        now = time.perf_counter()
-        index, total = steps[0].index, steps[0].total
-        frame = Frame(
-            job=job,
-            index=index,
-            total=total,
-            seconds_per_step=(now - start) / (index + 1),
-            seconds_left=(now - start) / sum(costs[: index + 1]) * sum(costs[index + 1 :]),
-            skipped=max(step.skipped for step in steps),
-            kept=index in kept,
-            images=[image for step in steps for image in step.images] if index + 1 == total else None,
-        )
-        if frame.kept or now - shown >= PREVIEW_SECONDS:
-            x_0 = [image for step in steps for image in step.preview]
-            x_t = [image for step in steps for image in step.noisy_preview]
-            frame = replace(frame, x_0=x_0, x_t=x_t)
-            shown = now
-        yield frame
 
 
 def streams(pipe: Any, request: Request) -> list[Iterator[Any]]:
@@ -214,7 +257,7 @@ def streams(pipe: Any, request: Request) -> list[Iterator[Any]]:
             num_inference_steps=request.num_inference_steps,
             sampler=request.sampler,
             seeds=list(request.seeds[batch]),
-            skip_tolerance=SKIP_TOLERANCE,
+            skip_tolerance=request.skip_tolerance,
         )
         for batch in batches
     ]
@@ -228,44 +271,19 @@ def guidance_weights(
     return [guidance_weight(t, guidance_scale, guidance_power).item() for t in timesteps]
 
 
-def skips(weight: float) -> bool:
+def skips(weight: float, tolerance: float = SKIP_TOLERANCE) -> bool:
     """Whether a step of this guidance weight runs without the unconditional branch."""
-    return abs(weight - 1) < SKIP_TOLERANCE
-
-
-def branches(request: Request) -> list[int]:
-    """The model evaluations of every step: 2 where it is guided, else 1."""
-    weights = guidance_weights(
-        request.sampler, request.num_inference_steps, request.guidance_scale, request.guidance_power
-    )
-    unconditional = all(label is None for label in request.class_labels)
-    return [1 if unconditional or skips(weight) else 2 for weight in weights]
-
-
-def kept_steps(total: int, most: int = MAX_KEPT) -> frozenset[int]:
-    """At most `most` of `total` steps, evenly spread, the first and the last among them."""
-    if total <= most:
-        return frozenset(range(total))
-    return frozenset(round(i * (total - 1) / (most - 1)) for i in range(most))
+    return abs(weight - 1) < tolerance
 
 
 def seconds_needed(requests: Sequence[Request]) -> float:
     """An upper bound of the seconds on a data-centre GPU, for ZeroGPU."""
-    return min(20 + sum(request.seconds for request in requests), 120)
+    return min(20 + sum(request.gpu_seconds for request in requests), 120)
 
 
 def max_steps(sampler: str) -> int:
     """The most steps that make sense with a sampler."""
     return SAMPLERS[sampler].max_steps
-
-
-def check_device(device: str) -> None:
-    """ValueError where a device is unknown or not there."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"The device {device!r} cannot be used here: {reason}") from error
 
 
 def check_whole(what: str, value: Any, low: int, high: int) -> None:

@@ -80,7 +80,8 @@ def lay_out_settings(info: ModelInfo) -> tuple[gr.Radio, dict[str, gr.components
     def dropdown(name: str, key: str, choices: list, value: str) -> gr.Dropdown:
         return gr.Dropdown(choices, value=value, label=name, min_width=120, elem_id=f"inpaint-{key}")
 
-    preset = gr.Radio(list(PRESETS), value=DEFAULT_PRESET, show_label=False, container=False, elem_id="inpaint-preset")
+    look = {"show_label": False, "container": False, "elem_classes": "segments"}
+    preset = gr.Radio(list(PRESETS), value=DEFAULT_PRESET, elem_id="inpaint-preset", **look)
     with gr.Row():
         controls["method"] = dropdown("Method", "method", method_choices(info), defaults.method)
         controls["sampler"] = dropdown("Sampler", "sampler", list(SAMPLERS), defaults.sampler)

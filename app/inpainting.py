@@ -7,8 +7,7 @@ scaled down, so that a photo of 8192 pixels costs no more to look at than a smal
 import base64
 import hashlib
 import io
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,14 +20,13 @@ from app.engine import (
     GUIDANCE_POWER,
     GUIDANCE_SCALE,
     MAX_SEED,
-    PREVIEW_SECONDS,
     SKIP_TOLERANCE,
-    Frame,
     ModelInfo,
     check_number,
     check_whole,
     max_steps,
 )
+from app.frames import Frame, follow
 from app.images import MAX_PIXELS
 from app.painting import small_canvas, to_image
 from app.trajectory import STAGE_SIDE, columns_for
@@ -107,7 +105,7 @@ class Inpainting:
         return self.settings.model
 
     @property
-    def seconds(self) -> float:
+    def gpu_seconds(self) -> float:
         """An upper bound on a data-centre GPU, for ZeroGPU."""
         steps = self.settings.num_inference_steps * METHODS[self.settings.method].repeats
         pixels = len(self.settings.seeds) * self.picture.size[0] * self.picture.size[1]
@@ -131,30 +129,15 @@ class Inpainting:
         )
 
     def frames(self, pipe: Any, job: int = 0) -> Iterator[Frame]:
-        """Step by step. Previews come no more often than a browser can show, and never cost more than a fifth."""
+        """The run, step by step."""
         side = STAGE_SIDE // columns_for(len(self.settings.seeds))
         canvas = self.small_canvas(pipe.image_size, pipe.latent_shape[-1], side)
-        start = shown = time.perf_counter()
-        cost = 0.0
-        for steps in zip(*self.streams(pipe), strict=True):
-            now = time.perf_counter()
-            index, total = steps[0].index, steps[0].total
-            frame = Frame(
-                job=job,
-                index=index,
-                total=total,
-                seconds_per_step=(now - start) / (index + 1),
-                seconds_left=(now - start) / (index + 1) * (total - index - 1),
-                skipped=max(step.skipped for step in steps),
-                kept=False,
-                images=[image for step in steps for image in step.images] if index + 1 == total else None,
-            )
-            if index == 0 or now - shown >= max(PREVIEW_SECONDS, 4 * cost):
-                squares = [square for step in steps for square in pipe.preview_images(step.x_0)]
-                frame = replace(frame, x_0=[Image.fromarray(canvas.paste(to_tensor(square))) for square in squares])
-                shown = time.perf_counter()
-                cost = shown - now
-            yield frame
+
+        def draw(steps: Sequence[Any]) -> dict[str, list[Image.Image]]:
+            squares = [square for step in steps for square in pipe.preview_images(step.x_0)]
+            return {"x_0": [Image.fromarray(canvas.paste(to_tensor(square))) for square in squares]}
+
+        return follow(self.streams(pipe), draw, job)
 
     def streams(self, pipe: Any) -> list[Iterator[Any]]:
         """One batch, or on a CPU one image each, to run in lockstep: see `engine.streams`."""
@@ -200,7 +183,7 @@ def recipe_of(request: Inpainting, index: int, info: ModelInfo, painted: np.ndar
         "class_label": settings.class_label,
         "class_name": recipes.name_of(settings.class_label, info),
         "seed": settings.seeds[index],
-        **recipes.settings_of(settings),
+        **recipes.settings_of(settings, info),
         **{name: getattr(settings, name) for name in ("method", "strength", "masked_content", "area")},
         **{name: getattr(settings, name) for name in ("grow", "feather")},
         "source": fingerprint(request.picture),

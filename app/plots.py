@@ -5,17 +5,19 @@ from operator import itemgetter
 
 from app.engine import guidance_weights, skips
 
-WIDTH, HEIGHT = 400, 132  # of the drawing's own coordinates
-LEFT, RIGHT, TOP, BOTTOM = 30, 392, 12, 106  # of the axes
+WIDTH, HEIGHT = 400, 112  # of the drawing's own coordinates
+LEFT, RIGHT, TOP, BOTTOM = 30, 392, 10, 86  # of the axes
 
 
-def guidance_curve(sampler: str, num_inference_steps: int, guidance_scale: float, guidance_power: float) -> str:
+def guidance_curve(
+    sampler: str, num_inference_steps: int, guidance_scale: float, guidance_power: float, skip: bool = True
+) -> str:
     """The curve with a dot per step; hollow dots on a shaded ground are steps without an unconditional pass.
 
     ValueError as for a request with these values.
     """
     weights = guidance_weights(sampler, num_inference_steps, guidance_scale, guidance_power)
-    skipped = [skips(weight) for weight in weights]
+    skipped = [skip and skips(weight) for weight in weights]
     span = max(len(weights) - 1, 1)
     top = max(guidance_scale, 2)  # a scale of 1 is a flat line at the bottom
 

@@ -23,9 +23,14 @@ from app.images import open_header
 KEY = "mdt-studio"  # of the text chunk
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels
 SETTINGS = ("sampler", "num_inference_steps", "guidance_scale", "guidance_power")  # the sampler bounds the steps
-NAMES = dict(
-    zip(("seeds", *SETTINGS), ("seed", "sampler", "number of steps", "guidance scale", "guidance power"), strict=True)
-)
+NAMES = {
+    "seeds": "seed",
+    "sampler": "sampler",
+    "num_inference_steps": "number of steps",
+    "guidance_scale": "guidance scale",
+    "guidance_power": "guidance power",
+    "skip_unconditional": "choice to skip passes",
+}
 
 
 def of_image(request: Request, index: int, info: ModelInfo) -> dict[str, Any]:
@@ -36,7 +41,8 @@ def of_image(request: Request, index: int, info: ModelInfo) -> dict[str, Any]:
         "class_label": label,
         "class_name": name_of(label, info),
         "seed": request.seeds[index],
-        **settings_of(request),
+        **settings_of(request, info),
+        "skip_unconditional": request.skip_unconditional,
     }
 
 
@@ -49,14 +55,16 @@ def of_comparison(comparison: Comparison, info: ModelInfo) -> dict[str, Any]:
         "axis": comparison.axis,
         "values": comparison.values,
         "seed": comparison.base.seeds[0],
-        **settings_of(comparison.base),
+        **settings_of(comparison.base, info),
+        "skip_unconditional": comparison.base.skip_unconditional,
     }
 
 
-def settings_of(request: Request) -> dict[str, Any]:
+def settings_of(request: Any, info: ModelInfo) -> dict[str, Any]:
     """What recipes of all kinds hold."""
     return {
         "model": request.model,
+        "dtype": info.dtype,
         **{name: getattr(request, name) for name in SETTINGS},
         "versions": {package: version(package) for package in PACKAGES},
     }
@@ -101,7 +109,11 @@ def to_request(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Request, lis
     request, notes = Request(info.name, (None,), (0,)), []
     if recipe.get("model") != info.name:
         notes.append(f"made with another model, {shorten(recipe.get('model'))}")
-    for name, value in {"seeds": (recipe.get("seed"),), **{name: recipe.get(name) for name in SETTINGS}}.items():
+    if recipe.get("dtype", "float32") != info.dtype:
+        notes.append(f"made in {shorten(recipe.get('dtype'))}, not in {info.dtype}: pixels may differ a little")
+    values = {"seeds": (recipe.get("seed"),)} | {name: recipe.get(name) for name in SETTINGS}
+    values["skip_unconditional"] = recipe.get("skip_unconditional", True)  # older recipes: they all did
+    for name, value in values.items():
         try:
             request = replace(request, **{name: value})
         except (ValueError, TypeError):

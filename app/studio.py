@@ -32,6 +32,7 @@ class Studio:
     model: gr.Dropdown  # the name of the model in use
     opened: Dependency  # the event that opened it; on its success a tab offers that model's classes
     info: ModelInfo  # of the model in use when the page opens
+    page: gr.Blocks
     tabs: gr.Tabs | None = None  # of the page; a tab's id is its name in lower case
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last

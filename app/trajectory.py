@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from app.engine import Frame, Request
+from app.engine import Request
+from app.frames import Frame
 from app.images import jpeg_uri
 
 VIEWS = {"x_0": "Predicted image", "x_t": "Noisy state"}

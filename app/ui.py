@@ -77,7 +77,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
         opened = model.change(partial(open_model, engine), model, [about, good], **CHECK)
         opened.failure(lambda name: name, good, model, **GLUE)
         gr.on([demo.load, model.focus], lambda: offer(engine), outputs=model, **GLUE)
-        studio = Studio(engine, runs, model, opened, info)
+        studio = Studio(engine, runs, model, opened, info, demo)
         with gr.Tabs() as studio.tabs:
             for name, tab in TABS.items():
                 with gr.Tab(name, id=name.lower()):
@@ -88,7 +88,9 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
 def open_model(engine: Engine, name: str) -> tuple[str, str]:
     """Another model was chosen: load it. Its header and name, or the sentence that says why not."""
     with clear_errors():
-        return header(engine.describe(name)), name
+        info = engine.describe(name)
+    engine.warm_in_background(name)
+    return header(info), name
 
 
 def offer(engine: Engine) -> dict:
@@ -100,6 +102,8 @@ def header(info: ModelInfo) -> str:
     """The title and which model runs where."""
     where = {"cpu": "CPU (no GPU found)", "cuda": "GPU", "mps": "Apple GPU"}.get(info.device, info.device)
     chips = [info.name, info.architecture, f"{info.parameters / 1e6:.1f} M parameters", f"{info.image_size} px", where]
+    if info.dtype != "float32":
+        chips.append(info.dtype)
     hint = "<em>A large model on a CPU: few steps are wise.</em>" if info.slow else ""
     return f"<h1>MDT Studio</h1>{''.join(f'<span>{html.escape(chip)}</span>' for chip in chips)}{hint}"
 

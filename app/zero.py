@@ -11,6 +11,8 @@ try:
 except ImportError:
     spaces = None
 
+ON_ZERO_GPU = spaces is not None
+
 
 def gpu(duration: Callable[..., float]) -> Callable[[Callable], Callable]:
     """Decorate a function that needs the GPU for about `duration(*its arguments)` seconds.

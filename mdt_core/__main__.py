@@ -16,12 +16,13 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from mdt_core.inpainting import METHODS
+from mdt_core.machine import add_options, choose_device, devices, use_own_cores
 from mdt_core.official import load_official, resolve
+from mdt_core.opening import is_checkpoint, open_pipeline
 from mdt_core.pipeline import MDTPipeline, PipelineStep
 from mdt_core.samplers import SAMPLERS
 from mdt_core.transformer import MDTTransformer
 
-DEVICES = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
 SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"
 
 
@@ -66,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=str(SHIPPED), metavar="PATH_OR_ID", help="folder, file or hub id (avatars)")
+    parser.add_argument(
+        "--model", default=str(SHIPPED), metavar="PATH_OR_ID", help="folder, checkpoint, file, hub id (avatars)"
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser, steps: int, sampler: str | None) -> None:
@@ -77,21 +80,28 @@ def _add_sampling(parser: argparse.ArgumentParser, steps: int, sampler: str | No
     parser.add_argument("--sampler", default=sampler, help=f"{', '.join(SAMPLERS)} ({sampler or 'by method'})")
     parser.add_argument("--scale", type=float, default=3.8, help="guidance scale (%(default)s)")
     parser.add_argument("--power", type=float, default=4.0, help="guidance power (%(default)s)")
-    parser.add_argument("--device", default=DEVICES[0], choices=DEVICES, help="(%(default)s)")
+    add_options(parser)
 
 
 def run_generate(args: argparse.Namespace) -> None:
     _check_image_path(args.out)
-    pipe = MDTPipeline.from_pretrained(args.model).to(args.device)
+    pipe = _open_pipeline(args)
     _run(pipe, args, pipe.stream([args.label], **_sampling(args)))
 
 
 def run_inpaint(args: argparse.Namespace) -> None:
     _check_image_path(args.out)
     image, mask = _open_image(args.image), _open_image(args.mask)
-    pipe = MDTPipeline.from_pretrained(args.model).to(args.device)
+    pipe = _open_pipeline(args)
     chosen = {"method": args.method, "strength": args.strength, "grow": args.grow, "feather": args.feather}
     _run(pipe, args, pipe.stream_inpaint(image, mask, [args.label], **chosen, **_sampling(args)))
+
+
+def _open_pipeline(args: argparse.Namespace) -> MDTPipeline:
+    """The model on the device, in the number format asked for."""
+    use_own_cores()
+    device = choose_device(args.device)
+    return open_pipeline(args.model).to(device).optimize(dtype=args.dtype, compile=args.compile)
 
 
 def _sampling(args: argparse.Namespace) -> dict:
@@ -133,8 +143,8 @@ def run_convert(args: argparse.Namespace) -> None:
 
 
 def run_info(args: argparse.Namespace) -> None:
-    path = resolve(args.model)
-    pipe = MDTPipeline.from_pretrained(path) if path.is_dir() else None
+    path = args.model if is_checkpoint(args.model) else resolve(args.model)
+    pipe = None if Path(path).is_file() else open_pipeline(path)
     transformer = pipe.transformer if pipe else load_official(path)  # weights alone need no autoencoder
     config = transformer.config
     shape = " x ".join(map(str, (config.in_channels, config.sample_size, config.sample_size)))
@@ -146,7 +156,7 @@ def run_info(args: argparse.Namespace) -> None:
         "images": f"{pipe.image_size} px, {type(pipe.vae).__name__}" if pipe else "no autoencoder: convert adds one",
         "classes": f"{config.num_classes}{_first_names(pipe.id2label) if pipe else ''}",
         "samplers": ", ".join(SAMPLERS),
-        "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}; devices {', '.join(DEVICES)}",
+        "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}; devices {', '.join(devices())}",
     }
     for name, value in rows.items():
         print(f"{name:<10}{value}")

@@ -17,13 +17,19 @@ def open_pipeline(source: str | Path) -> MDTPipeline:
         ValueError: nothing is there, it is damaged or half written, or it is not a model of this family.
     """
     folder = Path(source).expanduser()
-    if not (folder / "transformer").is_dir() or (folder / "model_index.json").exists():
+    if not is_checkpoint(folder):
         return MDTPipeline.from_pretrained(source)
     weights, rest = pipeline_of(folder)
     pipe = MDTPipeline.from_pretrained(rest, transformer=load_transformer(weights))
     if pipe.vae.config.latent_channels != pipe.transformer.config.in_channels:
         raise ValueError(f"{folder} and {rest} do not belong together: their latent channels differ")
     return pipe
+
+
+def is_checkpoint(source: str | Path) -> bool:
+    """Whether this is a checkpoint folder, not a pipeline folder or anything else."""
+    folder = Path(source).expanduser()
+    return (folder / "transformer").is_dir() and not (folder / "model_index.json").exists()
 
 
 def load_transformer(folder: Path) -> MDTTransformer:

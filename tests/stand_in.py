@@ -43,8 +43,10 @@ class StandInPipeline:
         self.seconds = seconds
         self.log: list[str] = []
 
-    def to(self, device: str) -> "StandInPipeline":
+    def to(self, *_: object) -> "StandInPipeline":
         return self
+
+    def optimize(self, **_: object) -> None: ...
 
     def set_progress_bar_config(self, **_: object) -> None: ...
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from app.comparison import Comparison, Sheet, parse_values
-from app.engine import Frame, Request
+from app.engine import Request
+from app.frames import Frame
 from app.images import MAX_PIXELS, jpeg_uri, open_image
 from app.trajectory import Trajectory, columns_for
 
@@ -80,7 +81,7 @@ def test_a_trajectory_keeps_both_views_on_disk_and_goes_with_its_owner() -> None
     for index in range(0, 4, 2):
         tiles = [Image.new("RGB", (8, 8), (index * 60, 0, 0))] * 2
         noisy = [Image.new("RGB", (8, 8), (0, 0, index * 60))] * 2
-        trajectory.add(Frame(0, index, 4, 0.1, 1.0, 0, kept=True, x_0=tiles, x_t=noisy))
+        trajectory.add(Frame(0, index, 4, 0.1, 1.0, index + 1, 0, kept=True, x_0=tiles, x_t=noisy))
     assert trajectory.kept == [0, 2]
     assert jpeg_uri(Image.new("RGB", (8, 8), (120, 0, 0)), 64) in trajectory.at(3)
     trajectory.view = "x_t"

@@ -161,7 +161,7 @@ def test_names_of_imagenet_pick_one_class_each():
         (["--sampler", "euler"], "euler"),
         (["--scale", "nan"], "scale"),
         (["--power", "-1"], "power"),
-        (["--device", "tpu"], "invalid choice: 'tpu'"),
+        (["--device", "tpu"], "the device 'tpu' cannot be used here"),
         (["--out", "nowhere/out.png"], "folder nowhere does not exist"),
         (["--out", "out.mp3"], "image format"),
         (["--model", "nowhere"], "nowhere: no such file or folder"),

@@ -9,7 +9,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from app.engine import MAX_SEED, Engine, Request, branches, kept_steps
+from app.engine import MAX_SEED, Engine, Request
+from app.frames import kept_steps
 from tests.stand_in import StandInPipeline
 
 REQUEST = Request("a", class_labels=(0, 1), seeds=(5, 6), num_inference_steps=6)
@@ -201,11 +202,11 @@ def test_kept_steps_are_spread_from_the_first_to_the_last(total: int) -> None:
 
 def test_the_time_left_knows_that_guided_steps_cost_twice() -> None:
     """Early steps skip the unconditional branch: catches an estimate that takes them for typical."""
-    costs = branches(dataclasses.replace(REQUEST, num_inference_steps=25))
+    costs = dataclasses.replace(REQUEST, num_inference_steps=25).evaluations
     assert costs[0] == 1
     assert costs[-1] == 2
     assert costs == sorted(costs)
-    assert branches(dataclasses.replace(REQUEST, class_labels=(None, None))) == [1] * 6
+    assert dataclasses.replace(REQUEST, class_labels=(None, None)).evaluations == [1] * 6
 
 
 def test_a_class_is_found_by_name_and_by_index() -> None:
@@ -232,5 +233,32 @@ def test_what_the_page_shows_of_a_model() -> None:
 def test_a_device_that_is_not_there_is_told() -> None:
     """Catches a traceback of CUDA's on a mistyped --device."""
     for device in ("cudaa", "xpu:7"):
-        with pytest.raises(ValueError, match=f"The device '{device}' cannot be used here"):
+        with pytest.raises(ValueError, match=f"the device '{device}' cannot be used here"):
             Engine({"a": "A"}, device=device)
+
+
+def test_warming_up_gives_way_to_a_visitor() -> None:
+    """Catches a first click that waits until a warm-up of a slow model is over."""
+    engine, loaded = make_engine(seconds=0.05)
+    engine.describe("a")
+    engine.warm_in_background("a")
+    while not loaded["A"].log:
+        time.sleep(0.001)
+    start = time.perf_counter()
+    next(engine.run((ONE,)))
+    assert time.perf_counter() - start < 0.3  # the ten steps that are timed take 0.5 s
+    engine.await_warm(5)
+    assert loaded["A"].log.count("start") < 4
+
+
+def test_a_warm_up_sees_both_kinds_of_step_and_tells_the_time() -> None:
+    """Catches guided steps that compile or fill caches under a visitor's first picture."""
+    engine, loaded = make_engine()
+    asked = []
+    engine.describe("a")
+    stream = loaded["A"].stream
+    loaded["A"].stream = lambda **settings: asked.append(settings) or stream(**settings)
+    engine.warm("a")
+    assert [len(request["class_labels"]) for request in asked] == [1, 1, 1]
+    assert (asked[0]["skip_tolerance"], asked[1]["class_labels"]) == (0, [None])
+    assert engine.seconds(ONE) > 0

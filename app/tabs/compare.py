@@ -21,8 +21,8 @@ from app.controls import (
     to_label,
     to_request,
 )
-from app.engine import PREVIEW_SECONDS, Frame
 from app.files import publish
+from app.frames import PREVIEW_SECONDS, Frame
 from app.images import data_uri, jpeg_uri
 from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
 

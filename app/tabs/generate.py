@@ -1,6 +1,7 @@
 """The Generate tab: pick classes, watch the pictures come out of the noise, look through the steps, keep the result."""
 
 import html
+import json
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,13 +21,23 @@ from app.controls import (
     seed_picker,
     to_request,
 )
-from app.engine import MAX_IMAGES, MAX_SEED, PREVIEW_SECONDS, Frame, Request, check_whole
+from app.engine import MAX_IMAGES, MAX_SEED, Request, check_whole
 from app.files import publish
+from app.frames import PREVIEW_SECONDS, Frame
+from app.presets import Presets
 from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
 from app.trajectory import VIEWS, Trajectory, caption
 
 READY = progress(0, "Pick a class and press Generate (Ctrl + Enter).")
+WAITING = progress(0, "Waiting for the model …")
 EMPTY = '<div class="stage empty"><p>The pictures come here, out of the noise.</p></div>'
+
+
+# What a click on Generate does at once in the browser, while the run's first step is on its way
+STARTED = f"""() => [
+  {{__type__: "update", visible: false}}, {{__type__: "update", visible: true}}, {json.dumps(WAITING)},
+  {{__type__: "update", interactive: false}}, {{__type__: "update", interactive: false}},
+]"""
 
 
 class Generate:
@@ -39,7 +50,7 @@ class Generate:
                 self._lay_out_controls(studio)
             with gr.Column(min_width=500, elem_classes="result"):
                 self._lay_out_result()
-        self.request, self.trajectory = gr.State(), gr.State()
+        self.trajectory = gr.State()
         self.picture = gr.State()  # the file of the picture chosen in the gallery
         self.settings = [self.classes, self.count, self.seed, *self.sampling.inputs]
         self._wire(studio)
@@ -56,6 +67,7 @@ class Generate:
                 1, MAX_IMAGES, 4, step=1, label="Images", buttons=[], min_width=120, elem_id="generate-count"
             )
             self.seed = seed_picker("generate")
+        self.presets = Presets(studio.engine)
         self.sampling = sampling_controls(studio.info, "generate", curve=True)
         self.start, self.stop, self.recipe = run_controls("Generate")
 
@@ -97,10 +109,11 @@ class Generate:
         self.any_class.click(self.random_class, model, self.classes, **GLUE)
         self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
 
-        check = self.start.click(self.begin, [model, *self.settings], [*page, self.request, trajectory], **CHECK)
-        run = check.success(
+        at_once = [self.start, self.stop, self.status, self.step, self.again]
+        self.start.click(None, outputs=at_once, js=STARTED, **GLUE)
+        run = self.start.click(
             self.run,
-            [self.request, self.view],
+            [self.view, model, *self.settings],
             [*page, trajectory],
             show_progress="hidden",
             api_visibility="private",
@@ -108,6 +121,8 @@ class Generate:
         )
         run.then(self.finish, trajectory, page, **GLUE)
         self.stop.click(None, cancels=[run])
+
+        self.presets.wire(studio, self.settings, self.sampling, run)
 
         scrubbed = {"outputs": [self.stage, self.gallery], "trigger_mode": "always_last"} | GLUE
         self.step.input(self.scrub, [trajectory, self.step], **scrubbed)
@@ -125,24 +140,11 @@ class Generate:
         """Any one class."""
         return [random.choice(list(self.engine.describe(model).labels))]
 
-    def begin(self, *settings: Any) -> Update:
-        """Check the settings before the run joins the queue."""
+    def run(self, view: str, *settings: Any) -> Iterator[Update]:
+        """Frame by frame; stopped by being closed. The first preview is all that the first update waits for."""
         with clear_errors():
             request = to_request(*settings)
-        return {
-            self.request: request,
-            self.trajectory: None,
-            self.status: progress(0, "Waiting for the model …"),
-            self.start: gr.update(visible=False),
-            self.stop: gr.update(visible=True),
-            self.step: gr.update(interactive=False),
-            self.again: gr.update(interactive=False),
-        }
-
-    def run(self, request: Request, view: str) -> Iterator[Update]:
-        """Frame by frame; stopped by being closed."""
-        trajectory = Trajectory(request, self.engine.describe(request.model).labels, view)
-        yield {self.trajectory: trajectory}
+            trajectory = Trajectory(request, self.engine.describe(request.model).labels, view)
         shown = 0.0
         with clear_errors(), closing(self.engine.run((request,))) as frames:
             for frame in frames:
@@ -151,6 +153,7 @@ class Generate:
                     trajectory.files = self._publish(request, frame)
                     files = list(zip(trajectory.files, trajectory.captions, strict=True))
                     yield {
+                        self.trajectory: trajectory,
                         self.stage: gr.update(visible=False),
                         self.gallery: gr.update(
                             value=files, columns=trajectory.columns, rows=trajectory.rows, visible=True
@@ -158,6 +161,7 @@ class Generate:
                     }
                 elif preview and perf_counter() - shown >= PREVIEW_SECONDS:
                     yield {
+                        self.trajectory: trajectory,
                         self.stage: gr.update(value=preview, visible=True),
                         self.gallery: gr.update(visible=False),
                         self.status: progress(frame.index / frame.total, describe(frame)),
@@ -221,6 +225,7 @@ class Generate:
         sampler: str = "dpm++",
         guidance_scale: float = 3.8,
         guidance_power: float = 4.0,
+        skip_unconditional: bool = True,
         model: str | None = None,
     ) -> list[gr.FileData]:
         """Draw pictures of one class, by index or name (None: no class). Picture i has the seed `seed` + i."""
@@ -229,7 +234,7 @@ class Generate:
             check_whole("seed", seed, 0, MAX_SEED)
             name = self.engine.default if model is None else model
             label = NO_CLASS if class_label in (None, "") else self.engine.class_index(name, class_label)
-            sampling = (sampler, num_inference_steps, guidance_scale, guidance_power)
+            sampling = (sampler, num_inference_steps, guidance_scale, guidance_power, skip_unconditional)
             request = to_request(name, [label], num_images, seed, *sampling)
             for frame in self.engine.run((request,)):
                 last = frame

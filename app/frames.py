@@ -1,0 +1,86 @@
+"""The pipeline's streams -> frames: what a page is told of a run, step by step, and when it gets a preview."""
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+PREVIEW_SECONDS = 0.12  # between two previews: what a browser shows without stutter
+PREVIEW_SHARE = 0.2  # of a run's time at most, for previews that nobody looks through afterwards
+MAX_KEPT = 50  # steps of a trajectory that get a preview however fast they pass
+
+Pictures = list[Image.Image]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One step of a run: PIL images and numbers only, so that it can come from another process."""
+
+    job: int  # which of the requests
+    index: int  # of the step, from 0
+    total: int  # steps of this request
+    seconds_per_step: float
+    seconds_left: float  # of this request
+    evaluations: int  # of the model for one image, so far
+    skipped: int  # steps so far that needed no unconditional evaluation
+    kept: bool  # belongs to the trajectory that can be looked through afterwards
+    x_0: Pictures | None = None  # previews of the predicted image; None on a step that passed too quickly
+    x_t: Pictures | None = None  # previews of the noisy state
+    images: Pictures | None = None  # the result, on the last step
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of this request."""
+        return self.seconds_per_step * (self.index + 1)
+
+
+def follow(
+    streams: Sequence[Iterator[Any]],
+    draw: Callable[[Sequence[Any]], dict[str, Pictures]],
+    job: int = 0,
+    costs: Sequence[int] | None = None,
+    kept: Collection[int] = (),
+) -> Iterator[Frame]:
+    """Streams of pipeline steps, run in lockstep, as frames.
+
+    Previews come on the first step, on the kept ones, and else no more often than a browser can show.
+
+    Args:
+        streams: each of one or more of the images.
+        draw: the steps of all streams -> their previews, as a frame's `x_0` and `x_t`.
+        costs: model evaluations of every step; all alike by default.
+        kept: indices of the steps that belong to the trajectory.
+    """
+    start = time.perf_counter()
+    shown, cost = -math.inf, 0.0
+    for steps in zip(*streams, strict=True):
+        now = time.perf_counter()
+        index, total = steps[0].index, steps[0].total
+        costs = costs or [1] * total
+        done, left = sum(costs[: index + 1]), sum(costs[index + 1 :])
+        frame = Frame(
+            job=job,
+            index=index,
+            total=total,
+            seconds_per_step=(now - start) / (index + 1),
+            seconds_left=(now - start) / done * left,
+            evaluations=done,
+            skipped=max(step.skipped for step in steps),
+            kept=index in kept,
+            images=[image for step in steps for image in step.images] if index + 1 == total else None,
+        )
+        if frame.kept or now - shown >= max(PREVIEW_SECONDS, cost * (1 / PREVIEW_SHARE - 1)):
+            frame = replace(frame, **draw(steps))
+            shown = time.perf_counter()
+            cost = shown - now
+        yield frame
+
+
+def kept_steps(total: int, most: int = MAX_KEPT) -> frozenset[int]:
+    """At most `most` of `total` steps, evenly spread, the first and the last among them."""
+    if total <= most:
+        return frozenset(range(total))
+    return frozenset(round(i * (total - 1) / (most - 1)) for i in range(most))
