@@ -12,7 +12,7 @@ PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 
 
 
 def forward_macs(model: MDTTransformer, keep: int | None = None) -> int:
-    """Multiply-adds of one image's forward pass, on a model of the same sizes without storage.
+    """Multiply-adds of one image's forward pass, as a model without storage makes them.
 
     Args:
         model: on any device, the meta device included.
@@ -20,7 +20,7 @@ def forward_macs(model: MDTTransformer, keep: int | None = None) -> int:
     """
     settings = model.config
     with torch.device("meta"), torch.no_grad():
-        twin = type(model).from_config(settings)
+        twin = model if model.device.type == "meta" else type(model).from_config(settings)
         x = torch.empty(1, settings.in_channels, settings.sample_size, settings.sample_size)
         number = torch.empty(1, dtype=torch.long)
         kept = None if keep is None else torch.empty(1, keep, dtype=torch.long)

@@ -51,7 +51,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 if __name__ == "__main__":
     accelerator = Accelerator(cpu=True)
     if "sharded" in sys.argv:  # accelerate reads an FSDP configuration on GPUs alone, its code works anywhere
-        policy = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": ["Block"]}
+        policy = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": ["Mlp", "Sequential"]}
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, cpu_ram_efficient_loading=False, **policy
         )
