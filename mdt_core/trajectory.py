@@ -48,14 +48,16 @@ class Trajectory:
         self._weights: tuple | None = None
         self._rows: dict[int, int] = {}  # timestep -> its first row in the table
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
         if self.model.training or not bool((timesteps == timesteps[0]).all()):
             return self.model(x, timesteps, class_labels, keep)
+        return self._look_up(x, int(timesteps[0]), class_labels, keep)
+
+    @torch.no_grad()
+    def _look_up(self, x: Tensor, t: int, class_labels: Tensor, keep: Tensor | None) -> Tensor:
         if self._weights != (weights := self._fingerprint(x)):
             self._weights = weights
             self._prepare(x.device)
-        t = int(timesteps[0])
         if t not in self._rows:
             self._compute(t, x.device)
         rows = self._rows[t] + self._place[class_labels]

@@ -1,0 +1,51 @@
+"""Options for speed: refused where they cannot work, and their cost in the result is what is said of it."""
+
+import pytest
+import torch
+
+from mdt_core import bench
+from mdt_core.acceleration import choose_dtype
+from mdt_core.bench_rows import ROWS, Row
+from mdt_core.timing import Timing
+from tests.test_pipeline import SETTINGS, pipe  # noqa: F401
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("amx, chosen", [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_by_itself_only_where_the_cpu_is_made_for_it(monkeypatch, amx, chosen):
+    """Catches a choice by AVX-512's bfloat16, which is slower than float32."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert choose_dtype("auto", CPU) == chosen
+    assert choose_dtype("bfloat16", CPU) == torch.bfloat16 and choose_dtype("float32", CPU) == torch.float32
+
+
+@pytest.mark.parametrize("dtype, message", [("int4", "float32"), ("float16", "GPU")])
+def test_an_impossible_dtype_is_named(dtype, message):
+    with pytest.raises(ValueError, match=message):
+        choose_dtype(dtype, CPU)
+
+
+@pytest.mark.parametrize(
+    "options, most", [({"dtype": "float32"}, 0.0), ({"dtype": "bfloat16"}, 0.05), ({"int8": True}, 0.1)]
+)
+def test_an_option_changes_a_picture_by_little(pipe, options, most):  # noqa: F811
+    """Catches an option that is ignored, and one that breaks the model. int8 stays: it comes last."""
+    plain = pipe("cat", seeds=1, output_type="latent", **SETTINGS).images
+    changed = pipe.optimize(**options)("cat", seeds=1, output_type="latent", **SETTINGS).images
+    pipe.optimize(dtype="float32")
+    off = ((changed - plain).abs().max() / plain.std()).item()
+    assert off <= most and (most == 0 or off > 0)
+    assert changed.dtype == torch.float32
+
+
+def test_the_bench_ends_with_json(monkeypatch, capsys):
+    """Catches a last line that no program can read, and a ratio that is upside down."""
+    fast, slow = Timing((1.0, 1.0), 2**20), Timing((3.0, 3.0), None)
+    monkeypatch.setitem(ROWS, "cold", lambda setting: iter([Row.of("some work", fast, slow, error=1e-6)]))
+    bench.main(["--rows", "cold", "--device", "cpu"])
+    *_, line, last = capsys.readouterr().out.strip().splitlines()
+    (row,) = bench.json.loads(last)["rows"]
+    assert row["ratio"] == 3.0 and row["peak_mib"] == 1 and row["against"] == "reference" and "some work" in line
+    with pytest.raises(SystemExit):
+        bench.main(["--rows", "no-such-row"])
