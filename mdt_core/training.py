@@ -158,15 +158,14 @@ def make_optimizer(model: MDTTransformer, config: TrainingConfig) -> Adan | Adam
     return family[config.optimizer](parameters, **settings, max_grad_norm=config.max_grad_norm)
 
 
-def prepare_blocks(model: MDTTransformer, config: TrainingConfig) -> MDTTransformer:
-    """Let the model's blocks be compiled, or their activations be recomputed, in place; no weight changes its name."""
-    for block in model.modules():
-        if isinstance(block, Block):
-            if config.recompute:
+def prepare_blocks(model: MDTTransformer, config: TrainingConfig) -> None:
+    """Let the model's blocks recompute their activations, or be compiled, in place; no weight changes its name."""
+    if config.recompute:
+        for block in model.modules():
+            if isinstance(block, Block):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-            if config.compile:
-                block.compile()
-    return model
+    if config.compile:
+        model.compile_repeated_blocks()
 
 
 @contextmanager

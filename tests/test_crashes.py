@@ -34,16 +34,19 @@ def test_a_killed_run_loses_no_checkpoint_and_a_full_disk_leaves_the_last_one_wh
     assert seen["same"] and seen["left"] == ["step_00000039", "step_00000040"]
 
 
-def test_two_processes_train_as_one(tmp_path):
-    """Catches processes that see the same images, gradients summed instead of averaged, and a run of two processes that
-    one cannot go on with. Adan moves every weight by about the learning rate, 1e-3, whatever its gradient's size: sums
-    in another order show in weights whose gradient is nothing but rounding.
+@pytest.mark.parametrize("mode", [(), ("sharded",)], ids=["copied", "sharded"])
+def test_two_processes_train_as_one(mode, tmp_path):
+    """Each with the model or with a part of it (FSDP). Catches processes that see the same images, gradients summed
+    instead of averaged, a part taken for the whole, and a run of two processes that one cannot go on with.
+
+    Adan moves every weight by about the learning rate, 1e-3, whatever its gradient's size: sums in another order show
+    in weights whose gradient is nothing but rounding.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "tests.tiny_training", str(tmp_path / "two"), "3"]
+    command = [sys.executable, "-m", "tests.tiny_training", str(tmp_path / "two"), "3", *mode]
     children = [
         subprocess.Popen(
             command,
