@@ -259,7 +259,7 @@ class EMA:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int, taken: Tensor | bool = True) -> None:
         """Move towards `model`, whose weights are those after `step` steps; nothing where the last was not `taken`."""
-        averages, weights = list(self.model.parameters()), list(model.parameters())
+        averages, weights = ([_local(p) for p in each.parameters()] for each in (self.model, model))
         rate = (1 - min(self.decay, (1 + step) / (10 + step))) * torch.as_tensor(taken, device=averages[0].device)
         torch._foreach_lerp_(averages, weights, [rate.to(averages[0].dtype)] * len(averages))
 
