@@ -43,21 +43,25 @@ def start(run: Run, steps: int, file_size: int | None = None) -> int:
 
 
 def kill(folder: Path, kills: int, seed: int) -> dict:
-    """Kill a run at random moments of its first, slow steps and of all others; what is there must always be whole."""
-    clock = time.perf_counter()
-    os.waitpid(start(Run(folder / "whole"), STEPS), 0)
-    duration = time.perf_counter() - clock
+    """Kill a run at random moments of its start and of its steps; what is there must always be whole."""
+    clock, whole = time.perf_counter(), Run(folder / "whole")
+    child = start(whole, STEPS)
+    while not whole.checkpoints:
+        time.sleep(0.01)
+    starting = time.perf_counter() - clock
+    os.waitpid(child, 0)
+    training = time.perf_counter() - clock - starting
     rng, run, reached = random.Random(seed), Run(folder / "killed"), []
     for _ in range(kills):
         child = start(run, STEPS)
-        time.sleep(rng.uniform(0, 2 * duration / kills))
+        time.sleep(rng.uniform(0, starting + 3 * training / kills))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         for checkpoint in run.checkpoints.values():
             weights(checkpoint), [load_file(checkpoint / f"{name}.safetensors") for name in ("raw", "optimizer")]
         reached.append(max(run.checkpoints, default=0))
     _, status = os.waitpid(start(run, STEPS), 0)
-    ends = [(Run(folder / name).checkpoints[STEPS] / "raw.safetensors").read_bytes() for name in ("whole", "killed")]
+    ends = [(each.checkpoints[STEPS] / "raw.safetensors").read_bytes() for each in (whole, run)]
     return {"reached": reached, "status": status, "bit_equal": ends[0] == ends[1], "rows": len(run.metrics)}
 
 
