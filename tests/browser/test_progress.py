@@ -92,6 +92,7 @@ def wait_for(page: Page, true: Callable[[], bool]) -> None:
 
 def shows(page: Page, run: str, panel: int, step: int) -> bool:
     """Whether the middles of a panel's six tiles have the colours of a step."""
+    page.mouse.move(0, 0)  # a tile under the mouse covers its neighbours
     tiles = page.locator(".film .run").nth(panel).locator("i:not(.live)")
     boxes = tiles.evaluate_all("tiles => tiles.map((tile) => tile.getBoundingClientRect())")
     assert len(boxes) == 6
