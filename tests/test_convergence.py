@@ -63,6 +63,7 @@ def test_validation_draws_cover_images_and_timesteps_evenly():
     assert (draws.timesteps // 100).bincount().tolist() == [30] * 10
     spread = (draws.x_0 - SixImages().batch([0])[0])[:100].std()
     assert spread == pytest.approx(0.1, rel=0.05)  # posteriors are drawn from, too
+    assert not ValidationDraws.of(SixImages(), labelled=False).class_labels.any()  # the null class of no classes
 
 
 # ---- rows
@@ -152,11 +153,11 @@ def test_a_missing_step_ends_with_one_line(run, capsys):
 # ---- the claim
 
 
-def log_run(folder, model, kid, loss, rate, seed=0, steps=(100, 200, 400, 800), **training):
+def log_run(folder, model, kid, loss, rate, seed=0, steps=(100, 200, 400, 800), without=(), **training):
     """A run whose KID and loss are functions of the step."""
     run = Run(folder)
     config = {"batch_size": 32, "seed": seed, "decay": 0.0, "steps": 800} | training
-    run.write_config({"model": model, "training": config})
+    run.write_config({"model": model, "without": without, "expect": str(folder), "training": config})
     for i, step in enumerate(steps):
         run.log({"step": step, "images_per_second": rate if i else rate / 9})  # once the machine was busy
         row = {"kid_efflite0": kid(step), "kid_error": 0.01, "validation_loss": loss(step)}
@@ -210,8 +211,10 @@ def test_seeds_are_averaged(tmp_path):
     one = log_run(tmp_path / "a", "MDTv2", falling(2, 0.1), falling(1, 0.1), 40)
     other = log_run(tmp_path / "b", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40, seed=1, steps=(100, 200, 400))
     adamw = log_run(tmp_path / "c", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40, optimizer="adamw")
-    found = speedup.contenders([one, other, adamw])
-    assert [(c.name, c.seeds, c.steps) for c in found] == [("a", 2, (100, 200, 400)), ("c", 1, (100, 200, 400, 800))]
+    less = log_run(tmp_path / "d", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40, without=("relative_bias",))
+    found = speedup.contenders([one, other, adamw, less])
+    assert [(c.name, c.seeds) for c in found] == [("a", 2), ("c", 1), ("d", 1)]
+    assert [c.steps for c in found[:2]] == [(100, 200, 400), (100, 200, 400, 800)]
     np.testing.assert_allclose(found[0].mean("kid_efflite0"), [2.5, 2.4, 2.3])
     assert found[0].kid_error == pytest.approx(0.01 / math.sqrt(2))
     assert "2.5 ± 0.71" in speedup.report(found, "c")

@@ -62,6 +62,20 @@ def test_image_i_has_seed_i_and_class_i_modulo_classes(tmp_path):
         np.testing.assert_array_equal(image, picture(i % 3, 100 + i))
 
 
+def test_a_model_without_classes_is_sampled_without_labels(tmp_path):
+    """Would catch a remainder by zero."""
+
+    class Unconditional(Pipeline):
+        num_classes = 0
+
+        def __call__(self, class_labels, seeds, **settings):
+            assert set(class_labels) == {None}
+            return super().__call__([0] * len(seeds), seeds, **settings)
+
+    found = draw(Unconditional(), tmp_path / "run")
+    assert found.labels is None and len(found.images) == 11
+
+
 @pytest.mark.parametrize(("batch_size", "processes"), [(1, 1), (4, 2), (3, 5), (64, 3)])
 def test_batches_and_processes_change_nothing(tmp_path, batch_size, processes):
     """Would catch images lost or drawn twice where the last batch is short or a process has nothing to do."""

@@ -54,8 +54,9 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
     done = {row["step"] for row in run.evaluations if key.items() <= row.items()}
     todo = {step: path for step, path in milestones(run, args.at).items() if step not in done}
     state.wait_for_everyone()  # every process has read before the first row is written
-    data = Latents(run.config["latents"], "validation")
-    draws, device = ValidationDraws.of(data, args.validation_images), args.device or state.device
+    data, device = Latents(run.config["latents"], "validation"), args.device or state.device
+    id2label = {} if run.config.get("unconditional") else data.id2label
+    draws = ValidationDraws.of(data, args.validation_images, labelled=bool(id2label))
     vae, eye = open_autoencoder(run.config["vae"]).to(device), features.EffLite0(device)
 
     def mine(count: int) -> list[range]:
@@ -64,7 +65,7 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
 
     for step, path in todo.items():
         transformer = MDTTransformer.from_pretrained(path).to(device).eval()
-        pipe = assemble(transformer, vae, data.id2label)
+        pipe = assemble(transformer, vae, id2label)
         pipe.set_progress_bar_config(disable=True)
         sampling = samples.Sampling(weights=samples.fingerprint(pipe), sampler="dpm++", **settings)
         folder = run.folder / f".{path.parent.name}.samples"

@@ -1,9 +1,9 @@
 """Seeds -> image files, and image files -> arrays.
 
-Image i of a sampling run has the seed `first_seed + i` and the class `i % num_classes`, so neither the batch size nor
-the number of processes has a say in it. While a run lasts, its finished images are its state: one PNG each, written
-whole or not at all. The same command draws what is missing. The result is the ADM evaluator's file: an npz with
-uint8 NHWC `arr_0` and labels `arr_1`.
+Image i of a sampling run has the seed `first_seed + i` and the class `i % num_classes`, or none where the model knows
+none, so neither the batch size nor the number of processes has a say in it. While a run lasts, its
+finished images are its state: one PNG each, written whole or not at all. The same command draws what is missing. The
+result is the ADM evaluator's file: an npz with uint8 NHWC `arr_0` and labels `arr_1`.
 """
 
 import hashlib
@@ -107,7 +107,7 @@ def draw(pipe, sampling: Sampling, folder: Path, batches: list[Sequence[int]], p
     with tqdm(total=total, desc="sample", unit="image", disable=not progress, delay=0.5) as bar:
         for batch in batches:
             images = pipe(
-                class_labels=[index % pipe.num_classes for index in batch],
+                class_labels=[index % pipe.num_classes if pipe.num_classes else None for index in batch],
                 seeds=[sampling.first_seed + index for index in batch],
                 guidance_scale=sampling.guidance_scale,
                 guidance_power=sampling.guidance_power,
@@ -133,7 +133,8 @@ def draw_together(pipe, sampling: Sampling, folder: Path, batch_size: int, state
 def pack(folder: Path, sampling: Sampling, num_classes: int, names: tuple[str, ...]) -> ImageSet:
     """The finished images of a run as one set."""
     images = [np.asarray(Image.open(image_path(folder, index))) for index in range(sampling.num_images)]
-    return ImageSet(np.stack(images), np.arange(sampling.num_images) % num_classes, names)
+    labels = np.arange(sampling.num_images) % num_classes if num_classes else None
+    return ImageSet(np.stack(images), labels, names)
 
 
 def write(path: Path, images: ImageSet, sampling: Sampling | None = None) -> None:

@@ -16,8 +16,10 @@ from PIL import Image
 from mdt_core.runs import Run
 from train.plots import Line, Panel, draw_panels
 
-# What may differ between runs of one recipe.
-INCIDENTAL = {"seed", "log_every", "save_every", "keep_checkpoints", "max_bad_steps"}
+# What makes a recipe, of a run's configuration; and what of its training does not.
+TELLING = ("model", "latents", "vae", "decoder_layers", "without", "unconditional", "init_from")
+INCIDENTAL = {"seed", "accumulation", "compile", "recompute", "peak_tflops"}
+INCIDENTAL |= {"log_every", "save_every", "keep_checkpoints", "max_bad_steps"}
 # What may not differ between evaluations that are compared.
 SETTINGS = ("num_images", "reference", "first_seed", "num_inference_steps", "guidance_scale", "guidance_power")
 FIGURES = {
@@ -60,11 +62,11 @@ def contenders(runs: Sequence[Run]) -> list[Contender]:
         raise ValueError(f"the runs were evaluated with different {', '.join(SETTINGS)}: evaluate all of them alike")
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        config = {word: value for word, value in run.config.items() if word not in ("training", "classes")}
+        config = [run.config.get(word) or None for word in TELLING]
         training = {word: value for word, value in run.config.get("training", {}).items() if word not in INCIDENTAL}
         if not training.get("decay"):
             training.pop("steps", None)  # a constant learning rate does not know how long the run will be
-        groups.setdefault(repr(sorted((config | training).items())), []).append(run)
+        groups.setdefault(repr([config, sorted(training.items())]), []).append(run)
     return [_contender(group) for group in groups.values()]
 
 

@@ -26,8 +26,14 @@ class ValidationDraws:
     noise: Tensor  # (D, C, h, w)
 
     @classmethod
-    def of(cls, data: LatentData, num_images: int = 1024, per_image: int = 4, seed: int = 0) -> "ValidationDraws":
-        """Draw for up to `num_images` images, evenly spread over the set, `per_image` times each."""
+    def of(
+        cls, data: LatentData, num_images: int = 1024, per_image: int = 4, labelled: bool = True, seed: int = 0
+    ) -> "ValidationDraws":
+        """Draw for up to `num_images` images, evenly spread over the set, `per_image` times each.
+
+        Args:
+            labelled: whether the model knows classes; where it knows none, its null class is 0.
+        """
         count = min(num_images, len(data))
         mean, std, labels = (
             x.repeat_interleave(per_image, 0) for x in data.batch([i * len(data) // count for i in range(count)])
@@ -35,7 +41,7 @@ class ValidationDraws:
         g = torch.Generator().manual_seed(seed)
         timesteps = torch.randperm(len(mean), generator=g) * NUM_TIMESTEPS // len(mean)
         posterior, noise = torch.randn(2, *mean.shape, generator=g)
-        return cls(mean + std * posterior, labels, timesteps, noise)
+        return cls(mean + std * posterior, labels if labelled else torch.zeros_like(labels), timesteps, noise)
 
     def __len__(self) -> int:
         return len(self.x_0)
