@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import product
+from operator import itemgetter
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -27,6 +29,7 @@ AXES = {
     "guidance_power": Axis("Guidance power", float, "0.01, 1, 2, 4, 8"),
     "num_inference_steps": Axis("Steps", int, "5, 10, 25, 50"),
     "sampler": Axis("Sampler", str, "dpm++, ddim, ddpm"),
+    "model": Axis("Model or checkpoint", str, ""),  # the page knows which there are
 }
 
 
@@ -52,19 +55,24 @@ class Comparison:
         self.requests()  # checks every value
 
     def requests(self) -> list[Request]:
-        """One request per cell, row by row."""
+        """One request per cell, in the order of `cells`."""
         return [
-            replace(self.base, class_labels=(label,), **{self.axis: value})
-            for label in self.class_labels
-            for value in self.values
+            replace(self.base, class_labels=(self.class_labels[row],), **{self.axis: self.values[column]})
+            for row, column in self.cells()
         ]
+
+    def cells(self) -> list[tuple[int, int]]:
+        """(row, column) in the order they are drawn: row by row, but models one after the other, each loaded once."""
+        cells = list(product(range(len(self.class_labels)), range(len(self.values))))
+        return sorted(cells, key=itemgetter(1)) if self.axis == "model" else cells
 
 
 def parse_values(axis: str, text: str) -> tuple[float | int | str, ...]:
-    """Values separated by commas or blanks, each once. ValueError where one cannot be read."""
+    """Values separated by commas (or blanks, but for models), each once. ValueError where one cannot be read."""
     read = AXES[axis].read
+    words = text.split(",") if axis == "model" else text.replace(",", " ").split()
     try:
-        return tuple(dict.fromkeys(read(word) for word in text.replace(",", " ").split()))
+        return tuple(dict.fromkeys(read(word.strip()) for word in words if word.strip()))
     except ValueError as error:
         kind = "whole numbers" if read is int else "numbers"
         raise ValueError(f"The values for {AXES[axis].name.lower()} must be {kind} separated by commas.") from error
@@ -74,13 +82,13 @@ class Sheet:
     """The picture of a comparison: class names at the left, values on top, the other settings below."""
 
     def __init__(self, comparison: Comparison, labels: dict[int, str], image_size: int):
-        self.columns = len(comparison.values)
+        self.cells = comparison.cells()
         self.cell = min(max(CELL, image_size), 2 * CELL)
         self.font, self.bold = ImageFont.load_default(14), ImageFont.load_default(15)
         names = [caption(label, labels) for label in comparison.class_labels]
         self.left = 24 + max(round(self.font.getlength(name)) for name in names)
         self.top, self.gap = 66, 6
-        width = self.left + self.columns * (self.cell + self.gap) + 12
+        width = self.left + len(comparison.values) * (self.cell + self.gap) + 12
         height = self.top + len(names) * (self.cell + self.gap) + 36
         below = footer(comparison)
         self.image = Image.new("RGB", (max(width, 24 + round(self.font.getlength(below))), height), PAPER)
@@ -91,14 +99,14 @@ class Sheet:
         for row, name in enumerate(names):
             self._text(12, self._corner(row, 0)[1] + self.cell // 2, name, INK, anchor="lm")
         self._text(12, height - 26, below, FAINT)
-        for job in range(len(names) * self.columns):
-            x, y = self._corner(*divmod(job, self.columns))
+        for cell in self.cells:
+            x, y = self._corner(*cell)
             self._draw.rectangle((x, y, x + self.cell - 1, y + self.cell - 1), fill=EMPTY)
 
     def paste(self, job: int, image: Image.Image) -> None:
         """Put a picture into a cell."""
         scaled = image.convert("RGB").resize((self.cell, self.cell), Image.Resampling.BICUBIC)
-        self.image.paste(scaled, self._corner(*divmod(job, self.columns)))
+        self.image.paste(scaled, self._corner(*self.cells[job]))
 
     def _corner(self, row: int, column: int) -> tuple[int, int]:
         return self.left + column * (self.cell + self.gap), self.top + row * (self.cell + self.gap)
@@ -113,15 +121,16 @@ def footer(comparison: Comparison) -> str:
     """The settings that all cells share."""
     base = comparison.base
     settings = {
+        "model": base.model,
+        "seed": f"seed {base.seeds[0]}",
         "num_inference_steps": f"{base.num_inference_steps} steps",
         "sampler": base.sampler,
         "guidance_scale": f"scale {base.guidance_scale:g}",
         "guidance_power": f"power {base.guidance_power:g}",
     }
-    settings.pop(comparison.axis)
     if not base.skip_unconditional:
         settings["skip_unconditional"] = "no pass skipped"
-    return " · ".join([base.model, f"seed {base.seeds[0]}", *settings.values()])
+    return " · ".join(text for setting, text in settings.items() if setting != comparison.axis)
 
 
 def value_text(value: float | int | str) -> str:

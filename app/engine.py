@@ -50,6 +50,8 @@ class Request:
             raise ValueError(f"The number of images must be 1 to {MAX_IMAGES}, not {len(self.seeds)}.")
         if len(self.class_labels) != len(self.seeds):
             raise ValueError(f"{len(self.class_labels)} classes were given for {len(self.seeds)} seeds: give one each.")
+        if not isinstance(self.model, str):
+            raise ValueError(f"A model is named by a text, not {self.model!r}.")
         for seed in self.seeds:
             check_whole("seed", seed, 0, MAX_SEED)
         check_number("guidance scale", self.guidance_scale, *GUIDANCE_SCALE)
@@ -142,6 +144,13 @@ class Engine:
         self._info: dict[str, ModelInfo] = {}
         self._warming: threading.Thread | None = None
 
+    def check(self, name: str) -> None:
+        """ValueError where there is no model of this name."""
+        if name not in self.models:
+            known = list(self.models)
+            more = f" ({len(known) - 8} more)" if len(known) > 8 else ""
+            raise ValueError(f"There is no model {name!r}: choose one of {', '.join(known[:8])}{more}.")
+
     def find(self, name: Any, otherwise: str) -> str:
         """The model of this name, which may come from a stranger's file; `otherwise` where there is none."""
         return name if isinstance(name, str) and name in self.models else otherwise
@@ -218,10 +227,7 @@ class Engine:
     def _open(self, name: str) -> Any:
         """The pipeline of this name, loaded if another one is in memory. The lock is held."""
         if name != self._name:
-            if name not in self.models:
-                known = list(self.models)
-                more = f" ({len(known) - 8} more)" if len(known) > 8 else ""
-                raise ValueError(f"There is no model {name!r}: choose one of {', '.join(known[:8])}{more}.")
+            self.check(name)
             self._name = self._pipe = None  # let go of the old weights before the new ones come
             self._pipe = self._load(self.models[name]).to(self.device)
             self._pipe.optimize(dtype=self.dtype, compile=self.compile)

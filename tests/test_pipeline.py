@@ -5,22 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mdt_core import DiT, MDTPipeline, MDTv2
-from train.autoencoder import small_autoencoder
+from mdt_core import DiT, MDTPipeline
+from tests.tiny import tiny_pipeline
 
 SETTINGS = {"num_inference_steps": 4}
 
 
 @pytest.fixture(scope="module")
 def pipe() -> MDTPipeline:
-    """An untrained pipeline of random weights: 3 classes, 32 px pictures."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "depth": 4, "num_heads": 2, "decoder_layers": 2, "num_classes": 3}
-    model = MDTv2(sample_size=8, in_channels=8, patch_size=2, **sizes)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    vae = small_autoencoder(16, 16, latent_channels=8, block=4)
-    return MDTPipeline(model, vae, id2label={0: "cat", 1: "dog", 2: "sea lion"}, guidance_channels=None)
+    return tiny_pipeline()
 
 
 def difference(a, b) -> int:

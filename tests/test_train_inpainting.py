@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mdt_core import MDTPipeline, MDTv2
+from mdt_core import MDTPipeline
 from mdt_core.canvas import fit_canvas
 from mdt_core.inpainting import METHODS, Method, resampling_order
+from tests.tiny import tiny_pipeline
 from train import avatars, evaluate, features, holes, inpainting, samples
-from train.autoencoder import small_autoencoder
 
 FOLDER = Path(__file__).parents[1] / "assets" / "examples"
 EXAMPLES = sorted(path for path in FOLDER.glob("*.png") if not path.stem.endswith("-mask"))
@@ -136,13 +136,7 @@ def test_every_method_has_the_same_calls(method, calls):
 
 @pytest.fixture(scope="module")
 def pipe() -> MDTPipeline:
-    """Random weights, 3 classes, 32 px."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "depth": 4, "num_heads": 2, "decoder_layers": 2, "num_classes": 3}
-    model = MDTv2(sample_size=8, in_channels=8, patch_size=2, **sizes)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    return MDTPipeline(model, small_autoencoder(16, 16, latent_channels=8, block=4), guidance_channels=None)
+    return tiny_pipeline(std=0.02)
 
 
 def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe):

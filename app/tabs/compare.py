@@ -28,6 +28,7 @@ from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, pr
 
 READY = progress(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
 EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
+OFFERED_MODELS = 6
 SIDE = 1600  # pixels of the largest sheet that is streamed
 
 
@@ -76,7 +77,7 @@ class Compare:
         page = [self.start, self.stop, self.status, self.stage, self.save]
         settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
         studio.opened.success(self.offer_classes, [studio.model, self.classes], self.classes, **GLUE)
-        self.axis.input(lambda axis: AXES[axis].default, self.axis, self.values, **GLUE)
+        self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
         check = self.start.click(self.begin, [studio.model, *settings], [*page, self.comparison, self.grid], **CHECK)
         run = check.success(
             self.run, self.comparison, [*page, self.grid], show_progress="hidden", api_visibility="private", **GPU
@@ -91,6 +92,11 @@ class Compare:
         """Another model was chosen: its classes."""
         return for_model(self.engine.describe(model), chosen)
 
+    def offer_values(self, axis: str) -> str:
+        """Values to begin with: of models, those there are now, oldest checkpoint first."""
+        models = list(self.engine.models)[:OFFERED_MODELS]
+        return ", ".join(reversed(models)) if axis == "model" else AXES[axis].default
+
     def begin(
         self, model: str, classes: list[int], axis: str, values: str, seed: int, sampler: str, *sampling: Any
     ) -> Update:
@@ -99,6 +105,8 @@ class Compare:
             base = to_request(model, [], 1, seed, sampler, *sampling)
             labels = tuple(map(to_label, classes))
             comparison = Comparison(base, labels, axis, parse_values(axis, values))
+            for request in comparison.requests():
+                self.engine.check(request.model)
         return {
             self.comparison: comparison,
             self.grid: None,
