@@ -44,7 +44,7 @@ def row(name: str, recipe: Recipe) -> list[str]:
         f"{parameters / 1e6:.1f} M",
         f"{forward_macs(model) / 1e9:.2f}",
         f"{4 * NUMBERS[training.optimizer] * parameters / 2**30:.1f} GiB",
-        f"{hours:.1f}",
+        f"{hours:.1f}" if hours > 0.05 else "< 0.1",
         recipe.expect,
     ]
 
