@@ -31,7 +31,7 @@ def sizes(
 
 
 def row(name: str, recipe: Recipe) -> list[str]:
-    """The recipe\'s line of the table."""
+    """The recipe's line of the table."""
     training = recipe.training
     model = sizes(recipe.model, recipe.decoder_layers, recipe.without, recipe.data_shape)
     parameters = sum(p.numel() for p in model.parameters())
