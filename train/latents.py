@@ -11,6 +11,7 @@ same command goes on where it stopped, with any number of processes.
 
 import argparse
 import json
+import mmap
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from safetensors import safe_open
 from torch import Tensor
 
 from train.encode import DTYPES, encode
 from train.images import CLASS_RULES, open_images
+
+SAFETENSORS_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
 
 
 def open_autoencoder(folder: str | Path) -> AutoencoderKL | AutoencoderTiny:
@@ -32,6 +34,22 @@ def open_autoencoder(folder: str | Path) -> AutoencoderKL | AutoencoderTiny:
     if config.get("_class_name") not in family:
         raise ValueError(f"{folder} holds a {config.get('_class_name')}; {' or '.join(family)} is needed")
     return family[config["_class_name"]].from_pretrained(folder).eval()
+
+
+class Shard(dict[str, np.ndarray]):
+    """A shard's tensors by name, mapped: their bytes are read when touched, and the system may drop them again."""
+
+    def __init__(self, path: Path):
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # The system reads up to megabytes ahead of what is touched, which rows at random never use.
+        mapped.madvise(mmap.MADV_RANDOM)
+        start = 8 + int.from_bytes(mapped[:8], "little")  # the safetensors format: length of the header, header, data
+        header = json.loads(mapped[8:start])
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        for name, entry in header.items():
+            kind, offset = SAFETENSORS_DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
+            self[name] = np.ndarray(entry["shape"], kind, buffer=mapped, offset=offset)
 
 
 class Latents:
@@ -55,14 +73,13 @@ class Latents:
                 f"{folder} holds {len(paths)} of {expected or 'the'} shards of {split!r}: "
                 f"run `python -m train.latents ... --split {split} --out {folder}`, it goes on where it stopped"
             )
-        with safe_open(paths[0], framework="pt") as file:
-            meta = file.metadata()
+        self.shards = [Shard(path) for path in paths]
+        meta = self.shards[0].metadata
         self.id2label = {int(index): name for index, name in json.loads(meta["id2label"]).items()}
-        self.shards = [map_shard(path) for path in paths]
         self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
         self.order = None  # with balance: index -> image
         if balance := json.loads(meta.get("made_of", "{}")).get("balance"):
-            self.order = balanced(torch.cat([shard["labels"] for shard in self.shards]).numpy(), balance)
+            self.order = balanced(np.concatenate([shard["labels"] for shard in self.shards]), balance)
 
     @property
     def unmirrored(self) -> int:
@@ -89,18 +106,13 @@ class Latents:
         rows = images - np.concatenate([[0], self.ends])[numbers]
         prefixes = np.where(flipped, "mirror_", "")
         where = list(zip((self.shards[n] for n in numbers), prefixes.tolist(), rows.tolist(), strict=True))
-        mean = torch.stack([shard[f"{prefix}mean"][row] for shard, prefix, row in where]).float()
-        if "std" in self.shards[0]:
-            std = torch.stack([shard[f"{prefix}std"][row] for shard, prefix, row in where]).float()
-        else:  # a deterministic autoencoder
-            std = torch.zeros_like(mean)
-        return mean, std, torch.stack([shard["labels"][row] for shard, _, row in where])
 
+        def moment(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([shard[prefix + name][row] for shard, prefix, row in where])).float()
 
-def map_shard(path: Path) -> dict[str, Tensor]:
-    """A shard's tensors, mapped: their bytes are read when they are touched, and the system may drop them again."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        mean = moment("mean")
+        std = moment("std") if "std" in self.shards[0] else torch.zeros_like(mean)  # none: a deterministic autoencoder
+        return mean, std, torch.tensor([shard["labels"][row] for shard, _, row in where])
 
 
 def balanced(labels: np.ndarray, power: float) -> np.ndarray:
