@@ -9,17 +9,9 @@ from PIL import Image
 
 from train import emoji
 from train.avatars import Split
-from train.emoji import (
-    Concept,
-    IconifySet,
-    collect,
-    read_concepts,
-    render,
-    render_all,
-    without_repeats,
-    without_selector,
-)
+from train.emoji import Concept, collect, read_concepts, render, render_all, without_repeats
 from train.emoji_classes import CLASSES, LEFT_OUT, class_of
+from train.iconify import IconifySet, fetch, without_selector
 
 SQUARE = '<path fill="{}" d="M0 0h8v16H0z"/>'  # the left half of a 16 x 16 drawing
 
@@ -145,4 +137,4 @@ def test_another_file_than_the_pinned_one_is_refused(tmp_path):
     """Catches a package that changed under its version: the set would no longer be the one it was."""
     (tmp_path / "emoji-datasource-16.0.0.tgz").write_bytes(b"something else")
     with pytest.raises(ValueError, match="is not the file"):
-        emoji.fetch(emoji.LABELS, tmp_path)
+        fetch(emoji.LABELS, tmp_path)
