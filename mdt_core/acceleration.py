@@ -1,12 +1,9 @@
-"""Ways to evaluate a model faster that cost something: precision, time to compile, memory.
-
-What each changes in the result stands with it; nothing here is on unless it was asked for (`MDTPipeline.optimize`).
-"""
+"""What `MDTPipeline.optimize` chooses from: the type of matrix products, and CUDA graphs."""
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -61,17 +58,3 @@ class CudaGraph:
         with torch.cuda.graph(graph):
             output = self.function(*inputs)
         return graph, inputs, output
-
-
-def quantize_linears(model: nn.Module) -> None:
-    """Turn the blocks' linear maps into 8-bit integers, in place and for good; inputs are quantised as they come.
-
-    For a CPU. Weights keep one scale per output channel. What it changes is measured in train/RESULTS.md.
-    """
-    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
-
-    for block in (m for m in model.modules() if type(m).__name__ in model._repeated_blocks):
-        for part in (block.attn, block.mlp, block):
-            children = {name for name, child in part.named_children() if isinstance(child, nn.Linear)}
-            if children:
-                quantize_dynamic(part, dict.fromkeys(children, per_channel_dynamic_qconfig), inplace=True)

@@ -10,11 +10,10 @@ channels, p patch size, (h, w) latent cells.
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mdt_core.attention import attention
+from mdt_core.kernels import attention, linear_gelu
 from mdt_core.masking import take
 
 
@@ -120,7 +119,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(linear_gelu(x, self.fc1))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

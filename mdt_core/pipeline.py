@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 from torch import Tensor
 
-from mdt_core.acceleration import CudaGraph, choose_dtype, quantize_linears
+from mdt_core.acceleration import CudaGraph, choose_dtype
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
 from mdt_core.official import download, load_official, resolve
@@ -144,11 +144,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
     # --- speed ---------------------------------------------------------------------------------------------
 
     def optimize(
-        self,
-        compile: bool = False,
-        dtype: str | torch.dtype = "auto",
-        cuda_graphs: bool = True,
-        int8: bool = False,
+        self, compile: bool = False, dtype: str | torch.dtype = "auto", cuda_graphs: bool = True
     ) -> "MDTPipeline":
         """`pipe.optimize(...)`: choose how the model is evaluated from now on; once, before the first picture.
 
@@ -160,7 +156,6 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             dtype: what matrix products run in. "auto": bfloat16 on a GPU or a CPU with AMX, else float32; "float32",
                 "bfloat16" or "float16". bfloat16 changes a model's output by about 1%.
             cuda_graphs: on a GPU, replay the launches of small batches. Changes nothing.
-            int8: 8-bit linear maps on a CPU, for good: open the model anew to be rid of them, and do not save it.
 
         Returns:
             The pipeline itself.
@@ -168,11 +163,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         Raises:
             ValueError: an option that this device does not have.
         """
-        if int8 and self.device.type != "cpu":
-            raise ValueError(f"int8 runs on a CPU alone, not on {self.device}: choose a dtype there")
         self._compute_dtype, self._cuda_graphs = choose_dtype(dtype, self.device), cuda_graphs
-        if int8:
-            quantize_linears(self.transformer)
         if compile:
             self.transformer.compile_repeated_blocks()
         return self

@@ -26,13 +26,11 @@ def test_an_impossible_dtype_is_named(dtype, message):
         choose_dtype(dtype, CPU)
 
 
-@pytest.mark.parametrize(
-    "options, most", [({"dtype": "float32"}, 0.0), ({"dtype": "bfloat16"}, 0.05), ({"int8": True}, 0.1)]
-)
-def test_an_option_changes_a_picture_by_little(pipe, options, most):  # noqa: F811
-    """Catches an option that is ignored, and one that breaks the model. int8 stays: it comes last."""
+@pytest.mark.parametrize("dtype, most", [("float32", 0.0), ("bfloat16", 0.05)])
+def test_a_dtype_changes_a_picture_by_little(pipe, dtype, most):  # noqa: F811
+    """Catches an option that is ignored, and one that breaks the model."""
     plain = pipe("cat", seeds=1, output_type="latent", **SETTINGS).images
-    changed = pipe.optimize(**options)("cat", seeds=1, output_type="latent", **SETTINGS).images
+    changed = pipe.optimize(dtype=dtype)("cat", seeds=1, output_type="latent", **SETTINGS).images
     pipe.optimize(dtype="float32")
     off = ((changed - plain).abs().max() / plain.std()).item()
     assert off <= most and (most == 0 or off > 0)

@@ -1,11 +1,11 @@
-"""Attention with a position bias: the same numbers by whichever way is fastest where it runs.
+"""Attention and the MLP's first half: the same numbers by whichever way is fastest where they run.
 
-Letters: N batch, A heads, Q queries, T keys, d width of a head.
+Letters: N batch, T tokens, A heads, Q queries, d width of a head, D width.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -56,3 +56,27 @@ class BiasedAttention(torch.autograd.Function):
         d_bias = d_logits.sum(0, keepdim=True) if ctx.bias_is_shared else d_logits
         d_q = (d_logits @ k).mul_(q.shape[-1] ** -0.5)
         return d_q, d_logits.transpose(-2, -1) @ q, d_v, d_bias
+
+
+def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
+    """gelu(linear(x)), the tanh approximation: (..., D) -> (..., D_out).
+
+    On a CPU torch's own takes a third as long as the product before it; oneDNN's comes with the product.
+    """
+    plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    if plain and x.device.type == "cpu" and x.dtype == torch.float32:
+        return onednn_linear_gelu(x, linear.weight, linear.bias)
+    return F.gelu(linear(x), approximate="tanh")
+
+
+# An operator of its own, because torch.compile takes oneDNN's only with weights that are constants.
+@torch.library.custom_op("mdt_core::linear_gelu", mutates_args=())
+def onednn_linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if not torch.backends.mkldnn.is_available():
+        return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
+
+
+@onednn_linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
