@@ -185,12 +185,11 @@ class Engine:
 
         It ends where a model is slow enough to tell by then, and at once when somebody wants the engine.
         """
-        if ON_ZERO_GPU:  # the GPU is there for visitors' runs alone
+        if ON_ZERO_GPU or self._visitors:  # there, the GPU is for visitors' runs alone
             return
         timed = Request(name, (0,), (0,), num_inference_steps=10)
-        guided = replace(
-            timed, num_inference_steps=1, skip_unconditional=False
-        )  # both kinds of step compile and fill caches
+        # steps of both kinds, which compile and fill caches
+        guided = replace(timed, num_inference_steps=1, skip_unconditional=False)
         unguided = replace(timed, num_inference_steps=1, class_labels=(None,))
         with closing(self._start((guided, unguided, timed))) as frames:
             for frame in frames:
