@@ -263,8 +263,10 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         )
 
         def evaluate(x_t: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
-            lower = self._compute_dtype != torch.float32
-            with torch.autocast(self.device.type, self._compute_dtype) if lower else nullcontext():
+            dtype = self._compute_dtype
+            # A graph must not be recorded with weights that autocast cached and will drop.
+            lower = dtype != torch.float32 and torch.autocast(self.device.type, dtype, cache_enabled=not graphs)
+            with lower or nullcontext():
                 return model(x_t.to(self.transformer.dtype), timesteps, class_labels, keep).to(x_t.dtype)
 
         return guide(
