@@ -14,6 +14,7 @@ import torch
 
 from mdt_core import MDTv2
 from mdt_core.checkpoints import initialize_from
+from mdt_core.cost import forward_macs
 from mdt_core.diffusion import Diffusion
 from mdt_core.draws import Draws, batch_indices, num_kept
 from mdt_core.losses import training_terms
@@ -35,7 +36,7 @@ def test_the_loss_falls_on_eight_images(tmp_path):
 
 
 def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path):
-    """Catches random state, data order, moments or averages that a restart loses."""
+    """Catches random state, data order, moments, averages or the time taken that a restart loses."""
     train(small_model(), EightImages(), CONFIG, Run(tmp_path / "whole"))
     halves = Run(tmp_path / "halves")
     train(small_model(), EightImages(), replace(CONFIG, steps=3), halves)
@@ -43,6 +44,8 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path):
     a, b = Run(tmp_path / "whole").checkpoints[6], halves.checkpoints[6]
     assert equal(weights(a), weights(b))
     assert (a / "raw.safetensors").read_bytes() == (b / "raw.safetensors").read_bytes()
+    seconds = [row["seconds"] for row in halves.metrics]
+    assert len(seconds) == 4 and seconds == sorted(seconds)  # steps 2, 3 (the last of its config), 4, 6
 
 
 def test_accumulated_micro_batches_are_one_batch(tmp_path):
@@ -96,9 +99,12 @@ def test_a_gradient_that_stays_not_finite_stops_the_run_and_changes_no_weight(tm
 
 
 def test_recomputed_activations_change_nothing(tmp_path):
-    """Catches a block whose recomputation draws or sees something else."""
+    """Catches a block whose recomputation draws or sees something else, or is counted as useful work."""
     train(small_model(), EightImages(), CONFIG, Run(tmp_path / "kept"))
-    train(small_model(), EightImages(), replace(CONFIG, recompute=True), Run(tmp_path / "recomputed"))
+    config, run = replace(CONFIG, recompute=True, peak_tflops=0.001), Run(tmp_path / "recomputed")
+    train(small_model(), EightImages(), config, run)
+    row, macs = run.metrics[-1], forward_macs(small_model()) + forward_macs(small_model(), keep=10)
+    assert row["mfu"] == pytest.approx(6 * macs * row["images_per_second"] / 1e9, rel=1e-3)
     a, b = (weights(tmp_path / name / "checkpoints" / "step_00000006") for name in ("kept", "recomputed"))
     assert equal(a, b)
 
