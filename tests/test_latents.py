@@ -99,7 +99,7 @@ def test_broken_files_are_listed_and_left_out(folder, vae, tmp_path, capsys):
         "cat/02.png",
         "dog/19.png",
     ]
-    assert "2 files could not be read" in capsys.readouterr().out
+    assert "cannot be read: 2" in capsys.readouterr().out
 
 
 def test_a_shard_of_broken_files_is_empty_and_nothing_left_is_an_error(folder, vae, tmp_path):
@@ -176,7 +176,7 @@ def test_two_processes_write_the_shards_of_one(folder, vae, tmp_path, monkeypatc
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "process 1 of 2" in done.stderr and done.stdout.count("4100 images in 3 shards") == 1
+    assert "process 1 of 2" in done.stderr and done.stdout.count("images 4100, shards 3") == 1
     assert contents(tmp_path / "one") == contents(tmp_path / "two") and len(contents(tmp_path / "two")) == 3
 
 

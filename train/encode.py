@@ -174,8 +174,8 @@ def report(out: Path, split: str, paths: list[Path]) -> None:
         for path in paths:
             path.unlink()
         raise ValueError(f"none of the {len(broken)} images can be read; the first: {broken[0]}")
-    print(f"{out}: {count} images in {len(paths)} shards")
+    print(f"{out}: images {count}, shards {len(paths)}")
     if broken:
         listed = out / f"{split}-broken.txt"
         listed.write_text("\n".join(broken) + "\n", "utf-8")
-        print(f"{len(broken)} files could not be read and are left out: {listed}")
+        print(f"left out, for they cannot be read: {len(broken)}, listed in {listed}")
