@@ -110,6 +110,7 @@ class Generate:
         self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
 
         at_once = [self.start, self.stop, self.status, self.step, self.again]
+        self.start.click(None, outputs=at_once, js=STARTED, **GLUE)  # first: behind the run it waits for its end
         run = self.start.click(
             self.run,
             [self.view, model, *self.settings],
@@ -118,7 +119,6 @@ class Generate:
             api_visibility="private",
             **GPU,
         )
-        self.start.click(None, outputs=at_once, js=STARTED, **GLUE)
         run.then(self.finish, trajectory, page, **GLUE)
         self.stop.click(None, cancels=[run])
 
