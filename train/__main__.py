@@ -21,7 +21,7 @@ from train.costs import table
 from train.export import assemble, export, write_pipeline
 from train.latents import Latents, open_autoencoder
 
-SHEET_COLUMNS = 10  # classes in the pictures of samples/, of more than that evenly picked ones
+SHEET_COLUMNS = 16  # classes in the pictures of samples/, of more than that evenly picked ones
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,30 +6,38 @@ No perceptual network is used, so that the judge of `train.evaluate` stays indep
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 
 class PatchCritic(nn.Module):
-    """Realism of overlapping patches of 62 x 62 pixels, of the style that the class says.
+    """Realism of overlapping patches of 38 x 38 pixels, of the style that the class says.
 
-    A score of the patch plus, per class, a linear one of its features (projection: arXiv 1802.05637, equation 3);
-    spectral normalisation throughout (arXiv 1802.05957).
+    A score of the patch plus, per class, a linear one of its features (projection: arXiv 1802.05637, equation 3).
+    Group norms, not spectral ones: with those it told nothing apart in 1,500 steps.
     """
 
     def __init__(self, num_classes: int, width: int = 48):
         super().__init__()
-        sizes = [(3, width, 4, 2), (width, 2 * width, 4, 2), (2 * width, 2 * width, 4, 2), (2 * width, 2 * width, 3, 1)]
-        layers = []
-        for inputs, outputs, kernel, stride in sizes:
-            layers += [spectral_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding=1)), nn.LeakyReLU(0.2)]
-        self.features = nn.Sequential(*layers)
-        self.score = spectral_norm(nn.Conv2d(2 * width, 1, 3, padding=1))
-        self.of_class = spectral_norm(nn.Embedding(num_classes, 2 * width))
+
+        def layer(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
+            conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=1)
+            return [conv, nn.GroupNorm(8, outputs), nn.LeakyReLU(0.2)]
+
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 4, 2, padding=1),  # no norm here: levels of colour count
+            nn.LeakyReLU(0.2),
+            *layer(width, 2 * width, 4, 2),
+            *layer(2 * width, 2 * width, 4, 2),
+            *layer(2 * width, 2 * width, 3, 1),
+        )
+        self.score = nn.Conv2d(2 * width, 1, 1)
+        self.of_class = nn.Embedding(num_classes, 2 * width)
+        nn.init.zeros_(self.of_class.weight)
 
     def forward(self, pixels: Tensor, class_labels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) in [-1, 1], class_labels (N,) -> (N, 1, H/8, W/8); real ones score high."""
         found = self.features(pixels)
-        return self.score(found) + torch.einsum("nchw,nc->nhw", found, self.of_class(class_labels)).unsqueeze(1)
+        of_class = torch.einsum("nchw,nc->nhw", found, self.of_class(class_labels))
+        return self.score(found) + of_class.unsqueeze(1)
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
