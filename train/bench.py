@@ -53,11 +53,13 @@ class Training:
 
     def __init__(self, model: MDTTransformer, config: TrainingConfig, published: bool, autocast: bool = False):
         self.model, self.config, self.published, self.autocast = model.train(), config, published, autocast
-        self.call = Reference(model) if published else prepare_blocks(model, config)
+        prepare_blocks(model, config)
+        self.call = Reference(model) if published else model
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = adan_pytorch.Adan(self.weights, lr=1e-4) if published else make_optimizer(model, config)
         self.ema, self.diffusion, self.done = EMA(model, config.ema_decay), Diffusion(), 0
-        self.data = RandomLatents(torch.randn(config.batch_size, 4, 32, 32))
+        seeded = torch.Generator().manual_seed(0)  # both sides see the same images
+        self.data = RandomLatents(torch.randn(config.batch_size, 4, 32, 32, generator=seeded))
 
     def backward(self) -> None:
         """Gradients of the full and the masked pass of the next step."""
@@ -164,18 +166,18 @@ def average(setting: Setting) -> Iterator[Row]:
 
 
 def data(setting: Setting) -> Iterator[Row]:
-    """256 images at random from a set of 8,192 latents (4, 32, 32), against a slice of the file for each."""
+    """256 images at random from a set of 2,048 latents (4, 32, 32), against a slice of the file for each."""
     names = [f"train-{number:05d}-of-00004.safetensors" for number in range(4)]
-    indices = torch.randint(8192, (256,), generator=torch.Generator().manual_seed(0)).tolist()
+    indices = torch.randint(2048, (256,), generator=torch.Generator().manual_seed(0)).tolist()
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            moments = {"mean": torch.randn(2048, 4, 32, 32), "std": torch.rand(2048, 4, 32, 32)}
+            moments = {"mean": torch.randn(512, 4, 32, 32), "std": torch.rand(512, 4, 32, 32)}
             meta = {"id2label": json.dumps({0: "nothing"})}
-            save_file({**moments, "labels": torch.zeros(2048, dtype=torch.int64)}, Path(folder) / name, metadata=meta)
+            save_file({**moments, "labels": torch.zeros(512, dtype=torch.int64)}, Path(folder) / name, metadata=meta)
         latents, files = Latents(folder), [safe_open(Path(folder) / name, framework="pt") for name in names]
 
         def slices() -> list[Tensor]:
-            where = [divmod(index, 2048) for index in indices]
+            where = [divmod(index, 512) for index in indices]
             read = lambda key: torch.cat([files[f].get_slice(key)[row : row + 1] for f, row in where])  # noqa: E731
             return [read(key) for key in ("mean", "std", "labels")]
 

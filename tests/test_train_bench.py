@@ -1,0 +1,22 @@
+"""The training benchmark: both sides do the same work, and what is printed can be read by a program."""
+
+import json
+
+import mdt_core.optim
+from mdt_core.bench_rows import Setting
+from train import bench
+
+
+def test_both_sides_of_a_step_have_the_same_gradients(monkeypatch):
+    """Catches a ratio of unlike works: another draw, a pass left out, a loss of its own."""
+    monkeypatch.setattr(mdt_core.optim, "COMPILE_FROM", 10**9)
+    (row,) = bench.step("MDTv2-XS/4", {"cpu": 2}, {"cpu": "none"})(Setting("cpu", 1))
+    assert row.error < 1e-4 and row.ratio > 0 and row.note == "bar: none"
+
+
+def test_the_last_line_is_json_and_what_needs_a_gpu_is_said(capsys):
+    bench.main(["--cpu", "--repeats", "1", "--rows", "data", "step-xl"])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    read, large = last["rows"]
+    assert read["error"] == 0 and read["ratio"] > 0
+    assert "needs a GPU" in large["note"] and "seconds" not in large
