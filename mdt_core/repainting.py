@@ -11,6 +11,7 @@ from mdt_core.autoencoder import downscale
 from mdt_core.canvas import fit_canvas
 from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
 from mdt_core.pictures import ClassLabel, MDTPipelineOutput, PipelineStep
+from mdt_core.rgb import to_rgb
 from mdt_core.samplers import generators, sampling_timesteps
 from mdt_core.transformer import MDT
 
@@ -73,7 +74,7 @@ class Repainting:
         if find_method(method).masked_pass and not isinstance(self.transformer, MDT):
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
         if isinstance(image, Image.Image):
-            image = np.asarray(image.convert("RGB"))
+            image = np.asarray(to_rgb(image))
         if isinstance(mask, Image.Image):
             mask = np.asarray(mask.convert("L"))
         mask = mask if mask.dtype == bool else mask > 127
