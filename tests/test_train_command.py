@@ -35,6 +35,7 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
     run = Run(tmp_path / "run")
     main(["avatars", "--output-dir", str(run.folder), "--set", *settings, "steps=3"])
     first = [row["images_per_second"] for row in run.metrics]
+    (run.folder / "pipeline" / "README.md").write_text("a card")
     main(["avatars", "--output-dir", str(run.folder), "--set", *settings, "steps=5"])
     assert [row["step"] for row in run.metrics] == [1, 2, 3, 4, 5]
     assert [row["images_per_second"] for row in run.metrics][:3] == first  # not run again
@@ -42,6 +43,8 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
     assert Image.open(run.samples[5]).size == (3 * 32, 2 * 32)  # a column per class
     assert run.config["training"]["steps"] == 5 and run.config["classes"] == ["cat", "dog", "hen"]
 
+    assert (run.folder / "pipeline" / "README.md").read_text() == "a card"
+    assert "block_out_channels" not in (run.folder / "pipeline" / "vae" / "config.json").read_text()
     pipe = MDTPipeline.from_pretrained(run.folder / "pipeline")
     assert pipe.id2label == {0: "cat", 1: "dog", 2: "hen"} and pipe.image_size == 32
     assert pipe.config.preview_weights is not None and pipe.config.guidance_channels is None

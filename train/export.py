@@ -4,6 +4,7 @@ python -m train.export runs/avatars --vae runs/avatars-autoencoder --out assets/
 """
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -24,12 +25,21 @@ def assemble(transformer: MDTTransformer, vae, id2label: dict[int, str], data: L
     return pipeline
 
 
+def drop_derived(config: Path) -> None:
+    """Take out what `AutoencoderTiny` writes into its configuration and then warns of when it reads it."""
+    settings = json.loads(config.read_text())
+    if settings.get("_class_name") == "AutoencoderTiny":
+        settings.pop("block_out_channels", None)
+        config.write_text(json.dumps(settings, indent=2) + "\n")
+
+
 def write_pipeline(pipeline: MDTPipeline, out: Path) -> None:
     """Write a pipeline folder, in one piece. A model card that is there stays: it is written by hand."""
     card = out / "README.md"
 
     def fill(folder: Path) -> None:
         pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+        drop_derived(folder / "vae" / "config.json")
         if card.exists():
             shutil.copy(card, folder)
 
