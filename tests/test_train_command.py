@@ -1,5 +1,6 @@
 """The training command from latents to a pipeline folder, and what it says to a wrong call."""
 
+import json
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from mdt_core import MDTPipeline, MDTTransformer
+from mdt_core.opening import open_pipeline
 from mdt_core.runs import Run, pipeline_of
 from train import avatars
 from train.__main__ import main
@@ -15,6 +17,7 @@ from train.autoencoder import small_autoencoder
 from train.config import RECIPES
 from train.costs import table
 from train.encode import encode
+from train.export import export_run
 from train.images import DrawnImages
 
 
@@ -44,7 +47,7 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
     assert run.config["training"]["steps"] == 5 and run.config["classes"] == ["cat", "dog", "hen"]
 
     assert (run.folder / "pipeline" / "README.md").read_text() == "a card"
-    assert "block_out_channels" not in (run.folder / "pipeline" / "vae" / "config.json").read_text()
+    assert "block_out_channels" not in json.loads((run.folder / "pipeline" / "vae" / "config.json").read_text())
     pipe = MDTPipeline.from_pretrained(run.folder / "pipeline")
     assert pipe.id2label == {0: "cat", 1: "dog", 2: "hen"} and pipe.image_size == 32
     assert pipe.config.preview_weights is not None and pipe.config.guidance_channels is None
@@ -105,3 +108,18 @@ def test_the_list_says_what_a_recipe_costs():
     assert cells["weights"] == "38.5 M" and cells["GMAC"] == "6.74"
     hours = 6 * (6.735e9 + 5.86e9) * 256 * 400_000 / (0.4 * 989e12) / 3600
     assert float(cells["hours"]) == pytest.approx(hours, rel=0.1)  # the masked pass got cheaper since
+
+
+def test_a_run_is_shipped_small_and_its_checkpoint_still_opens(settings, tmp_path):
+    """Catches a shipped run without what its checkpoint is opened with, and optimizer states that nobody needs."""
+    run = Run(tmp_path / "run")
+    main(["avatars-dit", "--output-dir", str(run.folder), "--set", *settings, "steps=2"])
+    run.write_evaluation({"step": 2, "kid_efflite0": 0.5})
+    export_run(run, tmp_path / "small", [2])
+    small = Run(tmp_path / "small")
+    assert small.config == run.config and small.evaluations == run.evaluations
+    assert [path.name for path in small.samples.values()] == [path.name for path in run.samples.values()]
+    assert [path.name for path in small.checkpoints[2].iterdir()] == ["transformer"]
+    assert open_pipeline(small.checkpoints[2]).id2label == {0: "cat", 1: "dog", 2: "hen"}
+    with pytest.raises(ValueError, match="not at"):
+        export_run(run, tmp_path / "other", [7])

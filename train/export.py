@@ -1,6 +1,7 @@
-"""A run's averaged weights and an autoencoder -> a diffusers pipeline folder, ready for the app.
+"""What a run leaves to the app: a pipeline folder of its averaged weights and an autoencoder, or the run to look at.
 
-python -m train.export runs/avatars --vae runs/avatars-autoencoder --out assets/models/avatars
+python -m train.export runs/avatars --vae runs/avatars-decoder --out assets/models/avatars
+python -m train.export runs/avatars-dit --as-run --weights 3200 --out assets/progress/avatars-dit
 """
 
 import argparse
@@ -62,16 +63,53 @@ def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
     print(f"{out}: step {step} of {run.folder}, autoencoder {vae}")
 
 
+def export_run(run: Run, out: Path, weights: list[int] = ()) -> None:
+    """Write a smaller run folder to look through: samples, figures (at most 200 logged rows), and some weights.
+
+    Args:
+        weights: steps whose averaged weights go with it, so that they can be opened.
+
+    Raises:
+        ValueError: the run has no such checkpoint.
+    """
+    if missing := set(weights) - run.checkpoints.keys():
+        raise ValueError(f"{run.folder} has checkpoints at steps {list(run.checkpoints)}, not at {sorted(missing)}")
+
+    def fill(folder: Path) -> None:
+        small, rows = Run(folder), run.metrics
+        small.write_config(run.config)
+        for row in rows[:: max(1, len(rows) // 200 + 1)]:
+            small.log(row)
+        for row in run.evaluations:
+            small.write_evaluation(row)
+        shutil.copytree(run.folder / "samples", folder / "samples")
+        for step in weights:
+            path = run.checkpoints[step] / "transformer"
+            kept = folder / path.relative_to(run.folder)
+            MDTTransformer.from_pretrained(path).save_pretrained(kept, max_shard_size=SHARD_SIZE)
+        if weights:  # what a checkpoint is opened with
+            shutil.copytree(run.folder / "pipeline" / "vae", folder / "pipeline" / "vae")
+            shutil.copy(run.folder / "pipeline" / "model_index.json", folder / "pipeline")
+
+    write_whole(out, fill)
+    print(f"{out}: {len(run.samples)} pictures, {len(run.evaluations)} evaluations, weights of steps {list(weights)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--vae", help="autoencoder folder or hub id; by default the run's own")
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
     parser.add_argument("--step", type=int, help="checkpoint; by default the last")
+    parser.add_argument("--as-run", action="store_true", help="write a small run folder for the Training progress tab")
+    parser.add_argument("--weights", type=int, nargs="*", default=[], help="with --as-run: steps whose weights to keep")
     args = parser.parse_args()
     run = Run(args.run)
     try:
-        export(run, args.vae or run.config.get("vae", ""), args.out, args.step)
+        if args.as_run:
+            export_run(run, args.out, args.weights)
+        else:
+            export(run, args.vae or run.config.get("vae", ""), args.out, args.step)
     except (ValueError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
 
