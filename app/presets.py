@@ -94,7 +94,7 @@ class Presets:
         try:
             request = to_request(*settings)
         except ValueError:  # a number that is being typed
-            return {}
+            return gr.skip()
         preset = preset_of(request)
         return {
             self.picker: gr.update(choices=preset_choices(self.engine, request), value=preset),

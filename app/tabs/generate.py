@@ -183,7 +183,7 @@ class Generate:
     def scrub(self, trajectory: Trajectory | None, step: int) -> Update:
         """Show a step of the run; the last one is the result itself."""
         if trajectory is None or not trajectory.kept:
-            return {}
+            return gr.skip()
         result = bool(trajectory.files) and step >= trajectory.total and trajectory.view == "x_0"
         stage = gr.update(visible=False) if result else gr.update(value=trajectory.at(step - 1), visible=True)
         return {self.stage: stage, self.gallery: gr.update(visible=result)}
@@ -191,7 +191,7 @@ class Generate:
     def look(self, trajectory: Trajectory | None, step: int, view: str) -> Update:
         """Switch between predicted image and noisy state, also while a run is going on: it reads `view` every step."""
         if trajectory is None:
-            return {}
+            return gr.skip()
         trajectory.view = view
         return self.scrub(trajectory, min(step, trajectory.seen))
 

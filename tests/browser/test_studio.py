@@ -202,7 +202,7 @@ def test_another_model_can_be_chosen(page: Page) -> None:
     """The shipped one: catches classes of the model before, a header that lies, and a picture of another size."""
     expect(page.locator("#generate-classes")).to_contain_text("tench")
     page.click("#model input")
-    page.get_by_role("option", name="avatars").click()
+    page.get_by_role("option", name="avatars", exact=True).click()
     expect(page.locator("#about")).to_contain_text("64 px")
     expect(page.locator("#generate-classes")).not_to_contain_text("tench")
     pick(page, "landscape")
