@@ -1,7 +1,7 @@
 """What the tabs share: the engine, the model that the visitor chose, the folder of runs."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,12 @@ CHECK = GLUE | {
     "queue": True,
     "concurrency_limit": None,
 }  # of those that may refuse: gr.Error shows from the queue only
+
+
+def on_end(run: Dependency, handler: Callable, inputs: Any, outputs: Any) -> None:
+    """Call `handler` however a run ends: `then` follows one that is over or was stopped, `failure` an error."""
+    for ended in (run.then, run.failure):
+        ended(handler, inputs, outputs, **GLUE)
 
 
 @dataclass

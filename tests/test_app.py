@@ -99,6 +99,17 @@ def test_only_generate_and_inpaint_are_offered_to_clients(client: Client) -> Non
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/generate", "/inpaint"]
 
 
+def test_the_page_is_ready_again_however_a_run_ends(engine: Engine) -> None:
+    """Catches a Stop button that stays after an error: Gradio calls `then` after an error no more, only `failure`."""
+    events = build(engine, Path("runs")).config["dependencies"]
+    runs = [event["cancels"][0] for event in events if event["cancels"]]
+    ends = {(event["trigger_after"], event["trigger_only_on_failure"], tuple(event["outputs"])) for event in events}
+    assert len(runs) == 3  # Generate, Inpaint, Compare
+    for run in runs:
+        after_error = [outputs for after, failed, outputs in ends if after == run and failed]
+        assert len(after_error) == 1 and (run, False, after_error[0]) in ends
+
+
 def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:
     """Catches fonts and scripts from other hosts: the app has to work without a network."""
     page = urllib.request.urlopen(url).read().decode()

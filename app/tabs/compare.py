@@ -24,7 +24,7 @@ from app.controls import (
 from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.images import data_uri, jpeg_uri
-from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
+from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, on_end, progress
 
 READY = progress(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
 EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
@@ -82,7 +82,7 @@ class Compare:
         run = check.success(
             self.run, self.comparison, [*page, self.grid], show_progress="hidden", api_visibility="private", **GPU
         )
-        run.then(self.finish, self.grid, page, **GLUE)
+        on_end(run, self.finish, self.grid, page)
         self.stop.click(None, cancels=[run])
         self.recipe.upload(
             self.load, [self.recipe, studio.model], [self.recipe, studio.model, *settings, self.status], **CHECK

@@ -25,7 +25,7 @@ from app.engine import MAX_IMAGES, MAX_SEED, Request, check_whole
 from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.presets import Presets
-from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
+from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, on_end, progress
 from app.trajectory import VIEWS, Trajectory, caption
 
 READY = progress(0, "Pick a class and press Generate (Ctrl + Enter).")
@@ -119,7 +119,7 @@ class Generate:
             api_visibility="private",
             **GPU,
         )
-        run.then(self.finish, trajectory, page, **GLUE)
+        on_end(run, self.finish, trajectory, page)
         self.stop.click(None, cancels=[run])
 
         self.presets.wire(studio, self.settings, self.sampling, run)

@@ -19,7 +19,7 @@ from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
 from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
 from app.inpainting import FALLBACK, fingerprint, mask_from, settings_from
 from app.painting import Easel, editor_value, footprint_view, mask_of, open_mask, reduce
-from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, progress
+from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, on_end, progress
 from app.tabs.generate import describe
 from app.trajectory import STAGE_SIDE
 
@@ -66,7 +66,7 @@ class Inpaint(Page):
 
         check = self.start.click(self.begin, [model, editor, easel, *settings], page, **CHECK)
         run = check.success(self.run, job, page, show_progress="hidden", api_visibility="private", **GPU)
-        run.then(self.finish, job, page, **GLUE)
+        on_end(run, self.finish, job, page)
         self.stop.click(None, cancels=[run])
         gr.api(make_endpoint(self.engine, self.slider), api_name="inpaint", **GPU)
 
@@ -161,10 +161,10 @@ class Inpaint(Page):
             update[self.stage] = gr.update(value=message(hint), visible=True)
         return update
 
-    def redraw(self, view: str, model: str, value: Any, easel: Easel | None, *rest: Any) -> Update:
+    def redraw(self, view: str, model: str, value: Any, easel: Easel | None, *rest: Any) -> Any:
         """The mask's edge was changed: show it."""
         _, _, *values = rest
-        return {self.cells: self._draw_cells(model, value, easel, values)} if easel and view == CELLS else {}
+        return self._draw_cells(model, value, easel, values) if easel and view == CELLS else gr.skip()
 
     def _draw_cells(self, model: str, value: dict[str, Any] | None, easel: Easel, values: tuple) -> str:
         """What will be repainted, or the sentence that says why nothing would be."""
