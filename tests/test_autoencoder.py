@@ -1,11 +1,15 @@
 """Pixels <-> latents: blocks, scales, the linear start of our autoencoder and the linear preview."""
 
+import sys
+
+import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 
 from mdt_core.autoencoder import decode, downscale, encode, fit_preview, posterior, preview
-from train.adversary import reconstruction_loss
+from mdt_core.runs import Run
+from train import autoencoder, avatars
 from train.autoencoder import small_autoencoder, start_linear, statistics_loss
 
 
@@ -72,8 +76,21 @@ def test_the_preview_finds_a_linear_decoder(block):
     torch.testing.assert_close(fit_preview(latents, pixels, block), truth, rtol=0, atol=1e-5)
 
 
-def test_losses_are_zero_where_they_should_be(pictures):
-    assert reconstruction_loss(pictures, pictures) == 0
-    assert reconstruction_loss(pictures, pictures + 0.1).item() == pytest.approx(0.1, rel=1e-4)
+def test_statistics_are_zero_at_mean_0_and_std_1():
     latents = torch.randn(64, 2, 32, 32)
     assert statistics_loss(latents) < 1e-3 < statistics_loss(2 * latents)
+
+
+def test_training_goes_through_to_balanced_channels(pictures, tmp_path, monkeypatch):
+    """Catches averages that carry a graph and cannot be scaled, and scales that the decoder does not undo."""
+    pixels = ((pictures + 1) * 127.5).round().to(torch.uint8).numpy()
+    split = avatars.Split(pixels, np.arange(16) % 3, np.arange(16))
+    monkeypatch.setattr(autoencoder, "load", lambda folder, split_name: split)
+    sizes = "--steps 3 --batch-size 4 --encoder-width 8 --decoder-width 8 --critic-from 0.5 --log-every 1"
+    monkeypatch.setattr(sys, "argv", f"autoencoder nowhere --out {tmp_path} {sizes}".split())
+    autoencoder.main()
+    vae, rows = AutoencoderTiny.from_pretrained(tmp_path), Run(tmp_path).metrics
+    x = autoencoder.pixels_of(pixels, torch.device("cpu"))
+    assert encode(vae, x).std(dim=(0, 2, 3)).square().mean().item() == pytest.approx(1, rel=0.01)
+    assert autoencoder.psnr(vae, x) == pytest.approx(rows[-1]["psnr"], abs=0.01)
+    assert ["critic_real" in row for row in rows] == [False, True, True]

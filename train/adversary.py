@@ -55,3 +55,32 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -
     """Ratio of the two losses' gradient norms at the last layer (arXiv 2012.09841, equation 7)."""
     g_rec, g_adv = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (reconstruction, adversarial))
     return (g_rec.norm() / (g_adv.norm() + 1e-6)).clamp(max=1e3).detach()
+
+
+class Adversary:
+    """A `PatchCritic` and its optimizer: the term that it gives the decoder's loss, and its own step."""
+
+    def __init__(self, num_classes: int, lr: float, device: torch.device):
+        self.critic = PatchCritic(num_classes).to(device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=lr, betas=(0.5, 0.99), weight_decay=0.0)
+
+    def term(self, fake: Tensor, class_labels: Tensor, reconstruction: Tensor, last: Tensor) -> Tensor:
+        """The decoder's adversarial loss, with as large a gradient at its `last` weight as the `reconstruction` loss.
+
+        Args:
+            fake: (N, 3, H, W) decoded pixels, with their graph.
+            class_labels: (N,).
+        """
+        self.critic.requires_grad_(False)
+        adversarial = -self.critic(fake, class_labels).mean()
+        self.critic.requires_grad_(True)
+        return adaptive_weight(reconstruction, adversarial, last) * adversarial
+
+    def step(self, real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the critic on real pixels (M, 3, H, W) and on made ones (N, 3, H, W): their mean scores."""
+        pixels, class_labels = torch.cat([real, fake.detach()]), torch.cat([real_labels, fake_labels])
+        of_real, of_fake = self.critic(pixels, class_labels).split([len(real), len(fake)])
+        self.optimizer.zero_grad(set_to_none=True)
+        hinge_loss(of_real, of_fake).backward()
+        self.optimizer.step()
+        return of_real.detach().mean(), of_fake.detach().mean()

@@ -16,10 +16,8 @@ The decoder is given latents with a little noise, so that the encoder spends its
 """
 
 import argparse
-import json
 import math
 import time
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mdt_core.autoencoder import decode, encode
-from train.adversary import PatchCritic, adaptive_weight, hinge_loss, reconstruction_loss
+from mdt_core.optim import EMA
+from mdt_core.runs import Run
+from train.adversary import Adversary, reconstruction_loss
 from train.avatars import STYLES, load
 
 LATENT_STD = 0.25  # of the raw latents: the decoder clamps at 3, which is then far out
@@ -146,21 +146,17 @@ def train(args: argparse.Namespace) -> None:
     vae = small_autoencoder(args.encoder_width, args.decoder_width, args.latent_channels, args.block).to(device)
     start_linear(vae, pixels_of(images[torch.randperm(len(images))[:512]], device), args.block)
     vae = vae.to(memory_format=torch.channels_last)
-    critic = PatchCritic(len(STYLES)).to(device, memory_format=torch.channels_last)
-    average = deepcopy(vae).requires_grad_(False)
+    adversary, average = Adversary(len(STYLES), 5e-4, device), EMA(vae, args.ema)
     print(f"before training: {psnr(vae, validation):.2f} dB")
     weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=5e-4, betas=(0.5, 0.99), weight_decay=0.0)
     warm_up, critic_start = 100, int(args.steps * args.critic_from)
 
     def lr_factor(step: int) -> float:
         return min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
-    args.out.mkdir(parents=True, exist_ok=True)
-    log = (args.out / "metrics.jsonl").open("a")
-    started = time.time()
+    run, started = Run(args.out), time.time()
     bar = tqdm(range(args.steps), desc="autoencoder", unit="step")
     for step in bar:
         some = torch.randint(len(images), (args.batch_size,))
@@ -171,38 +167,30 @@ def train(args: argparse.Namespace) -> None:
         reconstruction = reconstruction_loss(x, y)
         loss = reconstruction + 0.01 * statistics_loss(latents)
         if step >= critic_start:
-            critic.requires_grad_(False)
-            adversarial = -critic(y, classes).mean()
-            weight = adaptive_weight(reconstruction, adversarial, vae.decoder.layers[-1].weight)
-            loss = loss + args.critic_weight * weight * adversarial
-            critic.requires_grad_(True)
+            last = vae.decoder.layers[-1].weight
+            loss = loss + args.critic_weight * adversary.term(y, classes, reconstruction, last)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         if step >= critic_start - 200:  # the critic gets a head start
-            real, fake = critic(torch.cat([x, y.detach()]), classes.repeat(2)).chunk(2)
-            critic_loss = hinge_loss(real, fake)
-            critic_optimizer.zero_grad(set_to_none=True)
-            critic_loss.backward()
-            critic_optimizer.step()
-        decay = min(args.ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.parameters()), list(vae.parameters()), 1 - decay)
+            real, fake = adversary.step(x, classes, y, classes)
+        average.update(vae, step)
 
         if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
-            row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average, validation)}
+            row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average.model, validation)}
             row["statistics"] = statistics_loss(latents).item()
             if step >= critic_start:
-                row |= {"critic_real": real.mean().item(), "critic_fake": fake.mean().item()}
+                row |= {"critic_real": real.item(), "critic_fake": fake.item()}
             row["seconds"] = round(time.time() - started, 1)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+            run.log(row)
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
-            average.save_pretrained(args.out)
-    factors = balance_channels(average, validation, args.balance)
-    average.save_pretrained(args.out)
-    print(f"channels scaled by {[round(factor, 3) for factor in factors.tolist()]}: {psnr(average, validation):.2f} dB")
+            average.model.save_pretrained(args.out)
+    factors = balance_channels(average.model, validation, args.balance)
+    average.model.save_pretrained(args.out)
+    after = psnr(average.model, validation)
+    print(f"channels scaled by {[round(factor, 3) for factor in factors.tolist()]}: {after:.2f} dB")
 
 
 def main() -> None:

@@ -15,9 +15,7 @@ The drafts (round trips and samples) are kept in the folder: the same command go
 """
 
 import argparse
-import json
 import time
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -29,9 +27,10 @@ from mdt_core import MDTPipeline
 from mdt_core.autoencoder import decode
 from mdt_core.diffusion import Diffusion
 from mdt_core.guidance import guide
-from mdt_core.runs import write_whole
+from mdt_core.optim import EMA
+from mdt_core.runs import Run, write_whole
 from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
-from train.adversary import PatchCritic, adaptive_weight, hinge_loss, reconstruction_loss
+from train.adversary import Adversary, reconstruction_loss
 from train.autoencoder import pixels_of, psnr
 from train.avatars import load
 from train.latents import Latents
@@ -101,13 +100,12 @@ def tune(args: argparse.Namespace) -> None:
     drawn, data, images = drafts(args, device), Latents(args.latents), load(args.data, "train")
     vae = MDTPipeline.from_pretrained(args.model).vae.to(device, memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
-    critic = PatchCritic(len(data.id2label)).to(device, memory_format=torch.channels_last)
-    average, weights = deepcopy(vae).requires_grad_(False), list(vae.decoder.parameters())
+    adversary, average = Adversary(len(data.id2label), args.critic_lr, device), EMA(vae, args.ema)
+    weights = list(vae.decoder.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.5, 0.99), weight_decay=0.0)
-    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.critic_lr, betas=(0.5, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, args.steps)
     validation = pixels_of(load(args.data, "validation").images[:512], device)
-    third, started, log = args.batch_size // 3, time.time(), (args.out / "metrics.jsonl").open("a")
+    third, run, started = args.batch_size // 3, Run(args.out), time.time()
 
     def some(count: int) -> Tensor:
         return torch.randint(count, (third,))
@@ -123,13 +121,8 @@ def tune(args: argparse.Namespace) -> None:
 
         y = decode(vae, latents.to(device))
         reconstruction = reconstruction_loss(originals, y[: 2 * third])
-        critic.requires_grad_(False)
-        adversarial = -critic(y, labels).mean()
-        critic.requires_grad_(True)
-        weight = adaptive_weight(reconstruction, adversarial, vae.decoder.layers[-1].weight)
-        loss = (
-            reconstruction + args.critic_weight * min(1.0, step / 500) * weight * adversarial
-        )  # the critic learns first
+        share = args.critic_weight * min(1.0, step / 500)  # the critic learns first
+        loss = reconstruction + share * adversary.term(y, labels, reconstruction, vae.decoder.layers[-1].weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -137,27 +130,17 @@ def tune(args: argparse.Namespace) -> None:
         schedule.step()
 
         others = some(len(images.labels))  # real pictures that nothing of this batch was made of
-        more = pixels_of(images.images[others.numpy()], device)
-        real = critic(
-            torch.cat([originals, more]),
-            torch.cat([labels[: 2 * third], torch.from_numpy(images.labels)[others].to(device)]),
-        )
-        fake = critic(y.detach(), labels)
-        critic_loss = hinge_loss(real, fake)
-        critic_optimizer.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        critic_optimizer.step()
-        decay = min(args.ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.decoder.parameters()), weights, 1 - decay)
+        pictures = torch.cat([originals, pixels_of(images.images[others.numpy()], device)])
+        their_labels = torch.cat([labels[: 2 * third], torch.from_numpy(images.labels)[others].to(device)])
+        real, fake = adversary.step(pictures, their_labels, y, labels)
+        average.update(vae, step)
 
         if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
-            row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average, validation)}
-            row |= {"critic_real": real.mean().item(), "critic_fake": fake.mean().item()}
-            row["seconds"] = round(time.time() - started, 1)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+            row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average.model, validation)}
+            row |= {"critic_real": real.item(), "critic_fake": fake.item(), "seconds": round(time.time() - started, 1)}
+            run.log(row)
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
-            average.save_pretrained(args.out)
+            average.model.save_pretrained(args.out)
 
 
 def main() -> None:
