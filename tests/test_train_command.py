@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 from mdt_core import MDTPipeline, MDTTransformer
@@ -96,9 +97,8 @@ def test_without_classes_and_from_another_runs_weights(settings, tmp_path):
     theirs, ours = (MDTPipeline.from_pretrained(run.folder / "pipeline") for run in (first, second))
     assert ours.num_classes == 0 and len(ours([None], num_inference_steps=1, seeds=[0]).images) == 1
     for key, value in ours.transformer.state_dict().items():
-        assert torch.equal(value, theirs.transformer.state_dict()[key][-len(value) :]), (
-            key
-        )  # of the table, the null class
+        of_table = theirs.transformer.state_dict()[key][-len(value) :]  # of the class table, the null class's row
+        assert torch.equal(value, of_table), key
 
 
 def test_the_list_says_what_a_recipe_costs():
@@ -111,15 +111,20 @@ def test_the_list_says_what_a_recipe_costs():
 
 
 def test_a_run_is_shipped_small_and_its_checkpoint_still_opens(settings, tmp_path):
-    """Catches a shipped run without what its checkpoint is opened with, and optimizer states that nobody needs."""
+    """Catches a shipped run without what its checkpoint is opened with, an autoencoder that warns when it is opened,
+    and optimizer states that nobody needs."""
     run = Run(tmp_path / "run")
     main(["avatars-dit", "--output-dir", str(run.folder), "--set", *settings, "steps=2"])
     run.write_evaluation({"step": 2, "kid_efflite0": 0.5})
+    vae = run.folder / "pipeline" / "vae"
+    AutoencoderTiny.from_pretrained(vae).save_pretrained(vae)  # it writes what it then warns of
     export_run(run, tmp_path / "small", [2])
     small = Run(tmp_path / "small")
     assert small.config == run.config and small.evaluations == run.evaluations
     assert [path.name for path in small.samples.values()] == [path.name for path in run.samples.values()]
     assert [path.name for path in small.checkpoints[2].iterdir()] == ["transformer"]
     assert open_pipeline(small.checkpoints[2]).id2label == {0: "cat", 1: "dog", 2: "hen"}
+    kept = small.folder / vae.relative_to(run.folder) / "config.json"
+    assert "block_out_channels" not in json.loads(kept.read_text())
     with pytest.raises(ValueError, match="not at"):
         export_run(run, tmp_path / "other", [7])

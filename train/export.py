@@ -89,6 +89,7 @@ def export_run(run: Run, out: Path, weights: list[int] = ()) -> None:
             MDTTransformer.from_pretrained(path).save_pretrained(kept, max_shard_size=SHARD_SIZE)
         if weights:  # what a checkpoint is opened with
             shutil.copytree(run.folder / "pipeline" / "vae", folder / "pipeline" / "vae")
+            drop_derived(folder / "pipeline" / "vae" / "config.json")
             shutil.copy(run.folder / "pipeline" / "model_index.json", folder / "pipeline")
 
     write_whole(out, fill)
