@@ -6,6 +6,7 @@ A name is looked up here and never becomes part of a path, so that nothing else 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from app.progress import find_runs
 from mdt_core.runs import Run
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -37,7 +38,7 @@ class Models(Mapping[str, str]):
         """Those that can be opened: of every run, the latest first."""
         return {
             checkpoint_name(run.name, step): str(folder)
-            for run in find_runs(self.runs).values()
+            for run in map(Run, find_runs(self.runs).values())
             if (run.folder / "pipeline" / "model_index.json").is_file()
             for step, folder in reversed(run.checkpoints.items())
             if (folder / "transformer").is_dir()
@@ -63,16 +64,3 @@ def name_of(location: str) -> str:
 def checkpoint_name(run: str, step: int) -> str:
     """What the checkpoint of a run is called among the models, and in recipes."""
     return f"{run} @ {step}"
-
-
-def find_runs(folders: Sequence[Path]) -> dict[str, Run]:
-    """Name -> run, of folders that hold run folders; what vanishes meanwhile or is no run is left out."""
-    found: dict[str, Run] = {}
-    for folder in folders:
-        try:
-            names = sorted(path for path in folder.iterdir() if (path / "config.json").is_file())
-        except OSError:  # not there, or no longer
-            continue
-        for path in names:
-            found.setdefault(path.name, Run(path))
-    return found

@@ -9,7 +9,7 @@ import torch
 from gradio_client import Client
 
 from app.engine import Engine, Request
-from app.models import Models, checkpoint_name, find_models, find_runs, name_of
+from app.models import Models, checkpoint_name, find_models, name_of
 from app.ui import build, launch
 from mdt_core.opening import open_pipeline
 from mdt_core.runs import Run
@@ -81,9 +81,17 @@ def test_the_models_are_those_given_and_the_checkpoints_there_are_now(run: Run) 
 
 def test_of_two_folders_the_first_that_has_a_run_counts(tmp_path: Path) -> None:
     """Catches a shipped run that hides a visitor's own of the same name."""
-    for folder in ("mine", "shipped"):
-        Run(tmp_path / folder / "avatars").write_config({})
-    assert find_runs([tmp_path / "mine", tmp_path / "shipped"])["avatars"].folder == tmp_path / "mine" / "avatars"
+    folders = [tmp_path / "mine", tmp_path / "shipped"]
+    for folder in folders:
+        write_run(folder / "avatars", steps=(1,))
+    assert Path(Models({}, folders)["avatars @ 1"]).is_relative_to(tmp_path / "mine")
+
+
+def test_a_link_out_of_the_runs_is_no_model(run: Run, tmp_path: Path) -> None:
+    """Catches models that are found by a looser rule than the runs on the Training progress tab."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "link").symlink_to(run.folder)
+    assert list(Models({}, [tmp_path / "shared"])) == []
 
 
 def test_a_model_is_called_by_the_end_of_its_location(tmp_path: Path) -> None:
