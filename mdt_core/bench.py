@@ -8,17 +8,24 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from mdt_core.bench_rows import ROWS, Row, Setting
 
+Rows = Mapping[str, Callable[[Setting], Iterator[Row]]]
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m mdt_core.bench", description="Speed, against the published computation."
-    )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+
+def main(
+    arguments: list[str] | None = None,
+    table: Rows = ROWS,
+    program: str = "python -m mdt_core.bench",
+    description: str = "Speed, against the published computation.",
+) -> None:
+    """The command line over a table of rows, by name."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("--rows", nargs="+", choices=table, default=list(table), metavar="ROW", help=", ".join(table))
     parser.add_argument("--repeats", type=int, default=3, help="rounds of every row (default 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as torch sets them)")
@@ -36,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{'':66}{'seconds':>10}{'spread':>8}{'other':>10}{'ratio':>8}{'error':>10}{'MiB':>7}{'other':>7}")
     rows = []
     for name in options.rows:
-        for row in ROWS[name](Setting(options.device, options.repeats)):
+        for row in table[name](Setting(options.device, options.repeats)):
             rows.append(row)
             print(line(row), flush=True)
     print(json.dumps({**machine, "rows": [row.json() for row in rows]}))

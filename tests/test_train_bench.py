@@ -15,7 +15,7 @@ def test_both_sides_of_a_step_have_the_same_gradients(monkeypatch):
 
 
 def test_the_last_line_is_json_and_what_needs_a_gpu_is_said(capsys):
-    bench.main(["--cpu", "--repeats", "1", "--rows", "data", "step-xl"])
+    bench.main(["--device", "cpu", "--repeats", "1", "--rows", "data", "step-xl"])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     read, large = last["rows"]
     assert read["error"] == 0 and read["ratio"] > 0

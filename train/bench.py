@@ -5,7 +5,6 @@ tensor by tensor, and an average of its own, all in float32; both sides train on
 tokens. They take turns in one process (mdt_core/timing.py). The last line is one JSON object.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mdt_core.bench import describe, line
+import mdt_core.bench
 from mdt_core.bench_rows import Row, Setting, error, masked, random_model
 from mdt_core.diffusion import Diffusion
 from mdt_core.draws import Draws, passes_of_step
@@ -202,25 +201,7 @@ ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of every row, at least 1 (default 3)")
-    parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
-    parser.add_argument("--threads", type=int, help="CPU threads, at least 1 (default: as torch sets them)")
-    options = parser.parse_args(arguments)
-    if min(options.repeats, options.threads or 1) < 1:
-        parser.error("--repeats and --threads must be at least 1")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = "cpu" if options.cpu or not torch.cuda.is_available() else "cuda"
-    machine, rows = describe(device), []
-    print(" | ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{'':66}{'seconds':>10}{'spread':>8}{'other':>10}{'ratio':>8}{'error':>10}{'MiB':>7}{'other':>7}")
-    for name in options.rows:
-        for row in ROWS[name](Setting(device, options.repeats)):
-            rows.append(row)
-            print(line(row), flush=True)
-    print(json.dumps({**machine, "rows": [row.json() for row in rows]}))
+    mdt_core.bench.main(arguments, ROWS, "python -m train.bench", __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":
