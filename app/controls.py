@@ -15,6 +15,7 @@ from app.engine import (
     max_steps,
 )
 from app.plots import guidance_curve
+from app.recipes import Labelled
 from app.studio import GLUE
 from mdt_core.samplers import SAMPLERS
 
@@ -52,7 +53,7 @@ def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> 
     )
 
 
-def class_choices(info: ModelInfo) -> list[tuple[str, int]]:
+def class_choices(info: Labelled) -> list[tuple[str, int]]:
     """(label, value) pairs: a class is found by its name or its index."""
     return [
         ("no class (unconditional)", NO_CLASS),

@@ -7,9 +7,9 @@ from gradio.components import Component
 from gradio.processing_utils import save_bytes_to_cache
 
 
-def publish(png: bytes, name: str, component: Component) -> str:
-    """Put a PNG where `component` serves its files from; the path. `name` becomes the name of a download."""
+def publish(data: bytes, name: str, component: Component, suffix: str = ".png") -> str:
+    """Put a file where `component` serves its files from; the path. `name` becomes the name of a download."""
     stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "picture"
-    path = save_bytes_to_cache(png, f"{stem}.png", component.GRADIO_CACHE)
+    path = save_bytes_to_cache(data, f"{stem}{suffix}", component.GRADIO_CACHE)
     component.temp_files.add(path)  # so that launch(delete_cache=...) finds it
     return str(Path(path))

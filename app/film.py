@@ -51,7 +51,7 @@ def frame(runs: Sequence[Progress], step: int, axis: Axis, uri: Uri) -> dict[str
         for field in CURVES.values():
             value = value_at(getattr(run, field), step)
             words[f"{field}-{number}"] = "–" if value is None else f"{value:.4f}"
-    return {"label": f"Step {step:,}", "x": axis(step), "sheets": sheets, "words": words}
+    return {"step": step, "label": f"Step {step:,}", "x": axis(step), "sheets": sheets, "words": words}
 
 
 def caption(shown: int | None, step: int) -> str:
@@ -78,9 +78,8 @@ def panel(run: Progress, number: int) -> str:
 def state(run: Progress) -> str:
     """How far the training is, and whether it goes on."""
     if run.live:
-        left = f", about {clock(run.seconds_left)} left" if run.seconds_left else ""
-        speed = f" · {run.speed:.0f} images/s" if run.speed else ""
-        return f'<i class="live"></i>training: {run.steps:,} of {run.total:,}{speed}{left}'
+        left = f" · {clock(run.seconds_left)} left" if run.seconds_left else ""
+        return f'<i class="live" title="{run.speed:.0f} images/s"></i>training: {run.steps:,} of {run.total:,}{left}'
     return f"{run.steps:,} of {run.total:,} steps" if run.steps < run.total else f"{run.steps:,} steps, complete"
 
 
@@ -88,9 +87,8 @@ def tiles(run: Progress, number: int) -> str:
     """One figure per class; all of them are windows onto the sheet in --sheet-NUMBER."""
     if not run.sheets:
         return ""
-    width, height = run.sheets[max(run.sheets)].size
-    classes, rows = max(1, round(width * run.rows / height)), run.rows
-    names = run.classes if len(run.classes) == classes else [f"class {i}" for i in range(classes)]
+    names, rows = classes_of(run, run.sheets[max(run.sheets)].size), run.rows
+    classes = len(names)
     columns = columns_for(classes, rows)
     bands = math.ceil(classes / columns)
     figures = "".join(
@@ -100,6 +98,12 @@ def tiles(run: Progress, number: int) -> str:
     )
     grid = f"--columns: {columns}; --bands: {bands}; --rows: {rows}; --classes: {classes}"
     return f'<div class="tiles" style="{grid}; --sheet: var(--sheet-{number})">{figures}</div>'
+
+
+def classes_of(run: Progress, size: tuple[int, int]) -> Sequence[str]:
+    """A name for every column of a sheet of this width and height."""
+    classes = max(1, round(size[0] * run.rows / size[1]))
+    return run.classes if len(run.classes) == classes else [f"class {i}" for i in range(classes)]
 
 
 def tile(column: int, row: int, columns: int, rows: int) -> str:

@@ -61,7 +61,9 @@ class Progress:
     sheets: dict[int, Sheet] = field(default_factory=dict)
     loss: Points = field(default_factory=list)
     kid: Points = field(default_factory=list)
+    labels: dict[int, str] = field(default_factory=dict)  # the classes that its checkpoints know, by index
     checkpoints: dict[int, str] = field(default_factory=dict)  # step -> why it cannot be opened, or ""
+    weights: dict[int, int] = field(default_factory=dict)  # step -> a number that changes with the checkpoint's files
     notes: tuple[str, ...] = ()  # of pictures that cannot be read
     written: float = 0.0  # time of the last writing
     version: int = 0  # changes with any file that was read
@@ -169,7 +171,9 @@ def read(name: str, folder: Path, files: Inventory) -> Progress:
         sheets=sheets,
         loss=points(metrics, "loss"),
         kid=points(evaluations, kid_key(evaluations)),
+        labels=read_labels(folder / "pipeline" / "model_index.json"),
         checkpoints={step: check_checkpoint(path, files) or lacking for step, path in run.checkpoints.items()},
+        weights={step: hash(files_of(path, files)) for step, path in run.checkpoints.items()},
         notes=tuple(notes),
         written=max((time_ns for _, _, time_ns in files), default=0) / 1e9,
         version=hash(files),
@@ -190,11 +194,25 @@ def read_sheet(path: Path, version: int) -> Sheet:
     return Sheet(path, version, size)
 
 
+def read_labels(path: Path) -> dict[int, str]:
+    """The classes in a pipeline's index; none where it cannot be read, which opening a checkpoint then tells."""
+    try:
+        return {int(index): str(name) for index, name in json.loads(path.read_text())["id2label"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def files_of(checkpoint: Path, files: Inventory) -> Inventory:
+    """Those that hold a checkpoint's averaged weights."""
+    prefix = f"checkpoints/{checkpoint.name}/transformer/"
+    return tuple(file for file in files if file[0].startswith(prefix))
+
+
 def check_checkpoint(folder: Path, files: Inventory) -> str:
     """Why a checkpoint's averaged weights cannot be read; empty where they can. Reads the files' headers alone."""
-    prefix = f"checkpoints/{folder.name}/transformer/"
-    weights = tuple(file for file in files if file[0].startswith(prefix) and file[0].endswith(".safetensors"))
-    if not any(name == f"{prefix}config.json" for name, _, _ in files):
+    there = files_of(folder, files)
+    weights = tuple(file for file in there if file[0].endswith(".safetensors"))
+    if not any(name.endswith("/transformer/config.json") for name, _, _ in there):
         return "transformer/config.json is missing"
     if not weights:
         return "its weights are missing"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -31,6 +31,13 @@ NAMES = {
     "guidance_power": "guidance power",
     "skip_unconditional": "choice to skip passes",
 }
+
+
+class Labelled(Protocol):
+    """What knows classes: a model, or a run."""
+
+    name: str
+    labels: dict[int, str]
 
 
 def of_image(request: Request, index: int, info: ModelInfo) -> dict[str, Any]:
@@ -137,8 +144,8 @@ def to_comparison(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Compariso
         raise ValueError("The recipe in this PNG is damaged: its values cannot be used.") from error
 
 
-def find_classes(labels: list, names: list, info: ModelInfo, notes: list[str]) -> tuple[int | None, ...]:
-    """The recipe's classes in this model: by index where the name agrees, else by name. Notes those it has not."""
+def find_classes(labels: list, names: list, info: Labelled, notes: list[str]) -> tuple[int | None, ...]:
+    """Classes of another model in this one: by index where the name agrees, else by name. Notes those it has not."""
     by_name = {name: index for index, name in reversed(info.labels.items())}
     found = []
     for label, name in zip(labels, names, strict=False):

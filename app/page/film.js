@@ -1,12 +1,23 @@
 // The Training progress tab goes from frame to frame in the browser: see app/film.py for what a frame is.
 const page = element.closest("#training");
+let at = 0; // the step shown
 const kept = new Map(); // path -> picture: fetched once, and shown without a flicker
 
 const frames = () => JSON.parse(element.querySelector(".film")?.dataset.frames ?? "[]");
 const url = (path) => new URL(path, document.baseURI).href;
 
+// In a strip the picture of the step shown, or the nearest before it, is marked.
+const mark = () => {
+  for (const cells of page.querySelectorAll(".film-strip .cells")) {
+    const before = [...cells.children].filter((figure) => figure.dataset.step <= at && figure.textContent);
+    for (const figure of cells.children) figure.classList.toggle("at", figure === before.at(-1));
+  }
+};
+
 const show = (k) => {
-  const { label = "", x = 0, sheets = [], words = {} } = frames()[k] ?? {};
+  const { step = 0, label = "", x = 0, sheets = [], words = {} } = frames()[k] ?? {};
+  at = step;
+  mark();
   page.style.setProperty("--step", JSON.stringify(label));
   page.style.setProperty("--x", x);
   sheets.forEach((path, run) => page.style.setProperty(`--sheet-${run}`, path ? `url("${url(path)}")` : "none"));
@@ -30,6 +41,7 @@ let playing = false;
 
 window.film = {
   show,
+  mark,
   toggle: (k) => {
     playing = !playing;
     return state(playing && k >= frames().length - 1 ? 0 : k, playing);

@@ -7,16 +7,21 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from app.download import Download
 from app.files import publish
 from app.film import film
 from app.models import SHIPPED_RUNS
 from app.progress import Progress, Sheet, find_runs, first_choice, look_up
+from app.reels import of_samples
 from app.steps import all_steps, checkpoints_of, follow, suggestion
-from app.studio import CHECK, GLUE, Studio, Update
+from app.strip_page import StripPage
+from app.strips import MOST
+from app.studio import CHECK, GLUE, Studio, Update, clear_errors
 
 NAME = "Training progress"
 NOTHING = ""  # the value of the second picker where one run is looked at
 LOOK_SECONDS, FRAME_SECONDS = 2.0, 0.7  # between two looks at the folders, and two frames when played
+MOST_FRAMES = 60  # of a film
 FILM = (Path(__file__).parents[1] / "page" / "film.js").read_text(encoding="utf-8")
 EMPTY = """<div class="stage empty"><div class="welcome"><h3>There is no training run to watch yet</h3>
 <p>Train one, on data prepared as the README says: its samples and curves appear here while it learns.</p>
@@ -31,6 +36,7 @@ class Shown:
     steps: tuple[int, ...] = ()  # one per position of the slider
     offered: tuple = ()  # what the pickers of runs hold
     checkpoints: tuple[str, ...] = ()  # what the picker of checkpoints holds
+    strip: tuple = ()  # what a strip is offered of
 
 
 class TrainingProgress:
@@ -57,19 +63,22 @@ class TrainingProgress:
                 0, 1, 0, step=1, show_label=False, container=False, buttons=[], min_width=300, elem_id="training-slider"
             )
         self.film = gr.HTML(js_on_load=FILM, elem_id="training-film")
-        with gr.Row(elem_classes="checkpoints", equal_height=True) as self.row:
-            self.checkpoint = gr.Dropdown(
-                [], show_label=False, container=False, scale=0, min_width=300, elem_id="training-checkpoint"
-            )
-            buttons = {"size": "sm", "scale": 0, "min_width": 150}
-            self.generate = gr.Button("Open in Generate", elem_id="training-generate", **buttons)
-            self.inpaint = gr.Button("Open in Inpaint", elem_id="training-inpaint", **buttons)
-            self.note = gr.HTML(elem_id="training-note")
+        with gr.Row(elem_classes="checkpoints", equal_height=True):
+            with gr.Row(elem_classes="checkpoints", equal_height=True) as self.row:
+                self.checkpoint = gr.Dropdown(
+                    [], show_label=False, container=False, scale=0, min_width=260, elem_id="training-checkpoint"
+                )
+                buttons = {"size": "sm", "scale": 0, "min_width": 140}
+                self.generate = gr.Button("Open in Generate", elem_id="training-generate", **buttons)
+                self.inpaint = gr.Button("Open in Inpaint", elem_id="training-inpaint", **buttons)
+                self.note = gr.HTML(elem_id="training-note")
+            self.download = Download("training")
+        self.strip = StripPage(self.studio)
 
     def _wire(self, studio: Studio) -> None:
         runs, opening = [self.first, self.second], [self.generate, self.inpaint, self.note]
         chosen = [*runs, self.position, self.checkpoint, self.shown]
-        page = [self.page, self.empty, self.film, self.play, self.row, *chosen, *opening]
+        page = [self.page, self.empty, self.film, self.play, self.row, *chosen, *opening, *self.strip.offered]
         studio.tabs.select(self.attend, outputs=self.clock, **GLUE)
         looks = [studio.tabs.select, self.clock.tick, self.first.input, self.second.input]
         gr.on(looks, self.look, chosen, page, trigger_mode="always_last", **GLUE)
@@ -84,6 +93,8 @@ class TrainingProgress:
         goal = [studio.model, studio.tabs, self.clock]
         self.generate.click(self.open_in_generate, [*runs, self.checkpoint], goal, **CHECK)
         self.inpaint.click(self.open_in_inpaint, [*runs, self.checkpoint], goal, **CHECK)
+        self.download.wire(self.export, runs)
+        self.strip.wire(runs, self._runs)
 
     # --- the runs --------------------------------------------------------------------------------------------
 
@@ -109,19 +120,22 @@ class TrainingProgress:
         choices = [(name, name) for name in found] + [(f"{name} (gone)", name) for name in names if name not in found]
         offered = (names, choices)
         labels = tuple(checkpoint.label for checkpoint in checkpoints_of(runs).values())
+        strip = self.strip.offer(runs)
         update = {
             self.page: gr.update(visible=True),
             self.empty: gr.update(visible=False),
             self.film: film(runs, position, self._uri),
             self.position: gr.update(maximum=max(len(steps) - 1, 1), value=position, interactive=len(steps) > 1),
             self.play: gr.update(interactive=len(steps) > 1),
-            self.shown: Shown(version, steps, offered, labels),
+            self.shown: Shown(version, steps, offered, labels, strip),
             self.row: gr.update(visible=bool(labels)),
         }
         # A picker is left alone where it need not change: it may be open, or set by hand.
         if offered != shown.offered or first == second:
             update[self.first] = gr.update(choices=choices, value=names[0])
             update[self.second] = gr.update(choices=[("nothing", NOTHING), *choices], value=[*names, NOTHING][1])
+        if strip != shown.strip:
+            update |= self.strip.show_offer(*strip)
         if labels != shown.checkpoints or steps[position : position + 1] != before:
             update |= self._offer(runs, suggestion(runs, steps[position] if steps else 0, checkpoint))
         return update
@@ -141,6 +155,13 @@ class TrainingProgress:
     def _runs(self, *names: str | None) -> list[Progress]:
         found = find_runs(self.folders)
         return [look_up(name, found) for name in dict.fromkeys(names) if name]
+
+    def export(self, kind: str, first: str | None, second: str | None) -> str:
+        """The samples of the runs over their steps, as a file."""
+        runs = self._runs(first, second)
+        with clear_errors():
+            reel = of_samples(runs, MOST if kind == "png" else MOST_FRAMES)
+            return self.download.publish(reel, kind, f"{'-'.join(run.name for run in runs)}-samples")
 
     # --- checkpoints -----------------------------------------------------------------------------------------
 
