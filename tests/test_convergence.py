@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from mdt_core import MDTv2
 from mdt_core.diffusion import Diffusion
 from mdt_core.runs import Run
+from tests.fast_judge import FastJudge
 from train import convergence, features, samples, speedup
 from train.validation import ValidationDraws, validation_losses
 
@@ -67,17 +68,6 @@ def test_validation_draws_cover_images_and_timesteps_evenly():
 
 
 # ---- rows
-
-
-class FastJudge:
-    name = "EffLite0"
-
-    def __init__(self, device):
-        pass
-
-    def __call__(self, images):
-        pooled = images.mean((1, 2)) / 100
-        return features.Features(pooled, pooled, pooled)
 
 
 @pytest.fixture

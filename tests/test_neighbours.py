@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from scipy.stats import mannwhitneyu
 
+from tests.fast_judge import FastJudge
 from train import features, neighbours, samples
 
 
@@ -48,17 +49,6 @@ def test_nearer_than_held_out_is_mann_whitneys_u():
     a, b = torch.tensor([1.0, 2, 2, 5]), torch.tensor([2.0, 3, 0, 2, 7])
     u = mannwhitneyu(b.numpy(), a.numpy()).statistic
     assert neighbours.nearer_than_held_out(a, b) == pytest.approx(u / 20)
-
-
-class FastJudge:
-    name, words = "EffLite0", {}
-
-    def __init__(self, device):
-        pass
-
-    def __call__(self, images):
-        pooled = images.mean((1, 2)) / 100
-        return features.Features(pooled, pooled, pooled)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from PIL import Image
 from mdt_core import MDTPipeline
 from mdt_core.canvas import fit_canvas
 from mdt_core.inpainting import METHODS, Method, resampling_order
+from tests.fast_judge import FastJudge
 from tests.tiny import tiny_pipeline
 from train import avatars, evaluate, features, holes, inpainting, samples
 
@@ -172,20 +173,6 @@ def test_what_needs_no_model_fills_the_hole(pipe, name):
 
 
 # ---- the command
-
-
-class FastJudge:
-    """Sees means, so that the test needs no network."""
-
-    name = "EffLite0"
-
-    def __init__(self, device) -> None:
-        pass
-
-    def __call__(self, images):
-        cells = images.reshape(len(images), 8, images.shape[1] // 8, 8, -1, 3).mean((2, 4, 5)) / 100
-        pooled = np.concatenate([images.mean((1, 2)), images.std((1, 2))], 1) / 100
-        return features.Features(pooled, cells.reshape(len(images), -1), pooled)
 
 
 @pytest.fixture
