@@ -7,7 +7,7 @@ from operator import itemgetter
 
 from PIL import Image, ImageDraw, ImageFont
 
-from app.engine import Request
+from app.request import Request
 from app.trajectory import caption
 
 MAX_CELLS = 64

@@ -6,16 +6,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from app.engine import (
-    GUIDANCE_POWER,
-    GUIDANCE_SCALE,
-    MAX_SEED,
-    ModelInfo,
-    Request,
-    max_steps,
-)
+from app.engine import ModelInfo
 from app.plots import guidance_curve
 from app.recipes import Labelled
+from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, Request, max_steps
 from app.studio import GLUE
 from mdt_core.samplers import SAMPLERS
 

@@ -8,11 +8,12 @@ import gradio as gr
 from gradio.components import Component
 from gradio.utils import get_upload_folder
 
-from app.engine import MAX_SEED, Engine, check_whole
+from app.engine import Engine
 from app.images import open_image
 from app.inpaint_session import publish_results
 from app.inpainting import MAX_VARIANTS, Inpainting, Settings
 from app.painting import open_mask
+from app.request import MAX_SEED, check_whole
 from app.studio import clear_errors
 from mdt_core.inpainting import find_method
 

@@ -6,8 +6,9 @@ from typing import Any
 import gradio as gr
 
 from app.controls import class_choices, seed_picker, to_label
-from app.engine import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, ModelInfo, max_steps
+from app.engine import ModelInfo
 from app.inpainting import FALLBACK, MAX_VARIANTS, PRESETS, Settings
+from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, max_steps
 from app.studio import GLUE
 from mdt_core.inpainting import METHODS
 from mdt_core.samplers import SAMPLERS

@@ -16,19 +16,11 @@ import torch
 from PIL import Image
 
 from app import recipes
-from app.engine import (
-    GUIDANCE_POWER,
-    GUIDANCE_SCALE,
-    MAX_SEED,
-    SKIP_TOLERANCE,
-    ModelInfo,
-    check_number,
-    check_whole,
-    max_steps,
-)
+from app.engine import ModelInfo
 from app.frames import Frame, follow
 from app.images import MAX_PIXELS
 from app.painting import small_canvas, to_image
+from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, SKIP_TOLERANCE, check_number, check_whole, max_steps
 from app.trajectory import STAGE_SIDE, columns_for
 from mdt_core.canvas import AREAS, MAX_GROW
 from mdt_core.inpainting import MASKED_CONTENTS, METHODS
@@ -140,7 +132,7 @@ class Inpainting:
         return follow(self.streams(pipe), draw, job)
 
     def streams(self, pipe: Any) -> list[Iterator[Any]]:
-        """One batch, or on a CPU one image each, to run in lockstep: see `engine.streams`."""
+        """One batch, or on a CPU one image each, to run in lockstep: see `request.streams`."""
         settings, seeds = self.settings, list(self.settings.seeds)
         batches = [[seed] for seed in seeds] if pipe.device.type == "cpu" else [seeds]
         return [

@@ -3,7 +3,7 @@
 from itertools import groupby
 from operator import itemgetter
 
-from app.engine import guidance_weights, skips
+from app.request import guidance_weights, skips
 
 WIDTH, HEIGHT = 400, 112  # of the drawing's own coordinates
 LEFT, RIGHT, TOP, BOTTOM = 30, 392, 10, 86  # of the axes

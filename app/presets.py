@@ -9,7 +9,8 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from app.controls import Sampling, to_request
-from app.engine import Engine, Request, max_steps
+from app.engine import Engine
+from app.request import Request, max_steps
 from app.studio import GLUE, Studio, Update, clock
 
 WARM_SECONDS = 60  # that a page waits at most for the model to be warm, before it says how long runs take

@@ -17,8 +17,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.comparison import Comparison
-from app.engine import ModelInfo, Request
+from app.engine import ModelInfo
 from app.images import open_header
+from app.request import Request
 
 KEY = "mdt-studio"  # of the text chunk
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels

@@ -10,12 +10,12 @@ import gradio as gr
 
 from app.controls import NO_CLASS, class_choices, seed_picker, to_request
 from app.download import Download
-from app.engine import GUIDANCE_SCALE, Request, max_steps
 from app.files import publish
 from app.frames import PREVIEW_SECONDS
 from app.images import jpeg_uri
 from app.progress import Progress
 from app.reels import of_strip
+from app.request import GUIDANCE_SCALE, Request, max_steps
 from app.strips import Album, Moment, Place, Strip, chosen_steps, draw, plan, recipe_of, shared_labels
 from app.studio import CHECK, GPU, Studio, Update, clear_errors, clock, on_end, progress
 

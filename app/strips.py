@@ -14,10 +14,11 @@ from PIL import Image
 
 from app import recipes
 from app.comparison import Comparison
-from app.engine import Engine, Request
+from app.engine import Engine
 from app.frames import kept_steps
 from app.models import checkpoint_name
 from app.progress import Progress, reason
+from app.request import Request
 from app.trajectory import caption
 
 MOST = 16  # steps of a strip: of more checkpoints, so many are evenly chosen

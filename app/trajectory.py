@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from app.engine import Request
 from app.frames import Frame
 from app.images import jpeg_uri
+from app.request import Request
 
 VIEWS = {"x_0": "Predicted image", "x_t": "Noisy state"}
 STAGE_SIDE = 640  # pixels that the tiles of one frame share

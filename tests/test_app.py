@@ -15,8 +15,9 @@ from PIL import Image
 
 from app import recipes
 from app.controls import NO_CLASS, class_choices, for_model, steps_of, to_request
-from app.engine import MAX_SEED, Engine
+from app.engine import Engine
 from app.plots import guidance_curve
+from app.request import MAX_SEED
 from app.ui import build, launch, launch_options
 from tests.stand_in import StandInPipeline
 
@@ -210,7 +211,8 @@ ON_ZERO_GPU = """
 import app.zero
 from pathlib import Path
 import spaces
-from app.engine import Engine, Request
+from app.engine import Engine
+from app.request import Request
 from app.ui import build, launch
 from gradio_client import Client
 from tests.stand_in import StandInPipeline

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from app.comparison import Comparison, Sheet, parse_values
-from app.engine import Request
 from app.frames import Frame
 from app.images import MAX_PIXELS, jpeg_uri, open_image
+from app.request import Request
 from app.trajectory import Trajectory, columns_for
 
 RAMP = np.linspace(0, 255, 16, dtype=np.uint8)[None].repeat(8, 0)  # (8, 16)

@@ -15,11 +15,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import recipes
-from app.engine import MAX_SEED, Engine
+from app.engine import Engine
 from app.examples import find_examples
 from app.inpaint_controls import preset_settings, settings_to_values, values_to_settings
 from app.inpainting import MAX_TOTAL, Inpainting, Settings, fingerprint, mask_from, recipe_of, settings_from
 from app.painting import to_image
+from app.request import MAX_SEED
 from app.ui import build, launch_options
 from tests.stand_in_inpaint import InpaintingStandIn
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from app.comparison import Comparison, Sheet, footer, join_values, parse_values
-from app.engine import Request
+from app.request import Request
 
 BASE = Request("shapes", (None,), (7,), num_inference_steps=3)
 LABELS = {0: "circle", 1: "square"}

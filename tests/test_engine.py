@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from app.engine import MAX_SEED, Engine, Request
+from app.engine import Engine
 from app.frames import kept_steps
+from app.request import MAX_SEED, Request
 from tests.stand_in import StandInPipeline
 
 REQUEST = Request("a", class_labels=(0, 1), seeds=(5, 6), num_inference_steps=6)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from gradio_client import Client
 
-from app.engine import Engine, Request
+from app.engine import Engine
 from app.models import Models, checkpoint_name, find_models, name_of
+from app.request import Request
 from app.ui import build, launch
 from mdt_core.opening import open_pipeline
 from mdt_core.runs import Run

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.engine import Engine, Request
+from app.engine import Engine
 from app.presets import PRESETS, preset_choices, preset_of
+from app.request import Request
 from app.speed import Speeds
 from mdt_core.guidance import guidance_weight
 from tests.stand_in import StandInPipeline

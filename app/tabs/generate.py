@@ -21,10 +21,10 @@ from app.controls import (
     seed_picker,
     to_request,
 )
-from app.engine import MAX_IMAGES, MAX_SEED, Request, check_whole
 from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.presets import Presets
+from app.request import MAX_IMAGES, MAX_SEED, Request, check_whole
 from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, on_end, progress
 from app.trajectory import VIEWS, Trajectory, caption
 
