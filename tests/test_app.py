@@ -105,7 +105,7 @@ def test_the_page_is_ready_again_however_a_run_ends(engine: Engine) -> None:
     events = build(engine, Path("runs")).config["dependencies"]
     runs = [event["cancels"][0] for event in events if event["cancels"]]
     ends = {(event["trigger_after"], event["trigger_only_on_failure"], tuple(event["outputs"])) for event in events}
-    assert len(runs) == 3  # Generate, Inpaint, Compare
+    assert len(runs) == 4  # Generate, Inpaint, Compare, and the strip of Training progress
     for run in runs:
         after_error = [outputs for after, failed, outputs in ends if after == run and failed]
         assert len(after_error) == 1 and (run, False, after_error[0]) in ends
