@@ -32,6 +32,7 @@ from mdt_core.optim import EMA
 from mdt_core.runs import Run
 from train.adversary import Adversary, reconstruction_loss
 from train.avatars import STYLES, load
+from train.command import Parser
 
 LATENT_STD = 0.25  # of the raw latents: the decoder clamps at 3, which is then far out
 
@@ -194,7 +195,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.autoencoder", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train.autoencoder", description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder that train.avatars wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4000)
@@ -218,7 +219,7 @@ def main() -> None:
     parser.add_argument("--balance", type=float, default=0.6, metavar="POWER", help="of a channel's effect; 0: std 1")
     parser.add_argument("--log-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
-    train(parser.parse_args())
+    parser.run(train)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ of the validation or test range that the training range also holds is dropped.
     python -m train.avatars data/avatars --size 64 --train 3000 --validation 50 --test 170
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -26,6 +25,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mdt_core.runs import write_whole
+from train.command import Parser
 
 # Free styles (CC0 or CC BY 4.0) that are still themselves at 64 px; credits in assets/CREDITS.md.
 STYLES = (
@@ -154,16 +154,16 @@ def load(folder: Path, split: str) -> Split:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.avatars", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train.avatars", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=64, help="side in pixels (default 64)")
     parser.add_argument("--train", type=int, default=3000, help="training images per class")
     parser.add_argument("--validation", type=int, default=50, help="validation images per class")
     parser.add_argument("--test", type=int, default=170, help="test images per class")
     parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
-    counts = {split: getattr(args, split) for split in FIRST_SEED}
-    build(args.folder, args.size, counts, args.workers)
+    parser.run(
+        lambda args: build(args.folder, args.size, {split: getattr(args, split) for split in FIRST_SEED}, args.workers)
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from accelerate.utils import gather_object
 from mdt_core import MDTTransformer
 from mdt_core.runs import Run
 from train import features, metrics, samples
-from train.evaluate import Parser
+from train.command import Parser
 from train.export import assemble
 from train.latents import Latents, open_autoencoder
 from train.speedup import contenders, plot, report
@@ -107,7 +107,7 @@ def write_report(args: argparse.Namespace) -> None:
     print(f"{text}\n{args.out / 'report.md'}, {args.out / 'convergence.png'}")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     parser = Parser(prog="python -m train.convergence", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("evaluate", help="KID and validation loss at a run's milestones -> evaluation.jsonl")
@@ -137,12 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        args.call(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    build_parser().run(lambda args: args.call(args), argv)
 
 
 if __name__ == "__main__":

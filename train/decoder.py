@@ -33,6 +33,7 @@ from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
 from train.adversary import Adversary, reconstruction_loss
 from train.autoencoder import pixels_of, psnr
 from train.avatars import load
+from train.command import Parser
 from train.latents import Latents
 
 STEPS = 25  # of dpm++, as the app opens; so are guidance scale and power
@@ -144,7 +145,7 @@ def tune(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.decoder", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train.decoder", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="pipeline folder: the diffusion model and the autoencoder")
     parser.add_argument("--data", type=Path, required=True, help="folder that train.avatars wrote")
     parser.add_argument("--latents", type=Path, required=True, help="folder that train.latents wrote")
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--log-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
-    tune(parser.parse_args())
+    parser.run(tune)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ the same count as one concept.
     python -m train.emoji data/emoji --size 64
 """
 
-import argparse
 import hashlib
 import io
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from tqdm import tqdm
 
 from mdt_core.rgb import to_rgb
 from train.avatars import Split, digests, rasterize, save, without
+from train.command import Parser
 from train.emoji_classes import CLASSES, class_of
 from train.iconify import IconifySet, Package, fetch, read_json, squashed, without_selector
 
@@ -215,15 +214,11 @@ def build(folder: Path, size: int, workers: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.emoji", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train.emoji", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=64, help="side in pixels (default 64)")
     parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
-    try:
-        build(args.folder, args.size, args.workers)
-    except ValueError as error:
-        sys.exit(f"{parser.prog}: {error}")
+    parser.run(lambda args: build(args.folder, args.size, args.workers))
 
 
 if __name__ == "__main__":

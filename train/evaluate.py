@@ -27,6 +27,7 @@ from accelerate import PartialState
 from tqdm import trange
 
 from train import features, metrics, samples
+from train.command import Parser
 from train.grid import draw_grid
 from train.judging import JUDGES, Reference, figures, open_judge, open_reference, plot_sweep, table
 
@@ -143,14 +144,7 @@ def judge(args: argparse.Namespace, candidates: list[Candidate], device: torch.d
 # ---- the command
 
 
-class Parser(argparse.ArgumentParser):
-    """Ends a wrong call with one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     parser = Parser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="sample from this pipeline: a folder or a hub id")
@@ -227,12 +221,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    build_parser().run(run, argv)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ python -m train.export runs/avatars-dit --as-run --weights 3200 --out assets/pro
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.runs import Run, write_whole
+from train.command import Parser
 from train.latents import Latents, open_autoencoder
 
 SHARD_SIZE = "9MB"  # a Space refuses files over 10 MB
@@ -96,23 +96,24 @@ def export_run(run: Run, out: Path, weights: list[int] = ()) -> None:
     print(f"{out}: {len(run.samples)} pictures, {len(run.evaluations)} evaluations, weights of steps {list(weights)}")
 
 
+def run_command(args: argparse.Namespace) -> None:
+    """Export what the command line names."""
+    run = Run(args.run)
+    if args.as_run:
+        export_run(run, args.out, args.weights)
+    else:
+        export(run, args.vae or run.config.get("vae", ""), args.out, args.step)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train.export", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--vae", help="autoencoder folder or hub id; by default the run's own")
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
     parser.add_argument("--step", type=int, help="checkpoint; by default the last")
     parser.add_argument("--as-run", action="store_true", help="write a small run folder for the Training progress tab")
     parser.add_argument("--weights", type=int, nargs="*", default=[], help="with --as-run: steps whose weights to keep")
-    args = parser.parse_args()
-    run = Run(args.run)
-    try:
-        if args.as_run:
-            export_run(run, args.out, args.weights)
-        else:
-            export(run, args.vae or run.config.get("vae", ""), args.out, args.step)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{parser.prog}: {error}")
+    parser.run(run_command)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from mdt_core.guidance import guide
 from mdt_core.inpainting import METHODS, Method, find_method, inpaint, resampling_order, starting_latents
 from mdt_core.samplers import SAMPLERS, generators
 from train import evaluate, features, holes, metrics, samples
+from train.command import Parser
 
 WITHOUT_MODEL = ("mean colour", "telea", "autoencoder")
 DEFAULT = "mdt"  # the method that is held to the bar:
@@ -247,8 +248,8 @@ def draw_grid(originals: np.ndarray, masks: dict[str, np.ndarray], results: Resu
 # ---- the command
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = evaluate.Parser(prog="python -m train.inpainting", description=__doc__.splitlines()[0])
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m train.inpainting", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a pipeline: a folder or a hub id")
     parser.add_argument("--out", type=Path, default=Path("runs/inpainting"), help="for results, grid.png, report.json")
     parser.add_argument("--num-images", type=int, default=200)
@@ -307,12 +308,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    build_parser().run(run, argv)
 
 
 if __name__ == "__main__":

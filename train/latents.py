@@ -12,7 +12,6 @@ same command goes on where it stopped, with any number of processes.
 import argparse
 import json
 import mmap
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
+from train.command import Parser
 from train.encode import DTYPES, encode
 from train.images import CLASS_RULES, open_images
 
@@ -135,8 +135,15 @@ def balanced(labels: np.ndarray, power: float) -> np.ndarray:
     return np.repeat(np.arange(len(labels)), repeats)
 
 
+def write(args: argparse.Namespace) -> None:
+    """Encode what the command line names."""
+    settings = {name: getattr(args, name) for name in ("mirror", "balance", "dtype", "batch_size", "workers", "cpu")}
+    images = open_images(args.source, args.split, args.size, args.classes, args.names)
+    encode(images, open_autoencoder(args.vae), args.out, args.split, **settings)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.latents", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train.latents", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="a folder of images, or one that train.avatars or train.emoji wrote")
     parser.add_argument("--vae", required=True, help="autoencoder: a folder or a hub id")
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
@@ -160,13 +167,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=0, help="reading processes beside each encoding one")
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
-    args = parser.parse_args()
-    settings = {name: getattr(args, name) for name in ("mirror", "balance", "dtype", "batch_size", "workers", "cpu")}
-    try:
-        images = open_images(args.source, args.split, args.size, args.classes, args.names)
-        encode(images, open_autoencoder(args.vae), args.out, args.split, **settings)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{parser.prog}: {error}")
+    parser.run(write)
 
 
 if __name__ == "__main__":

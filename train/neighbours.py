@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import trange
 
 from train import features, samples
-from train.evaluate import Parser
+from train.command import Parser
 from train.judging import JUDGES, open_judge
 
 ROWS = 2048  # images that are in memory as float64 at once, of either set
@@ -147,6 +147,8 @@ def draw_neighbours(images: np.ndarray, training: np.ndarray, found: dict[str, N
 
 def run(args: argparse.Namespace) -> None:
     """Search, draw, report."""
+    if min(args.rows, args.neighbours) < 1:
+        raise ValueError("--rows and --neighbours must be at least 1")
     eye, cache = open_judge(args.judge, args.device), args.data / "features"
     name, _, split = args.training.partition(":")
     held_out = args.held_out or (f"{name}:validation" if name in samples.BUILT_SETS and split == "train" else None)
@@ -166,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(report))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     parser = Parser(prog="python -m train.neighbours", description=__doc__.splitlines()[0])
     parser.add_argument("--samples", required=True, metavar="SOURCE", help="a FILE.npz of samples, or a folder")
     parser.add_argument("--training", required=True, metavar="SOURCE", help="SET:train, FOLDER or FILE.npz")
@@ -181,14 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        if min(args.rows, args.neighbours) < 1:
-            raise ValueError("--rows and --neighbours must be at least 1")
-        run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    build_parser().run(run, argv)
 
 
 if __name__ == "__main__":
