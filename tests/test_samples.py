@@ -89,7 +89,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     """Would catch finished images drawn anew, and a half-written one taken for finished."""
     with pytest.raises(KeyboardInterrupt):
         draw(Pipeline(patience=2), tmp_path / "run")
-    (tmp_path / "run/000009.partial").write_bytes(b"half an image")
+    (tmp_path / "run/.000009.png.partial").write_bytes(b"half an image")
     pipe = Pipeline()
     found = draw(pipe, tmp_path / "run", batch_size=2)
     assert pipe.drawn == [108, 109, 110]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, is_tensorboard_available, set_seed
+from einops import rearrange
 from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
@@ -106,22 +107,20 @@ def columns(id2label: dict[int, str]) -> list[int | None]:
     return [index * len(id2label) // count for index in range(count)] or [None]
 
 
-def sample_sheet(transformer: MDTTransformer, step: int, *, vae, id2label: dict[int, str], recipe: Recipe):
+def sample_sheet(
+    transformer: MDTTransformer, step: int, *, vae, id2label: dict[int, str], recipe: Recipe
+) -> Image.Image:
     """One column per class, `samples_per_class` rows; the seeds are the same at every step of every run."""
     labels = columns(id2label) * recipe.samples_per_class
-    count = len(labels) // recipe.samples_per_class
-    device = transformer.device
-    pipeline = assemble(transformer, vae.to(device), id2label)
+    pipeline = assemble(transformer, vae.to(transformer.device), id2label)
     images = pipeline(
         labels,
         seeds=list(range(len(labels))),
         guidance_scale=recipe.sample_guidance_scale,
         num_inference_steps=recipe.sample_steps,
     ).images
-    rows = [
-        np.concatenate([np.asarray(image) for image in images[i : i + count]], 1) for i in range(0, len(images), count)
-    ]
-    return Image.fromarray(np.concatenate(rows))
+    rows = recipe.samples_per_class
+    return Image.fromarray(rearrange(np.stack(images), "(row column) h w rgb -> (row h) (column w) rgb", row=rows))
 
 
 if __name__ == "__main__":

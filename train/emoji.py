@@ -32,7 +32,6 @@ from train.iconify import IconifySet, Package, fetch, read_json, squashed, witho
 
 VALIDATION_SHARE = 0.05  # of the concepts
 
-
 LABELS = Package("emoji-datasource", "16.0.0", "2006725061dc0098daa832d65f854a7bec0740af2eb47cb5b23d89f7e2c849f9")
 
 # Credits in assets/CREDITS.md. The order is part of the set: an image's number ends with its team's place in it.

@@ -2,11 +2,11 @@
 
 No download, 23 images a second on one CPU core. Its figures carry its name (FD-EffLite0, KID-EffLite0) and are
 comparable among themselves only: FID is the Frechet distance on the features of one particular Inception network.
-The judge judges only: nothing is trained against it. The Inception of published figures
-is in `train/inception.py`.
+The judge judges only: nothing is trained against it. The Inception of published figures is in `train/inception.py`.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -117,10 +117,15 @@ def cached(folder: Path, judge: Judge, images: np.ndarray, name: str = "images")
         with np.load(path) as arrays:
             return Features(**arrays)
     features = extract(judge, images, name=name)
+    write_arrays(path, vars(features))
+    return features
 
-    def write(unfinished: Path) -> None:
-        with unfinished.open("wb") as file:  # given a path, numpy would add a suffix of its own
-            np.savez(file, **vars(features))
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an npz, whole or not at all."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # given a path, numpy would add a suffix of its own
+            np.savez(file, **arrays)
 
     write_whole(path, write)
-    return features

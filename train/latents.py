@@ -1,6 +1,6 @@
 """A set of latents: encoded once, then all that training reads.
 
-    python -m train.latents data/avatars --vae runs/avatars-decoder --out data/avatars-latents
+    python -m train.latents data/avatars --vae runs/avatars-autoencoder --out data/avatars-latents
     python -m train.latents my-photos --size 256 --mirror --vae stabilityai/sd-vae-ft-mse --out data/my-latents
     accelerate launch --num_processes 8 -m train.latents imagenet/train --size 256 --mirror --workers 12 \
         --names assets/imagenet_classes.json --vae stabilityai/sd-vae-ft-mse --out data/imagenet-latents

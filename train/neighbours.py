@@ -76,11 +76,8 @@ def nearest(queries: np.ndarray, points: np.ndarray, k: int = 1, device: str = "
         for i, start in enumerate(starts):
             x = rows(queries, start)
             squares = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
-            distances, indices = (
-                (squares.clamp(min=0) / x.shape[1]).sqrt(),
-                torch.arange(len(y), device=device) + offset,
-            )
-            indices = indices.expand(len(x), -1)
+            distances = (squares.clamp(min=0) / x.shape[1]).sqrt()
+            indices = (torch.arange(len(y), device=device) + offset).expand(len(x), -1)
             if offset:
                 distances = torch.cat([best[i].distances, distances], 1)
                 indices = torch.cat([best[i].indices, indices], 1)

@@ -1,9 +1,9 @@
 """Seeds -> image files, and image files -> arrays.
 
 Image i of a sampling run has the seed `first_seed + i` and the class `i % num_classes`, or none where the model knows
-none, so neither the batch size nor the number of processes has a say in it. While a run lasts, its
-finished images are its state: one PNG each, written whole or not at all. The same command draws what is missing. The
-result is the ADM evaluator's file: an npz with uint8 NHWC `arr_0` and labels `arr_1`.
+none, so neither the batch size nor the number of processes has a say in it. While a run lasts, its finished images are
+its state: one PNG each, written whole or not at all. The same command draws what is missing. The result is the ADM
+evaluator's file: an npz with uint8 NHWC `arr_0` and labels `arr_1`.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mdt_core.runs import write_whole
+from train.features import write_arrays
 
 BUILT_SETS = ("avatars", "emoji")  # by train.avatars and train.emoji, in files of one form
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -144,11 +145,7 @@ def write(path: Path, images: ImageSet, sampling: Sampling | None = None) -> Non
         arrays |= {"arr_1": images.labels, "names": np.array(images.names, str)}
     if sampling is not None:
         arrays["sampling"] = np.array(json.dumps(asdict(sampling)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        np.savez(file, **arrays)
-    unfinished.rename(path)
+    write_arrays(path, arrays)
 
 
 def is_finished(path: Path, sampling: Sampling) -> bool:

@@ -126,6 +126,7 @@ class Reach:
 
 
 def reach(one: Contender, base: Contender, figure: str) -> Reach:
+    """When `one` first has the last mean of a figure (a key of FIGURES) that `base` has; the base: at its last step."""
     target, error = base.mean(figure)[-1], base.kid_error if figure == "kid_efflite0" else 0.0
     steps, earliest, latest = (
         base.steps[-1] if one is base else steps_to_reach(one.steps, one.mean(figure), t)
