@@ -74,7 +74,8 @@ def of_samples(runs: Sequence[Progress], most: int) -> Reel:
     there = [(run.name, {s: cell for s, cell in row.items() if cell}) for run, row in zip(runs, cells, strict=True)]
     there = [(name, row) for name, row in there if row]
     if not there:
-        raise ValueError("There are no samples yet to make a film of.")
+        problems = [run.problem for run in runs if run.problem]
+        raise ValueError(problems[0] if problems else "There are no samples yet to make a film of.")
     names, cells = zip(*there, strict=True)
     return Reel(names, cells, down=True)
 

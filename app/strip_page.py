@@ -87,13 +87,17 @@ class StripPage:
         lacking = "".join(f"; {run.name} kept none" for run in runs if not run.checkpoints)
         return choices, f"One picture with {count}{lacking}.", True
 
-    def show_offer(self, choices: list[tuple[str, int]], note: str, able: bool) -> Update:
-        """Put an offer on the page. The first class is chosen."""
-        return {
-            self.label: gr.update(choices=choices, value=choices[min(1, len(choices) - 1)][1]),
+    def show_offer(self, offer: tuple, before: tuple) -> Update:
+        """Put an offer on the page. The class is chosen anew only where the classes are others than before."""
+        choices, note, able = offer
+        update = {
             self.note: f'<p class="note">{html.escape(note)}</p>',
             self.start: gr.update(interactive=able),
         }
+        if choices not in before[:1]:
+            first = choices[min(1, len(choices) - 1)][1]  # the first choice is no class
+            update[self.label] = gr.update(choices=choices, value=first)
+        return update
 
     @property
     def offered(self) -> list[gr.components.Component]:

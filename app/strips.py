@@ -115,7 +115,8 @@ def plan(runs: Sequence[Progress], request: Request) -> Strip:
             raise ValueError(f"{run.name}: {run.problem}")
     able = [run for run in runs if run.checkpoints]
     if not able:
-        raise ValueError(f"{' and '.join(run.name for run in runs)} kept no checkpoint to draw with.")
+        names = " and ".join(run.name for run in runs) or "Nothing"
+        raise ValueError(f"{names} kept no checkpoint to draw with.")
     (label,) = request.class_labels
     if label is not None and label not in able[0].labels:
         raise ValueError(f"{able[0].name} has no class {label}.")

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client
 
 from app.engine import Engine
 from app.progress import find_runs, look_up
+from app.tabs.progress import TrainingProgress
 from app.ui import build, launch
 from mdt_core.runs import Run
 from tests.run_folders import see, write_run, write_two_runs
@@ -103,6 +105,23 @@ def test_nothing_outside_is_reached_through_the_server(visitor: Visitor, runs: P
     client = Client(visitor.url, verbose=False)
     with pytest.raises(ValueError, match="Invalid function index"):  # it is no part of the API
         client.predict("../secret", "", 0, None, fn_index=visitor.index)
+
+
+def test_strips_and_films_reach_no_further(runs: Path, secret: Path) -> None:
+    """Catches a checkpoint or samples from outside that are drawn with, or put on a film, by their path."""
+    (runs / "mdt" / "checkpoints").rename(runs.parent / "taken")
+    (runs / "mdt" / "checkpoints").symlink_to(secret / "checkpoints")
+    engine = Engine({"shapes": "A"}, device="cpu", load=lambda _: StandInPipeline())
+    handlers = (getattr(fn.fn, "__self__", None) for fn in build(engine, runs).fns.values())
+    tab = next(handler for handler in handlers if isinstance(handler, TrainingProgress))
+    words = "There is no run of this name|is a link that leads out|kept no checkpoint"
+    for name in (*NAMES, str(secret), "mdt"):
+        with pytest.raises(gr.Error, match=words):
+            tab.strip.begin(name, "", 0, 0, 1, 3.8)
+        with pytest.raises(gr.Error, match=f"{words}|no samples"):
+            tab.export("gif", name, "")
+    assert tab.strip.begin("dit", "", 0, 0, 1, 3.8)[tab.strip.strip].runs == ("dit",)
+    assert Path(tab.export("png", "dit", "../secret")).name == "dit--secret-samples.png"
 
 
 def test_looking_again_sends_only_what_is_new(visitor: Visitor, runs: Path) -> None:

@@ -135,7 +135,7 @@ class TrainingProgress:
             update[self.first] = gr.update(choices=choices, value=names[0])
             update[self.second] = gr.update(choices=[("nothing", NOTHING), *choices], value=[*names, NOTHING][1])
         if strip != shown.strip:
-            update |= self.strip.show_offer(*strip)
+            update |= self.strip.show_offer(strip, shown.strip)
         if labels != shown.checkpoints or steps[position : position + 1] != before:
             update |= self._offer(runs, suggestion(runs, steps[position] if steps else 0, checkpoint))
         return update

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from app import recipes
 from mdt_core.runs import Run
 from tests.browser.conftest import make_tiny_pipeline
 
@@ -149,6 +150,54 @@ def test_a_checkpoint_opens_in_generate(page: Page, folder: Path) -> None:
     expect(page.locator("#generate-start")).to_be_visible()
 
 
+def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) -> None:
+    """Catches pictures of another class, seed or step than asked, a film that lacks some, and a button that hangs."""
+
+    def render(steps: int) -> None:
+        page.fill("#training-steps input[type=number]", str(steps))
+        page.keyboard.press("Tab")
+        page.click("#training-start")
+
+    open_tab(page, "first", "second")
+    expect(page.locator("#training-offer")).to_have_text("One picture with each of 2 checkpoints; second kept none.")
+    page.fill("#training-class input", "goldf")
+    page.get_by_role("option", name="goldfish · 1", exact=True).click()
+    page.fill("#training-seed input", "5")
+    render(3)
+    expect(page.locator("#training-status")).to_contain_text("goldfish, seed 5 · 2 pictures in")
+    expect(page.locator(".film-strip figcaption")).to_have_text(["40", "100"])
+    pictures = page.locator(".film-strip img")
+    for picture, step in zip(pictures.all(), (40, 100), strict=True):
+        wait_for(page, lambda picture=picture: picture.evaluate("picture => picture.naturalWidth") == 32)
+        (tmp_path / "picture.png").write_bytes(page.request.get(picture.evaluate("picture => picture.src")).body())
+        recipe = recipes.read(tmp_path / "picture.png")
+        said = [recipe[key] for key in ("model", "class_name", "seed", "num_inference_steps")]
+        assert said == [f"first @ {step}", "goldfish", 5, 3]
+    slide(page, "ArrowLeft")
+    expect(page.locator(".film-strip .at figcaption")).to_have_text("40")
+
+    for prefix, frames in (("training-strip", 2), ("training", 3)):  # of the strip, and of the samples
+        with page.expect_download() as download:
+            page.click(f"#{prefix}-download")
+        film = Image.open(download.value.path())
+        assert (film.format, film.n_frames) == ("GIF", frames)
+        expect(page.locator(f"#{prefix}-download")).to_have_text("Download")
+
+    render(250)
+    expect(page.locator("#training-status")).to_contain_text("Checkpoint 1 of 2 · first, step 40")
+    page.click("#training-stop")
+    expect(page.locator("#training-status")).to_contain_text("Stopped after")
+    weights = folder / "first" / "checkpoints" / "step_00000100" / "transformer"
+    file = next(weights.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+    render(3)
+    expect(page.locator("#training-status")).to_contain_text("1 drawn before · 1 cannot be read")
+    expect(page.locator(".film-strip figure").last).to_contain_text("is damaged or cut short")
+    expect(pictures).to_have_count(1)
+    choose(page, "first", "second")
+    expect(page.locator("#training-start")).to_be_disabled()
+
+
 def test_a_run_is_followed_while_it_is_trained(page: Page, folder: Path) -> None:
     """Catches a page that needs a reload, a slider that runs away from one, and an error when the run is gone."""
     run = start_run(folder / "growing", 1)
@@ -163,7 +212,7 @@ def test_a_run_is_followed_while_it_is_trained(page: Page, folder: Path) -> None
 
     training = threading.Thread(target=train)
     open_tab(page, "growing")
-    expect(page.locator(".film .state")).to_contain_text("training: 1 of 100 · 10 images/s")
+    expect(page.locator(".film .state")).to_contain_text("training: 1 of 100 · 79 s left")
     training.start()
     expect(at(page, 0)).to_have_text("step 4")
     slide(page, "ArrowLeft")
