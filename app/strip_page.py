@@ -45,7 +45,7 @@ class StripPage:
             [("no class (unconditional)", NO_CLASS)],
             value=NO_CLASS,
             label="Class (type to filter)",
-            min_width=180,
+            min_width=215,
             elem_id="training-class",
         )
         self.seed = seed_picker("training")
