@@ -27,7 +27,7 @@ class Download:
     def __init__(self, prefix: str):
         kinds = formats()
         if "mp4" not in kinds:
-            gr.HTML(f'<p class="note">{NEEDS_AV}</p>', min_width=210)
+            gr.HTML(f'<p class="note">{NEEDS_AV}</p>', elem_classes="needs")
         self.format = gr.Dropdown(
             [(NAMES[kind], kind) for kind in kinds],
             value=kinds[0],
