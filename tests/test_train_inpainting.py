@@ -13,7 +13,7 @@ from mdt_core.canvas import fit_canvas
 from mdt_core.inpainting import METHODS, Method, resampling_order
 from tests.fast_judge import FastJudge
 from tests.tiny import tiny_pipeline
-from train import avatars, evaluate, features, holes, inpainting, samples
+from train import avatars, evaluate, features, holes, inpainting, painters, samples
 
 FOLDER = Path(__file__).parents[1] / "assets" / "examples"
 EXAMPLES = sorted(path for path in FOLDER.glob("*.png") if not path.stem.endswith("-mask"))
@@ -104,8 +104,8 @@ def test_outside_difference_is_the_largest_of_all():
 
 
 def test_variants_are_parsed():
-    assert inpainting.parse_method("mdt") == METHODS["mdt"]
-    variant = inpainting.parse_method("blend:handover=500,repeats=3,jump=2,window=0.5-0.9,sampler=ddim")
+    assert painters.parse_method("mdt") == METHODS["mdt"]
+    variant = painters.parse_method("blend:handover=500,repeats=3,jump=2,window=0.5-0.9,sampler=ddim")
     assert variant == Method(sampler="ddim", repeats=3, jump=2, window=(0.5, 0.9), handover=500)
 
 
@@ -120,14 +120,14 @@ def test_variants_are_parsed():
 )
 def test_unknown_methods_are_refused(text, words):
     with pytest.raises(ValueError, match=words):
-        inpainting.parse_method(text)
+        painters.parse_method(text)
 
 
 @pytest.mark.parametrize("method", [*METHODS.values(), Method(repeats=5, window=(0, 1))])
 @pytest.mark.parametrize("calls", [1, 20, 100])
 def test_every_method_has_the_same_calls(method, calls):
     """Would catch a method that wins by being asked more often."""
-    steps = inpainting.steps_within(calls, method)
+    steps = painters.steps_within(calls, method)
     assert len(resampling_order(0, steps, method)) <= calls
     assert len(resampling_order(0, steps + 1, method)) > calls
 
@@ -144,10 +144,10 @@ def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe):
     """The measurement goes round the pipeline for speed: would catch settings, seeds or masks that differ from it."""
     originals = samples.ImageSet(noise(size=32), np.array([0, 1, 2, 0, 1, 2]))
     box = holes.draw_masks("box", 6, 32)
-    painting = inpainting.Painting(
+    painting = painters.Painting(
         "", "", "box", METHODS["mdt"], 5, guidance_scale=3.0, guidance_power=2.0, grow=0, feather=0
     )
-    painted = inpainting.paint(pipe, painting, originals, box, batch_size=4)
+    painted = painters.paint(pipe, painting, originals, box, batch_size=4)
     for i in (0, 5):
         settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "guidance_power": 2.0, "grow": 0, "feather": 0}
         alone = pipe.inpaint(originals.images[i], box[i], int(originals.labels[i]), method="mdt", seeds=i, **settings)
@@ -156,15 +156,15 @@ def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe):
     assert (painted != originals.images)[box].mean() > 0.9
 
 
-@pytest.mark.parametrize("name", inpainting.WITHOUT_MODEL)
+@pytest.mark.parametrize("name", painters.WITHOUT_MODEL)
 def test_what_needs_no_model_fills_the_hole(pipe, name):
     """On one grey all over: the mean is that grey, Telea's fill nearly, whatever stood in the hole."""
     if name == "telea":
         pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
     box, images = holes.draw_masks("box", 3, 32), np.full((3, 32, 32, 3), 77, np.uint8)
     images[box] = noise(3, 32)[box]
-    painting = inpainting.Painting("", "", "box", name, 0, 1.0, 1.0, 0, 0)
-    painted = inpainting.paint(pipe, painting, samples.ImageSet(images, np.zeros(3, int)), box, batch_size=2)
+    painting = painters.Painting("", "", "box", name, 0, 1.0, 1.0, 0, 0)
+    painted = painters.paint(pipe, painting, samples.ImageSet(images, np.zeros(3, int)), box, batch_size=2)
     assert holes.outside_difference(painted, images, box) == 0
     if name == "autoencoder":
         assert (painted != images)[box].mean() > 0.9
