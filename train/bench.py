@@ -187,15 +187,14 @@ def data(setting: Setting) -> Iterator[Row]:
         yield Row.of("reading 256 latents", times["ours"], times["slices"], against="a slice each", error=off)
 
 
+STEP_S = "MDTv2-S/2", {"cpu": 4, "cuda": 256}, {"cpu": "ratio at least 1.3", "cuda": "0.055 s, ratio 3"}
 ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "adan": optimizer,
     "average": average,
     "data": data,
     "masked-s": masked("MDTv2-S/2", 4),
-    "step-s": step("MDTv2-S/2", {"cpu": 4, "cuda": 256}, {"cpu": "ratio at least 1.3", "cuda": "0.055 s, ratio 3"}),
-    "step-s-compiled": step(
-        "MDTv2-S/2", {"cpu": 4, "cuda": 256}, {"cpu": "ratio at least 1.3", "cuda": "0.055 s, ratio 3"}, compiled=True
-    ),
+    "step-s": step(*STEP_S),
+    "step-s-compiled": step(*STEP_S, compiled=True),
     "step-xl": step("MDTv2-XL/2", {"cpu": None, "cuda": 64}, {"cuda": "0.225 s, a quarter of 256 images"}),
 }
 
