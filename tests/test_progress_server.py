@@ -13,10 +13,10 @@ from gradio_client import Client
 
 from app.engine import Engine
 from app.progress import find_runs, look_up
-from app.tabs.progress import TrainingProgress
+from app.tabs.progress import Shown, TrainingProgress
 from app.ui import build, launch
 from mdt_core.runs import Run
-from tests.run_folders import see, write_run, write_two_runs
+from tests.run_folders import see, write_checkpoint, write_run, write_two_runs
 from tests.stand_in import StandInPipeline
 
 
@@ -107,13 +107,28 @@ def test_nothing_outside_is_reached_through_the_server(visitor: Visitor, runs: P
         client.predict("../secret", "", 0, None, fn_index=visitor.index)
 
 
+def open_tab(runs: Path) -> TrainingProgress:
+    engine = Engine({"shapes": "A"}, device="cpu", load=lambda _: StandInPipeline())
+    handlers = (getattr(fn.fn, "__self__", None) for fn in build(engine, runs).fns.values())
+    return next(handler for handler in handlers if isinstance(handler, TrainingProgress))
+
+
+def test_a_checkpoint_that_goes_stays_a_choice_while_the_page_may_send_it(runs: Path) -> None:
+    """Catches an error of Gradio's on the page of one whose run is deleted: the value sent is no choice any more."""
+    tab = open_tab(runs)
+    Run(runs / "mdt").write_checkpoint(100, write_checkpoint)
+    update = tab.look("mdt", "", 0, None, Shown())
+    chosen = update[tab.checkpoint]["value"]
+    shutil.rmtree(runs / "mdt")
+    update = tab.look("mdt", "", 0, chosen, update[tab.shown])[tab.checkpoint]
+    assert (update["choices"], update["value"]) == ([(f"{chosen} · gone", chosen)], None)
+
+
 def test_strips_and_films_reach_no_further(runs: Path, secret: Path) -> None:
     """Catches a checkpoint or samples from outside that are drawn with, or put on a film, by their path."""
     (runs / "mdt" / "checkpoints").rename(runs.parent / "taken")
     (runs / "mdt" / "checkpoints").symlink_to(secret / "checkpoints")
-    engine = Engine({"shapes": "A"}, device="cpu", load=lambda _: StandInPipeline())
-    handlers = (getattr(fn.fn, "__self__", None) for fn in build(engine, runs).fns.values())
-    tab = next(handler for handler in handlers if isinstance(handler, TrainingProgress))
+    tab = open_tab(runs)
     words = "There is no run of this name|is a link that leads out|kept no checkpoint"
     for name in (*NAMES, str(secret), "mdt"):
         with pytest.raises(gr.Error, match=words):

@@ -137,7 +137,7 @@ class TrainingProgress:
         if strip != shown.strip:
             update |= self.strip.show_offer(strip, shown.strip)
         if labels != shown.checkpoints or steps[position : position + 1] != before:
-            update |= self._offer(runs, suggestion(runs, steps[position] if steps else 0, checkpoint))
+            update |= self._offer(runs, steps[position] if steps else 0, checkpoint)
         return update
 
     def _uri(self, sheet: Sheet) -> str:
@@ -171,11 +171,14 @@ class TrainingProgress:
         """The slider moved: the checkpoint of that step."""
         runs = self._runs(first, second)
         known = 0 <= position < len(shown.steps)
-        return self._offer(runs, suggestion(runs, shown.steps[position], checkpoint)) if known else gr.skip()
+        return self._offer(runs, shown.steps[position], checkpoint) if known else gr.skip()
 
-    def _offer(self, runs: list[Progress], chosen: str | None) -> Update:
-        listed = checkpoints_of(runs)
+    def _offer(self, runs: list[Progress], step: int, before: str | None) -> Update:
+        """The checkpoints to choose from. The one chosen `before` stays among them, also when it is gone: the browser
+        may be sending it at this moment, and Gradio refuses what is no choice."""
+        listed, chosen = checkpoints_of(runs), suggestion(runs, step, before)
         choices = [(checkpoint.label, name) for name, checkpoint in listed.items()]
+        choices += [(f"{before} · gone", before)] * (before is not None and before not in listed)
         problem = listed[chosen].problem if chosen in listed else ""
         return {self.checkpoint: gr.update(choices=choices, value=chosen)} | self._explain(problem, chosen in listed)
 
