@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mdt_core.kernels import adaptive_norm, attention, linear
+from mdt_core.kernels import attention, linear_gelu
 from mdt_core.masking import take
 
 
@@ -104,9 +104,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None, queries: Tensor | None = None) -> Tensor:
         """x (N, T, D), bias (N or 1, A, Q, T) -> (N, Q, D): every token's answer, or only that of `queries` (N, Q)."""
-        q, k, v = linear(x, self.qkv).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (N, A, T, d)
-        q = q if queries is None else q.take_along_dim(queries[:, None, :, None], dim=2)
-        return linear(attention(q, k, v, bias).transpose(1, 2).flatten(2), self.proj)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q = q if queries is None else take(q, queries)
+        q, k, v = (rearrange(part, "n t (a d) -> n a t d", a=self.num_heads) for part in (q, k, v))
+        return self.proj(rearrange(attention(q, k, v, bias), "n a q d -> n q (a d)"))
 
 
 class Mlp(nn.Module):
@@ -118,7 +119,12 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(linear(x, self.fc1, gelu=True), self.fc2)
+        return self.fc2(linear_gelu(x, self.fc1))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: x (N, T, D) with the condition's shift and scale (N, 1, D)."""
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 def adaln(width: int, parts: int) -> nn.Sequential:
@@ -131,7 +137,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float, grid_size: int | None, shortcut: bool = False):
         super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attn = Attention(width, num_heads, grid_size)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.adaLN_modulation = adaln(width, 6)
         self.skip_linear = nn.Linear(2 * width, width) if shortcut else None
@@ -156,12 +164,12 @@ class Block(nn.Module):
             (N, Q, D).
         """
         if self.skip_linear is not None:
-            x = linear(torch.cat([x, skip], dim=-1), self.skip_linear)
+            x = self.skip_linear(torch.cat([x, skip], dim=-1))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unsqueeze(1).chunk(6, dim=-1)
-        attended = self.attn(adaptive_norm(x, shift_a, scale_a), bias, queries)
+        attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), bias, queries)
         x = x if queries is None else take(x, queries)
         x = torch.addcmul(x, gate_a, attended)
-        return torch.addcmul(x, gate_m, self.mlp(adaptive_norm(x, shift_m, scale_m)))
+        return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm2(x), shift_m, scale_m)))
 
 
 class FinalLayer(nn.Module):
@@ -169,12 +177,13 @@ class FinalLayer(nn.Module):
 
     def __init__(self, width: int, patch_size: int, out_channels: int):
         super().__init__()
+        self.norm_final = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.linear = nn.Linear(width, patch_size**2 * out_channels)
         self.adaLN_modulation = adaln(width, 2)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         shift, scale = modulation.unsqueeze(1).chunk(2, dim=-1)
-        return self.linear(adaptive_norm(x, shift, scale))
+        return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
 def sincos_positions(width: int, grid_size: int) -> Tensor:

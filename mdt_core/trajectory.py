@@ -16,8 +16,6 @@ from mdt_core.transformer import MDTTransformer
 
 BUDGET = 128 * 2**20  # bytes of modulation held at a time: all of S/2's 250 steps with one class; 80 of XL/2's
 
-ALONE_FROM = 256  # tokens: from here on a CPU takes one image at a time, whose activations stay in its cache
-
 
 class Trajectory:
     """A model for the timesteps and labels of one trajectory: `trajectory(x, timesteps, class_labels, keep=None)`.
@@ -96,9 +94,6 @@ class Trajectory:
 
     def _evaluate(self, x: Tensor, modulation: Tensor, keep: Tensor | None) -> Tensor:
         """(N, C, h, w), (N, M) -> (N, 2C, h, w)."""
-        if len(x) > 1 and x.device.type == "cpu" and self.model.num_tokens >= ALONE_FROM:
-            keeps = [None] * len(x) if keep is None else keep.split(1)
-            return torch.cat(list(map(self._evaluate, x.split(1), modulation.split(1), keeps)))
         modulations = dict(zip(self.layers, modulation.split(self.widths, dim=1), strict=True))
         return self.model.predict(x, Known(modulations, self._bias), keep)
 
