@@ -124,6 +124,15 @@ def test_a_checkpoint_that_goes_stays_a_choice_while_the_page_may_send_it(runs: 
     assert (update["choices"], update["value"]) == ([(f"{chosen} · gone", chosen)], None)
 
 
+def test_where_there_is_no_run_the_page_says_how_to_train_one(tmp_path: Path) -> None:
+    """Catches an empty page where the first command belongs."""
+    tab = open_tab(tmp_path / "runs")
+    tab.folders = (tmp_path / "runs",)  # without those that are shipped
+    update = tab.look(None, None, 0, None, Shown())
+    assert not update[tab.page]["visible"] and update[tab.empty]["visible"]
+    assert f"--output-dir {tmp_path}/runs/my-first-run" in tab.empty.value
+
+
 def test_strips_and_films_reach_no_further(runs: Path, secret: Path) -> None:
     """Catches a checkpoint or samples from outside that are drawn with, or put on a film, by their path."""
     (runs / "mdt" / "checkpoints").rename(runs.parent / "taken")
