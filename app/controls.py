@@ -1,14 +1,13 @@
 """Controls that more than one tab has: classes, seed, sampler, steps and guidance with its curve."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 
 from app.engine import ModelInfo
 from app.plots import guidance_curve
-from app.recipes import Labelled
 from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, Request, max_steps
 from app.studio import GLUE
 from mdt_core.samplers import SAMPLERS
@@ -37,7 +36,7 @@ class Sampling:
 def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> gr.Dropdown:
     """A dropdown of classes that filters as one types."""
     return gr.Dropdown(
-        class_choices(info),
+        class_choices(info.labels),
         value=chosen,
         multiselect=True,
         max_choices=most,
@@ -47,18 +46,18 @@ def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> 
     )
 
 
-def class_choices(info: Labelled) -> list[tuple[str, int]]:
+def class_choices(labels: Mapping[int, str]) -> list[tuple[str, int]]:
     """(label, value) pairs: a class is found by its name or its index."""
     return [
         ("no class (unconditional)", NO_CLASS),
-        *((f"{name} · {index}", index) for index, name in info.labels.items()),
+        *((f"{name} · {index}", index) for index, name in labels.items()),
     ]
 
 
 def for_model(info: ModelInfo, chosen: Sequence[int]) -> dict:
     """The update of a class picker when another model is chosen: its classes, and of those picked what it has too."""
     kept = [choice for choice in chosen if choice == NO_CLASS or choice in info.labels]
-    return gr.update(choices=class_choices(info), value=kept or [next(iter(info.labels))])
+    return gr.update(choices=class_choices(info.labels), value=kept or [next(iter(info.labels))])
 
 
 def seed_picker(prefix: str) -> gr.Number:
@@ -189,7 +188,7 @@ def from_request(request: Request, info: ModelInfo, class_labels: Sequence[int |
     labels = dict.fromkeys(request.class_labels if class_labels is None else class_labels)
     chosen = [NO_CLASS if label is None else label for label in labels]
     return [
-        gr.update(choices=class_choices(info), value=chosen),
+        gr.update(choices=class_choices(info.labels), value=chosen),
         len(request.seeds),
         request.seeds[0],
         request.sampler,

@@ -39,9 +39,8 @@ class Download:
             elem_classes="format",
         )
         self.button = gr.Button(READY, size="sm", scale=0, min_width=110, elem_id=f"{prefix}-download")
-        self.file = gr.DownloadButton(
-            elem_classes="unseen", elem_id=f"{prefix}-file"
-        )  # "hidden" ends at the first value
+        # unseen by its class: visible="hidden" ends at the first value
+        self.file = gr.DownloadButton(elem_classes="unseen", elem_id=f"{prefix}-file")
 
     def wire(self, make: Callable[..., str], inputs: list[gr.components.Component]) -> None:
         """What the button does: `make(format, *inputs)` returns a file where `self.file` serves it."""

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from gradio.components import Component
 from gradio.processing_utils import save_bytes_to_cache
@@ -13,3 +14,8 @@ def publish(data: bytes, name: str, component: Component, suffix: str = ".png") 
     path = save_bytes_to_cache(data, f"{stem}{suffix}", component.GRADIO_CACHE)
     component.temp_files.add(path)  # so that launch(delete_cache=...) finds it
     return str(Path(path))
+
+
+def uri(path: str) -> str:
+    """Where the page, whatever its own address, finds a file that was published."""
+    return f"gradio_api/file={quote(path)}"

@@ -162,7 +162,7 @@ def settings_to_values(settings: Settings, info: ModelInfo) -> list[Any]:
     """Settings -> updates of the controls."""
     label = -1 if settings.class_label is None else settings.class_label
     return [
-        gr.update(choices=class_choices(info), value=label),
+        gr.update(choices=class_choices(info.labels), value=label),
         gr.update(choices=method_choices(info), value=settings.method),
         settings.sampler,
         gr.update(maximum=max_steps(settings.sampler), value=settings.num_inference_steps),

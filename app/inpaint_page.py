@@ -55,7 +55,7 @@ class Page:
             elem_classes="strip",
         )
         label = gr.Dropdown(
-            class_choices(studio.info),
+            class_choices(studio.info.labels),
             value=next(iter(studio.info.labels)),
             label="Class (type to filter)",
             elem_id="inpaint-class",

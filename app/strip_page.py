@@ -4,23 +4,21 @@ import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from time import perf_counter
-from urllib.parse import quote
 
 import gradio as gr
 
 from app.controls import NO_CLASS, class_choices, seed_picker, to_request
 from app.download import Download
-from app.files import publish
+from app.files import publish, uri
 from app.frames import PREVIEW_SECONDS
 from app.images import jpeg_uri
 from app.progress import Progress
 from app.reels import of_strip
 from app.request import GUIDANCE_SCALE, Request, max_steps
 from app.strips import Album, Moment, Place, Strip, chosen_steps, draw, plan, recipe_of, shared_labels
-from app.studio import CHECK, GPU, Studio, Update, clear_errors, clock, on_end, progress
+from app.studio import CHECK, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
 
 DEFAULTS = Request("", (None,), (0,))
-WAITING = progress(0, "Waiting for the model …")
 SIDE = 160  # pixels of a preview
 MARK = "watch('value', () => window.film.mark());"  # page/film.js
 
@@ -78,7 +76,7 @@ class StripPage:
     def offer(self, runs: Sequence[Progress]) -> tuple[list[tuple[str, int]], str, bool]:
         """What can be asked of some runs: the classes to choose from, a sentence, and whether there is a checkpoint."""
         able = [run for run in runs if run.checkpoints]
-        choices = class_choices(Progress("", labels=shared_labels(able)))
+        choices = class_choices(shared_labels(able))
         if not able:
             return choices, "No checkpoint was kept here, only samples: there is nothing to render with.", False
         steps, every = set(chosen_steps(able)), sum(len(run.checkpoints) for run in able)
@@ -166,10 +164,8 @@ def figure(strip: Strip, run: str, step: int, current: Place | None, preview: st
     """One place of a strip: a picture, the reason why there is none, a place to come, or nothing."""
     key, label = (run, step), f"step {step:,}"
     there = any(place.key == key for place in strip.places)
-    if key in strip.pictures:
-        source = f"gradio_api/file={quote(strip.pictures[key])}"
-    else:
-        source = preview if current and current.key == key else None
+    drawing = preview if current and current.key == key else None
+    source = uri(strip.pictures[key]) if key in strip.pictures else drawing
     if source:
         inside = f'<img src="{source}" alt="{html.escape(run)}, {label}" decoding="sync">'
     elif key in strip.problems:

@@ -64,6 +64,9 @@ def progress(fraction: float, text: str) -> str:
     return f'<div class="status" role="status">{bar}<span>{text}</span></div>'
 
 
+WAITING = progress(0, "Waiting for the model …")  # a run's status until its first step
+
+
 def clock(seconds: float) -> str:
     """A duration as people say it."""
     if seconds < 90:

@@ -144,7 +144,7 @@ def test_images_are_shared_out_among_the_classes() -> None:
 
 def test_a_thousand_classes_are_found_by_name_and_index(engine: Engine) -> None:
     """Catches two classes of one name that cannot be told apart."""
-    choices = class_choices(engine.describe("shapes"))
+    choices = class_choices(engine.describe("shapes").labels)
     assert choices[0] == ("no class (unconditional)", NO_CLASS)
     assert choices[3] == ("golden retriever · 2", 2)
 

@@ -24,7 +24,7 @@ from app.controls import (
 from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.images import data_uri, jpeg_uri
-from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, on_end, progress
+from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
 
 READY = progress(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
 EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
@@ -110,7 +110,7 @@ class Compare:
         return {
             self.comparison: comparison,
             self.grid: None,
-            self.status: progress(0, "Waiting for the model …"),
+            self.status: WAITING,
             self.start: gr.update(visible=False),
             self.stop: gr.update(visible=True),
             self.save: gr.update(visible=False),

@@ -25,11 +25,10 @@ from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.presets import Presets
 from app.request import MAX_IMAGES, MAX_SEED, Request, check_whole
-from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, on_end, progress
+from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
 from app.trajectory import VIEWS, Trajectory, caption
 
 READY = progress(0, "Pick a class and press Generate (Ctrl + Enter).")
-WAITING = progress(0, "Waiting for the model …")
 EMPTY = '<div class="stage empty"><p>The pictures come here, out of the noise.</p></div>'
 
 

@@ -19,7 +19,7 @@ from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
 from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
 from app.inpainting import FALLBACK, fingerprint, mask_from, settings_from
 from app.painting import Easel, editor_value, footprint_view, mask_of, open_mask, reduce
-from app.studio import CHECK, GLUE, GPU, Studio, Update, clear_errors, clock, on_end, progress
+from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
 from app.tabs.generate import describe
 from app.trajectory import STAGE_SIDE
 
@@ -205,7 +205,7 @@ class Inpaint(Page):
         captions = job.captions()
         return {
             self.job: job,
-            self.status: progress(0, "Waiting for the model …"),
+            self.status: WAITING,
             self.start: gr.update(visible=False),
             self.stop: gr.update(visible=True),
             **self.show(RESULT, job),

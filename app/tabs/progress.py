@@ -3,12 +3,11 @@
 import html
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import gradio as gr
 
 from app.download import Download
-from app.files import publish
+from app.files import publish, uri
 from app.film import film
 from app.models import SHIPPED_RUNS
 from app.progress import Progress, Sheet, find_runs, first_choice, look_up
@@ -150,7 +149,7 @@ class TrainingProgress:
             except OSError:
                 return ""
             self._published[sheet] = path = publish(data, sheet.path.stem, self.film)
-        return f"gradio_api/file={quote(path)}"
+        return uri(path)
 
     def _runs(self, *names: str | None) -> list[Progress]:
         found = find_runs(self.folders)
@@ -178,7 +177,8 @@ class TrainingProgress:
         may be sending it at this moment, and Gradio refuses what is no choice."""
         listed, chosen = checkpoints_of(runs), suggestion(runs, step, before)
         choices = [(checkpoint.label, name) for name, checkpoint in listed.items()]
-        choices += [(f"{before} · gone", before)] * (before is not None and before not in listed)
+        if before is not None and before not in listed:
+            choices.append((f"{before} · gone", before))
         problem = listed[chosen].problem if chosen in listed else ""
         return {self.checkpoint: gr.update(choices=choices, value=chosen)} | self._explain(problem, chosen in listed)
 
