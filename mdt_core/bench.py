@@ -40,7 +40,9 @@ def main(
         torch.set_num_threads(options.threads)
     machine = describe(options.device)
     print(" | ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{'':66}{'seconds':>10}{'spread':>8}{'other':>10}{'ratio':>8}{'error':>10}{'MiB':>7}{'other':>7}")
+    print(
+        f"{'':66}{'seconds':>10}{'spread':>8}{'other':>10}{'ratio':>8}{'error':>10}{'largest':>9}{'MiB':>7}{'other':>7}"
+    )
     rows = []
     for name in options.rows:
         for row in table[name](Setting(options.device, options.repeats)):
@@ -70,8 +72,8 @@ def line(row: Row) -> str:
     form = lambda value, spec: "" if value is None else format(value, spec)  # noqa: E731
     cells = (
         f"{row.name:66}{form(row.seconds, '.3f'):>10}{form(row.spread, '.0%'):>8}{form(row.other_seconds, '.3f'):>10}"
-        f"{form(row.ratio, '.2f'):>8}{form(row.error, '.0e'):>10}{form(row.peak_mib, 'd'):>7}"
-        f"{form(row.other_peak_mib, 'd'):>7}"
+        f"{form(row.ratio, '.2f'):>8}{form(row.error, '.0e'):>10}{form(row.largest, '.0e'):>9}"
+        f"{form(row.peak_mib, 'd'):>7}{form(row.other_peak_mib, 'd'):>7}"
     )
     return f"{cells.rstrip()}  {row.note}" if row.note else cells
 

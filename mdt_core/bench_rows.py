@@ -5,18 +5,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderTiny
 from torch import Tensor
 
 import mdt_core
-from mdt_core.guidance import guide
+from mdt_core.acceleration import choose_dtype
 from mdt_core.masking import draw_keep
 from mdt_core.reference import Reference, guided_reference
-from mdt_core.samplers import generators, initial_latents, sample, sampling_timesteps
+from mdt_core.samplers import generators, initial_latents, sample
 from mdt_core.timing import Timing, take_turns
-from mdt_core.trajectory import Trajectory
 from mdt_core.transformer import MDTTransformer
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"
@@ -41,7 +42,8 @@ class Row:
     ratio: float | None = None  # how many times as long the other took: the reference, unless `against` says
     against: str | None = "reference"
     other_seconds: float | None = None
-    error: float | None = None  # largest difference of the outputs, in standard deviations of the other's
+    error: float | None = None  # of the outputs: root mean square of the difference over that of the other's
+    largest: float | None = None  # difference of one number, in standard deviations of the other's
     peak_mib: int | None = None  # memory that the work added for a moment
     other_peak_mib: int | None = None
     note: str | None = None
@@ -75,8 +77,16 @@ def random_model(name: str, device: str) -> MDTTransformer:
     return model
 
 
-def error(ours: Tensor, theirs: Tensor) -> float:
-    return ((ours - theirs).abs().max() / theirs.std()).item()
+def errors(ours: Tensor, theirs: Tensor) -> dict[str, float]:
+    """What a row says of two results that should be equal."""
+    difference = ours.double() - theirs.double()
+    relative, largest = difference.norm() / theirs.double().norm(), difference.abs().max() / theirs.double().std()
+    return {"error": relative.item(), "largest": largest.item()}
+
+
+def dtypes(device: str) -> list[str]:
+    """float32, and bfloat16 where that is what a device's "auto" chooses."""
+    return ["float32"] + ["bfloat16"] * (choose_dtype("auto", torch.device(device)) == torch.bfloat16)
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
@@ -91,10 +101,10 @@ def forward(name: str) -> Callable[[Setting], Iterator[Row]]:
         reference = Reference(model)
         x = torch.randn(2, 4, 32, 32, device=setting.device)
         batch = x, torch.tensor([7, 613], device=setting.device), torch.tensor([3, 999], device=setting.device)
-        off = error(model(*batch), reference(*batch))
+        off = errors(model(*batch), reference(*batch))
         work = {"ours": lambda: model(*batch), "reference": lambda: reference(*batch)}
         times = take_turns(work, setting.repeats, warmup=0, device=setting.device)
-        yield Row.of(f"forward {name}, 2 images", times["ours"], times["reference"], error=off)
+        yield Row.of(f"forward {name}, 2 images", times["ours"], times["reference"], **off)
 
     return rows
 
@@ -102,28 +112,30 @@ def forward(name: str) -> Callable[[Setting], Iterator[Row]]:
 @torch.no_grad()
 def sampling(setting: Setting) -> Iterator[Row]:
     """50 guided steps of S/2, one image: as published, and with each means of saving time added to the one before."""
-    model = random_model("MDTv2-S/2", setting.device)
-    compiled = random_model("MDTv2-S/2", setting.device)
-    compiled.compile_repeated_blocks()
-    label, null = torch.tensor([3], device=setting.device), 1000
-    latents = initial_latents(generators([0]), (4, 32, 32)).to(setting.device)
+    model, label = random_model("MDTv2-S/2", setting.device), torch.tensor([3], device=setting.device)
 
-    def run(denoise: Callable[[Tensor, int], Tensor], steps: int = 50) -> Tensor:
-        *_, last = sample(denoise, latents, sampler="ddim", num_inference_steps=steps)
+    def reference() -> Tensor:
+        latents = initial_latents(generators([0]), (4, 32, 32)).to(setting.device)
+        denoise = guided_reference(Reference(model), label)
+        *_, last = sample(denoise, latents, sampler="ddim", num_inference_steps=50)
         return last.x_t
 
-    def ours(model: MDTTransformer, skip_tolerance: float, steps: int = 50) -> Tensor:
-        trajectory = Trajectory(model, sampling_timesteps("ddim", steps), [3, null])
-        settings = {"null_class": null, "guidance_scale": 3.8, "guidance_power": 4.0, "skip_tolerance": skip_tolerance}
-        return run(guide(trajectory, label, **settings), steps)
+    def ours(pipe: mdt_core.MDTPipeline, skip_tolerance: float, steps: int = 50) -> Tensor:
+        settings = {"sampler": "ddim", "num_inference_steps": steps, "skip_tolerance": skip_tolerance}
+        return pipe(3, seeds=0, output_type="latent", **settings).images
 
-    ours(compiled, 0.01, steps=4)  # compiles for both batch sizes
-    work = {
-        "reference": lambda: run(guided_reference(Reference(model), label)),
-        "both branches always": lambda: ours(model, 0.0),
-        "skipping at 1e-2": lambda: ours(model, 0.01),
-        "skipping at 1e-2, compiled": lambda: ours(compiled, 0.01),
-    }
+    work = {"reference": reference}
+    for dtype in dtypes(setting.device):
+        plain, compiled = (
+            mdt_core.MDTPipeline(random_model("MDTv2-S/2", setting.device), AutoencoderTiny()).optimize(how, dtype)
+            for how in (False, True)
+        )
+        ours(compiled, 0.01, steps=4)  # compiles for both batch sizes
+        work |= {
+            f"both branches always, {dtype}": partial(ours, plain, 0.0),
+            f"skipping at 1e-2, {dtype}": partial(ours, plain, 0.01),
+            f"skipping at 1e-2, compiled, {dtype}": partial(ours, compiled, 0.01),
+        }
     results = {}
     times = take_turns(
         {name: lambda name=name, call=call: results.update({name: call()}) for name, call in work.items()},
@@ -132,8 +144,8 @@ def sampling(setting: Setting) -> Iterator[Row]:
         device=setting.device,
     )
     for name in list(work)[1:]:
-        off = error(results[name], results["reference"])
-        yield Row.of(f"50 guided steps S/2, 1 image: {name}", times[name], times["reference"], error=off)
+        off = errors(results[name], results["reference"])
+        yield Row.of(f"50 guided steps S/2, 1 image: {name}", times[name], times["reference"], **off)
 
 
 def many_steps(images: int) -> Callable[[Setting], Iterator[Row]]:
@@ -145,8 +157,6 @@ def many_steps(images: int) -> Callable[[Setting], Iterator[Row]]:
         if setting.device == "cpu":
             yield Row(name, note="not measured: needs a GPU")
             return
-        from diffusers import AutoencoderTiny
-
         pipe = mdt_core.MDTPipeline(random_model("MDTv2-XL/2", setting.device), AutoencoderTiny())
         pipe.optimize()
         call = {"class_labels": 3, "seeds": list(range(images)), "sampler": "ddpm", "output_type": "latent"}
@@ -173,17 +183,21 @@ def shipped(setting: Setting) -> Iterator[Row]:
         pipe.decode_images(last.x_t)
         results["reference"] = last.x_t
 
-    def ours(tolerance: float) -> None:
-        *_, last = pipe.stream(labels, seeds=seeds, skip_tolerance=tolerance)
-        results[tolerance] = last.x_t
+    def ours(dtype: str, tolerance: float) -> None:
+        *_, last = pipe.optimize(dtype=dtype).stream(labels, seeds=seeds, skip_tolerance=tolerance)
+        results[dtype, tolerance] = last.x_t
 
-    names = {0.0: "both branches always", 0.01: "skipping at 1e-2"}
-    work = {name: lambda tolerance=tolerance: ours(tolerance) for tolerance, name in names.items()}
-    work |= {"reference": reference, "preview": lambda: next(pipe.stream(0, seeds=0)).preview}
+    names = {
+        (dtype, tolerance): f"{name}, {dtype}"
+        for dtype in dtypes(setting.device)
+        for tolerance, name in ((0.0, "both branches always"), (0.01, "skipping at 1e-2"))
+    }
+    work = {name: partial(ours, *how) for how, name in names.items()}
+    work |= {"reference": reference, "preview": lambda: next(pipe.optimize().stream(0, seeds=0)).preview}
     times = take_turns(work, 2 * setting.repeats, device=setting.device)
-    for tolerance, name in names.items():
-        off = error(results[tolerance], results["reference"])
-        yield Row.of(f"shipped model, 25 steps, 4 pictures: {name}", times[name], times["reference"], error=off)
+    for how, name in names.items():
+        off = errors(results[how], results["reference"])
+        yield Row.of(f"shipped model, 25 steps, 4 pictures: {name}", times[name], times["reference"], **off)
     yield Row.of("shipped model, warm: time to first preview", times["preview"])
 
 
@@ -214,7 +228,7 @@ COLD = """
 import json, sys, time
 start = time.perf_counter()
 import mdt_core
-pipe = mdt_core.MDTPipeline.from_pretrained(sys.argv[1]).to(sys.argv[2])
+pipe = mdt_core.MDTPipeline.from_pretrained(sys.argv[1]).to(sys.argv[2]).optimize()
 opened = time.perf_counter()
 steps = pipe.stream(0, seeds=0)
 next(steps).preview

@@ -25,7 +25,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     bias = bias.to(q.dtype)
     if not (torch.is_grad_enabled() and bias.requires_grad):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    if q.device.type == "cpu" and q.dtype == torch.float32:
+    if q.device.type == "cpu":
         return BiasedAttention.apply(q, k, v, bias)
     # cuDNN's kernel has given NaN gradients for some lengths of a masked pass; this one takes a bias that learns.
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True):

@@ -10,6 +10,7 @@ channels, p patch size, (h, w) latent cells.
 import math
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -25,7 +26,10 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return rearrange(self.proj(x), "n d h w -> n (h w) d")
+        p = self.proj.kernel_size[0]
+        patches = rearrange(x, "n c (h p) (w q) -> n (h w) (c p q)", p=p, q=p)
+        # The convolution as a product: its tokens lie one after the other, as every block after this wants them.
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class TimestepEmbedder(nn.Module):

@@ -23,6 +23,11 @@ def devices() -> list[str]:
     return ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
 
 
+def cpus_alone() -> bool:
+    """Whether there is nothing but CPUs. accelerate must be told, or torchrun's processes do not find each other."""
+    return devices() == ["cpu"]
+
+
 def choose_device(name: str | None = None) -> str:
     """The device of this name, or the fastest kind there is. ValueError where it is unknown or not there."""
     if name is None:

@@ -27,6 +27,7 @@ from mdt_core.diffusion import Diffusion
 from mdt_core.draws import Draws, LatentData, batch_indices, passes_of_step
 from mdt_core.layers import Block
 from mdt_core.losses import training_terms
+from mdt_core.machine import cpus_alone
 from mdt_core.meter import Clock, Meter, Watch
 from mdt_core.optim import EMA, AdamW, Adan
 from mdt_core.runs import Run
@@ -61,7 +62,7 @@ def train(
     Raises:
         TrainingError: the gradient stayed not finite, a checkpoint does not fit the model, or the disk is full.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or Accelerator(cpu=cpus_alone())
     if config.batch_size % (accelerator.num_processes * config.accumulation):
         raise ValueError(
             f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} processes "

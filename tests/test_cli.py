@@ -70,7 +70,7 @@ def test_generate_writes_what_the_pipeline_makes(pipeline, tmp_path, capsys):
     run("generate", "--model", pipeline, "--class", "star", *flags, "--out", out)
     said = capsys.readouterr()
     settings = {"guidance_scale": 2.5, "guidance_power": 0.5, "num_inference_steps": 3, "sampler": "ddim"}
-    expected = MDTPipeline.from_pretrained(pipeline)(class_labels=[2], seeds=[7], **settings).images[0]
+    expected = MDTPipeline.from_pretrained(pipeline).optimize()(class_labels=[2], seeds=[7], **settings).images[0]
     assert Image.open(out).tobytes() == expected.tobytes()
     assert f"{out}: star, seed 7; 5 model evaluations, 1 skipped" in said.out
     assert "3/3" in said.err  # the progress bar
@@ -102,7 +102,7 @@ def test_inpaint_keeps_the_picture_outside_the_mask(pipeline, tmp_path):
 
     chosen = {"method": "repaint", "strength": 0.5, "grow": 2, "feather": 1, "sampler": "ddpm"}
     settings = {"seeds": [3], "num_inference_steps": 4, "guidance_scale": 2.0, **chosen}
-    expected = MDTPipeline.from_pretrained(pipeline).inpaint(noise, mask > 0, [1], **settings).images[0]
+    expected = MDTPipeline.from_pretrained(pipeline).optimize().inpaint(noise, mask > 0, [1], **settings).images[0]
     assert np.array_equal(made, np.asarray(expected))
 
 

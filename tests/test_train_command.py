@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import AutoencoderTiny
 from PIL import Image
 
@@ -20,6 +23,14 @@ from train.costs import table
 from train.encode import encode
 from train.export import export_run
 from train.images import DrawnImages
+
+
+@pytest.fixture(autouse=True)
+def a_process_of_its_own():
+    """accelerate keeps its settings as long as the process lives, and a command starts in a new one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -53,6 +64,17 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
     assert pipe.id2label == {0: "cat", 1: "dog", 2: "hen"} and pipe.image_size == 32
     assert pipe.config.preview_weights is not None and pipe.config.guidance_channels is None
     assert all(file.stat().st_size < 10_000_000 for file in (run.folder / "pipeline").rglob("*") if file.is_file())
+
+
+def test_two_processes_on_a_cpu_share_one_run(settings, tmp_path):
+    """The README's command. Catches processes that do not find each other: each then trains the whole run."""
+    run = Run(tmp_path / "run")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "train"]
+    command = [*launch, "avatars-dit", "--output-dir", str(run.folder), "--set", *settings, "steps=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("48 images, 3 classes") == 1  # told by the main process
+    assert [row["step"] for row in run.metrics] == [1, 2] and 2 in run.checkpoints
 
 
 @pytest.mark.parametrize(

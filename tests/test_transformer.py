@@ -138,3 +138,13 @@ def test_a_part_left_out_is_gone_and_all_else_is_as_it_was(part, tmp_path):
     assert torch.equal(less(*call), MDTTransformer.from_pretrained(tmp_path)(*call))
     with pytest.raises(ValueError, match="long_shortcuts"):
         tiny("MDT", without=["long_shortcuts"])
+
+
+@pytest.mark.parametrize("patch_size", [2, 4])
+def test_tokens_are_patches_and_lie_one_after_the_other(patch_size):
+    """Against the convolution. Catches tokens that lie channel by channel: a compiled block answered NaN to them in
+    bfloat16 on a CPU, and everything else copied them."""
+    embed = tiny("MDT", patch_size=patch_size).x_embedder
+    x = torch.randn(2, 4, 8, 8)
+    tokens = embed(x)
+    assert torch.allclose(tokens, embed.proj(x).flatten(2).transpose(1, 2), atol=1e-6) and tokens.is_contiguous()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
 from mdt_core.checkpoints import initialize_from
+from mdt_core.machine import cpus_alone
 from mdt_core.runs import Run
 from mdt_core.training import full_disk_is_told, train
 from mdt_core.training_config import TrainingError, exponential_steps
@@ -92,6 +93,7 @@ def make_accelerator(recipe: Recipe, run: Run) -> Accelerator:
     # Without a masked pass, an MDT has weights that no pass uses, and the processes must agree on that.
     unused = recipe.training.mask_ratio is None
     accelerator = Accelerator(
+        cpu=cpus_alone(),
         mixed_precision="bf16" if bfloat16 else "no",
         log_with="tensorboard" if recipe.tensorboard else None,
         project_dir=run.folder,

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import mdt_core.bench
-from mdt_core.bench_rows import Row, Setting, error, masked, random_model
+from mdt_core.bench_rows import Row, Setting, dtypes, errors, masked, random_model
 from mdt_core.diffusion import Diffusion
 from mdt_core.draws import Draws, passes_of_step
 from mdt_core.losses import training_terms
@@ -93,23 +93,26 @@ def step(name: str, images: dict[str, int | None], bars: dict[str, str], compile
     """A whole training step of so many images on each kind of device; None: nothing there."""
 
     def rows(setting: Setting) -> Iterator[Row]:
-        count, on_gpu = images[setting.device], setting.device == "cuda"
+        count = images[setting.device]
         title = f"training step {name}{', compiled' * compiled}"
         if count is None:
             yield Row(title, note="not measured: needs a GPU")
             return
         config = TrainingConfig(batch_size=count, learning_rate=1e-4, compile=compiled)
         model = random_model(name, setting.device)
-        theirs = Training(deepcopy(model), config, published=True)
-        ours = Training(model, config, published=False, autocast=on_gpu)
-        for side in (ours, theirs):
-            side.backward()
-        off = error(*(torch.cat([p.grad.flatten() for p in side.weights]) for side in (ours, theirs)))
-        for side in (ours, theirs):
-            side.optimizer.zero_grad(set_to_none=True)
-        times = take_turns({"ours": ours, "reference": theirs}, setting.repeats, device=setting.device)
-        note = f"bar: {bars[setting.device]}{'; bfloat16, error of gradients' * on_gpu}"
-        yield Row.of(f"{title}, batch {count}", times["ours"], times["reference"], error=off, note=note)
+        sides = {"reference": Training(deepcopy(model), config, published=True)}
+        for dtype in dtypes(setting.device):
+            sides[dtype] = Training(deepcopy(model), config, published=False, autocast=dtype == "bfloat16")
+        gradients = {}
+        for side, training in sides.items():
+            training.backward()
+            gradients[side] = torch.cat([p.grad.flatten() for p in training.weights])
+            training.optimizer.zero_grad(set_to_none=True)
+        times = take_turns(sides, setting.repeats, device=setting.device)
+        for dtype in list(sides)[1:]:
+            off = errors(gradients[dtype], gradients["reference"])
+            row = f"{title}, batch {count}, {dtype}"
+            yield Row.of(row, times[dtype], times["reference"], **off, note=f"bar: {bars[setting.device]}")
 
     return rows
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mdt_core.autoencoder import downscale, posterior
+from mdt_core.machine import cpus_alone
 from mdt_core.runs import write_whole
 from train.images import BrokenImage, LabelledImages
 
@@ -102,7 +103,7 @@ def encode(
     """
     if images.size % downscale(vae):
         raise ValueError(f"{images.size} px do not fit this autoencoder: choose a multiple of {downscale(vae)}")
-    state = PartialState(cpu=cpu, timeout=timedelta(days=7))  # the fast processes wait for the slowest
+    state = PartialState(cpu=cpu or cpus_alone(), timeout=timedelta(days=7))  # the fast processes wait for the slowest
     vae.to(state.device)
     example = moments(vae, torch.zeros(1, 3, images.size, images.size, dtype=torch.uint8), mirror)
     kept = [key for key in example if example["std"].any() or not key.endswith("std")]
