@@ -63,7 +63,8 @@ class Engine:
         self.models = models
         self.default = next(iter(self.models))
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, torch.device(self.device))
+        choose_dtype(dtype, torch.device(self.device))  # refused now, not when a model is opened
+        self.dtype = dtype
         self.compile = compile
         self.speeds = Speeds()
         self._load = load
@@ -172,7 +173,7 @@ class Engine:
                 cells=self._pipe.latent_shape[-1],
                 masked_pass=isinstance(self._pipe.transformer, MDT),
                 device=self.device,
-                dtype=str(self.dtype).removeprefix("torch."),
+                dtype=str(self._pipe.compute_dtype).removeprefix("torch."),
             )
         return self._pipe
 

@@ -63,9 +63,10 @@ def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
 
     On a CPU torch's own takes a third as long as the product before it; oneDNN's comes with the product.
     """
-    plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    if plain and x.device.type == "cpu" and x.dtype == torch.float32:
-        return onednn_linear_gelu(x, linear.weight, linear.bias)
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+            return onednn_linear_gelu(*(tensor.to(dtype) for tensor in (x, linear.weight, linear.bias)))
     return F.gelu(linear(x), approximate="tanh")
 
 

@@ -168,7 +168,7 @@ class Block(nn.Module):
             (N, Q, D).
         """
         if self.skip_linear is not None:
-            x = self.skip_linear(torch.cat([x, skip], dim=-1))
+            x = self.skip_linear(torch.cat([x, skip], dim=-1)).to(x.dtype)  # autocast: the stream stays float32
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unsqueeze(1).chunk(6, dim=-1)
         attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), bias, queries)
         x = x if queries is None else take(x, queries)

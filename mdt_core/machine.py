@@ -11,7 +11,7 @@ import torch
 def add_options(parser: ArgumentParser) -> None:
     """--device, --dtype and --compile, and by how much the latter two change a picture."""
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (a GPU where there is one)")
-    dtypes = "auto, float32, bfloat16, float16 (auto: bfloat16 on a GPU and on a CPU with AMX, else float32)"
+    dtypes = "auto, float32, bfloat16, float16 (auto: bfloat16 on a GPU, and on a CPU with AMX if wide, else float32)"
     parser.add_argument("--dtype", default="auto", metavar="NAME", help=f"{dtypes}; 16 bits move an output by 1%%")
     parser.add_argument(
         "--compile", action="store_true", help="the first picture waits for it; moves an output by rounding alone"

@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 from torch import Tensor
 
-from mdt_core.acceleration import CudaGraph, choose_dtype
+from mdt_core.acceleration import CudaGraph, choose_dtype, lower_products, one_by_one
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
 from mdt_core.official import download, load_official, resolve
@@ -60,7 +60,8 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         self.register_to_config(
             id2label=self.id2label, preview_weights=preview_weights, guidance_channels=guidance_channels
         )
-        self._compute_dtype, self._cuda_graphs = torch.float32, False
+        self.compute_dtype = torch.float32  # what matrix products run in
+        self._twin, self._cuda_graphs = None, False
 
     # --- opening a model -----------------------------------------------------------------------------------
 
@@ -153,8 +154,9 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         Args:
             compile: compile the transformer's block (one kind of block, not the whole model). The first pictures of
                 a batch size wait for it, tens of seconds on a CPU. Changes a result by rounding alone.
-            dtype: what matrix products run in. "auto": bfloat16 on a GPU or a CPU with AMX, else float32; "float32",
-                "bfloat16" or "float16". bfloat16 changes a model's output by about 1%.
+            dtype: what matrix products run in. "auto": bfloat16 on a GPU, and on a CPU with AMX for models at least
+                384 wide, else float32; "float32", "bfloat16" or "float16". bfloat16 changes a model's output by about
+                1%. On a CPU it takes a copy of the weights: call again where they change.
             cuda_graphs: on a GPU, replay the launches of small batches. Changes nothing.
 
         Returns:
@@ -163,9 +165,12 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         Raises:
             ValueError: an option that this device does not have.
         """
-        self._compute_dtype, self._cuda_graphs = choose_dtype(dtype, self.device), cuda_graphs
+        self.compute_dtype = choose_dtype(dtype, self.device, self.transformer.config.hidden_size)
+        lowered = self.device.type == "cpu" and self.compute_dtype != torch.float32
+        self._twin = lower_products(self.transformer, self.compute_dtype) if lowered else None
+        self._cuda_graphs = cuda_graphs
         if compile:
-            self.transformer.compile_repeated_blocks()
+            (self._twin or self.transformer).compile_repeated_blocks()
         return self
 
     # --- sampling ------------------------------------------------------------------------------------------
@@ -259,18 +264,21 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         indices = [self.class_index(label) for label in labels] * (count // len(labels))
         graphs = self._cuda_graphs and self.device.type == "cuda" and 2 * count <= SMALL_BATCH
         model = Trajectory(
-            self.transformer, timesteps, [*indices, self.num_classes], wrap=CudaGraph if graphs else None
+            self._twin or self.transformer,
+            timesteps,
+            [*indices, self.num_classes],
+            wrap=CudaGraph if graphs else None,
         )
 
         def evaluate(x_t: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
-            dtype = self._compute_dtype
+            dtype = self.compute_dtype
             # A graph must not be recorded with weights that autocast cached and will drop.
             lower = dtype != torch.float32 and torch.autocast(self.device.type, dtype, cache_enabled=not graphs)
             with lower or nullcontext():
                 return model(x_t.to(self.transformer.dtype), timesteps, class_labels, keep).to(x_t.dtype)
 
         return guide(
-            evaluate,
+            evaluate if self._twin is None else one_by_one(evaluate),
             torch.tensor(indices, device=self.device),
             null_class=self.num_classes,
             guidance_scale=guidance_scale,

@@ -34,6 +34,8 @@ from mdt_core.runs import Run
 from mdt_core.training_config import TrainingConfig, TrainingError, learning_rate
 from mdt_core.transformer import MDTTransformer
 
+COMPILED_KINDS = 32  # of a block, before torch gives up and runs what is left uncompiled
+
 
 def train(
     model: MDTTransformer,
@@ -166,6 +168,8 @@ def prepare_blocks(model: MDTTransformer, config: TrainingConfig) -> None:
             if isinstance(block, Block):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if config.compile:
+        # One block is compiled anew for a full and a masked pass, with and without shortcut, queries and gradient.
+        torch._dynamo.config.recompile_limit = max(COMPILED_KINDS, torch._dynamo.config.recompile_limit)
         model.compile_repeated_blocks()
 
 

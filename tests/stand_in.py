@@ -35,6 +35,7 @@ class StandInPipeline:
     image_size = 32
     latent_shape = (4, 8, 8)
     device = torch.device("cpu")
+    compute_dtype = torch.float32
 
     def __init__(self, labels: dict[int, str] | None = None, seconds: float = 0.005):
         self.id2label = labels or LABELS

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mdt_core import bench
-from mdt_core.acceleration import choose_dtype
+from mdt_core.acceleration import choose_dtype, lower_products
 from mdt_core.bench_rows import ROWS, Row
 from mdt_core.timing import Timing
 from tests.test_pipeline import SETTINGS, pipe  # noqa: F401
@@ -12,11 +12,19 @@ from tests.test_pipeline import SETTINGS, pipe  # noqa: F401
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("amx, chosen", [(True, torch.bfloat16), (False, torch.float32)])
-def test_bfloat16_by_itself_only_where_the_cpu_is_made_for_it(monkeypatch, amx, chosen):
-    """Catches a choice by AVX-512's bfloat16, which is slower than float32."""
+@pytest.mark.parametrize(
+    "amx, width, chosen",
+    [
+        (True, None, torch.bfloat16),
+        (True, 384, torch.bfloat16),
+        (True, 192, torch.float32),
+        (False, 1152, torch.float32),
+    ],
+)
+def test_bfloat16_by_itself_only_where_it_pays_on_a_cpu(monkeypatch, amx, width, chosen):
+    """Catches a choice by AVX-512's bfloat16, and one for a model so small that casting takes longer."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert choose_dtype("auto", CPU) == chosen
+    assert choose_dtype("auto", CPU, width) == chosen
     assert choose_dtype("bfloat16", CPU) == torch.bfloat16 and choose_dtype("float32", CPU) == torch.float32
 
 
@@ -35,6 +43,27 @@ def test_a_dtype_changes_a_picture_by_little(pipe, dtype, most):  # noqa: F811
     off = ((changed - plain).abs().max() / plain.std()).item()
     assert off <= most and (most == 0 or off > 0)
     assert changed.dtype == torch.float32
+
+
+def test_a_picture_in_16_bits_is_the_same_alone_and_in_a_batch(pipe):  # noqa: F811
+    """Catches products whose rounding hangs on the batch: an image of four would not come again from its recipe."""
+    pipe.optimize(dtype="bfloat16")
+    four = pipe([0, 1, 0, 1], seeds=[5, 6, 7, 8], output_type="latent", **SETTINGS).images
+    alone = pipe([1], seeds=[8], output_type="latent", **SETTINGS).images
+    assert torch.equal(four[3:], alone)
+
+
+@torch.no_grad()
+def test_a_lowered_twin_computes_what_autocast_does(pipe):  # noqa: F811
+    """Catches weights that are rounded in other places than autocast would, and a twin that changes the original."""
+    model = pipe.transformer
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    twin = lower_products(model, torch.bfloat16)
+    x, t, y = torch.randn(2, *pipe.latent_shape), torch.tensor([10, 700]), torch.tensor([0, 1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(twin(x, t, y), model(x, t, y))
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert twin.pos_embed is model.pos_embed
 
 
 def test_the_bench_ends_with_json(monkeypatch, capsys):

@@ -38,7 +38,7 @@ DIT = replace(V1, mask_ratio=None)
 
 # A laptop's CPU: 16 tokens, an hour or two, the learning rate down to 0 in the last third.
 CPU = TrainingConfig(
-    steps=8000,
+    steps=6400,
     batch_size=32,
     learning_rate=1.5e-3,
     warmup_steps=200,

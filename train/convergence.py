@@ -19,6 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from mdt_core import MDTTransformer
+from mdt_core.machine import cpus_alone
 from mdt_core.runs import Run
 from train import features, metrics, samples
 from train.command import Parser
@@ -88,7 +89,7 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate the milestones of every run."""
-    state = PartialState(cpu=args.device == "cpu")
+    state = PartialState(cpu=args.device == "cpu" or cpus_alone())
     device = args.device or state.device
     with state.main_process_first():
         images = samples.read(args.reference, args.data).images

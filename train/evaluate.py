@@ -26,6 +26,7 @@ import torch
 from accelerate import PartialState
 from tqdm import trange
 
+from mdt_core.machine import cpus_alone
 from train import features, metrics, samples
 from train.command import Parser
 from train.grid import draw_grid
@@ -189,7 +190,7 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Sample or read, draw the grid, judge, report."""
     check(args)
-    state = PartialState(cpu=args.device == "cpu")
+    state = PartialState(cpu=args.device == "cpu" or cpus_alone())
     device = torch.device(args.device or state.device)
     if args.reconstruct:
         args.reference = args.reference or args.reconstruct
