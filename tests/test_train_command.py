@@ -145,7 +145,12 @@ def test_a_run_is_shipped_small_and_its_checkpoint_still_opens(settings, tmp_pat
     assert small.config == run.config and small.evaluations == run.evaluations
     assert [path.name for path in small.samples.values()] == [path.name for path in run.samples.values()]
     assert [path.name for path in small.checkpoints[2].iterdir()] == ["transformer"]
-    assert open_pipeline(small.checkpoints[2]).id2label == {0: "cat", 1: "dog", 2: "hen"}
+    opened, whole = (open_pipeline(each.checkpoints[2]) for each in (small, run))
+    assert opened.id2label == {0: "cat", 1: "dog", 2: "hen"} and opened.transformer.dtype == torch.float32
+    for key, value in whole.transformer.state_dict().items():
+        assert torch.allclose(opened.transformer.state_dict()[key], value, rtol=1e-3, atol=1e-7), key
+    weights = [sum(file.stat().st_size for file in each.checkpoints[2].rglob("*.safetensors")) for each in (small, run)]
+    assert weights[0] < 0.2 * weights[1]  # of raw and averaged weights and the optimizer's, the averaged ones in half
     kept = small.folder / vae.relative_to(run.folder) / "config.json"
     assert "block_out_channels" not in json.loads(kept.read_text())
     with pytest.raises(ValueError, match="not at"):
