@@ -155,3 +155,7 @@ def test_a_run_is_shipped_small_and_its_checkpoint_still_opens(settings, tmp_pat
     assert "block_out_channels" not in json.loads(kept.read_text())
     with pytest.raises(ValueError, match="not at"):
         export_run(run, tmp_path / "other", [7])
+
+    export_run(run, tmp_path / "short", until=1)
+    short = Run(tmp_path / "short")
+    assert [row["step"] for row in short.metrics] == [1] and not short.samples and not short.evaluations

@@ -1,11 +1,12 @@
 """What a run leaves to the app: a pipeline folder of its averaged weights and an autoencoder, or the run to look at.
 
 python -m train.export runs/avatars --vae runs/avatars-decoder --out assets/models/avatars
-python -m train.export runs/avatars-dit --as-run --weights 400 1600 6400 --out assets/progress/avatars-dit
+python -m train.export runs/avatars --as-run --until 3200 --weights 400 1600 3200 --out assets/progress/avatars-mdtv2
 """
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -65,26 +66,32 @@ def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
     print(f"{out}: step {step} of {run.folder}, autoencoder {vae}")
 
 
-def export_run(run: Run, out: Path, weights: list[int] = ()) -> None:
+def export_run(run: Run, out: Path, weights: list[int] = (), until: int | None = None) -> None:
     """Write a smaller run folder to look through: samples, figures (at most 200 logged rows), and some weights.
 
     Args:
+        until: the last step that is shown, for two runs of the same length.
         weights: steps whose averaged weights go with it, in float16, so that they can be opened.
 
     Raises:
         ValueError: the run has no such checkpoint.
     """
-    if missing := set(weights) - run.checkpoints.keys():
+    last = math.inf if until is None else until
+    if missing := set(weights) - {step for step in run.checkpoints if step <= last}:
         raise ValueError(f"{run.folder} has checkpoints at steps {list(run.checkpoints)}, not at {sorted(missing)}")
 
     def fill(folder: Path) -> None:
-        small, rows = Run(folder), run.metrics
+        small, rows = Run(folder), [row for row in run.metrics if row["step"] <= last]
         small.write_config(run.config)
         for row in rows[:: max(1, len(rows) // 200 + 1)]:
             small.log(row)
         for row in run.evaluations:
-            small.write_evaluation(row)
-        shutil.copytree(run.folder / "samples", folder / "samples")
+            if row["step"] <= last:
+                small.write_evaluation(row)
+        (folder / "samples").mkdir()
+        for step, picture in run.samples.items():
+            if step <= last:
+                shutil.copy(picture, folder / "samples")
         for step in weights:
             path = run.checkpoints[step] / "transformer"
             kept = folder / path.relative_to(run.folder)
@@ -97,14 +104,15 @@ def export_run(run: Run, out: Path, weights: list[int] = ()) -> None:
             shutil.copy(run.folder / "pipeline" / "model_index.json", folder / "pipeline")
 
     write_whole(out, fill)
-    print(f"{out}: {len(run.samples)} pictures, {len(run.evaluations)} evaluations, weights of steps {list(weights)}")
+    kept = Run(out)
+    print(f"{out}: {len(kept.samples)} pictures, {len(kept.evaluations)} evaluations, weights of steps {list(weights)}")
 
 
 def run_command(args: argparse.Namespace) -> None:
     """Export what the command line names."""
     run = Run(args.run)
     if args.as_run:
-        export_run(run, args.out, args.weights)
+        export_run(run, args.out, args.weights, args.until)
     else:
         export(run, args.vae or run.config.get("vae", ""), args.out, args.step)
 
@@ -117,6 +125,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, help="checkpoint; by default the last")
     parser.add_argument("--as-run", action="store_true", help="write a small run folder for the Training progress tab")
     parser.add_argument("--weights", type=int, nargs="*", default=[], help="with --as-run: steps whose weights to keep")
+    parser.add_argument("--until", type=int, metavar="STEP", help="with --as-run: leave out what came later")
     parser.run(run_command)
 
 
