@@ -66,10 +66,10 @@ class Row:
         }
 
 
-def random_model(name: str, device: str) -> MDTTransformer:
+def random_model(name: str, device: str, sample_size: int = 32) -> MDTTransformer:
     """A model whose every weight is drawn: freshly initialised ones answer zero, whatever is computed."""
     torch.manual_seed(0)
-    model = mdt_core.create_model(name).eval().to(device)
+    model = mdt_core.create_model(name, sample_size).eval().to(device)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key != "pos_embed" or parameter.requires_grad:

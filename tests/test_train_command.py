@@ -159,3 +159,4 @@ def test_a_run_is_shipped_small_and_its_checkpoint_still_opens(settings, tmp_pat
     export_run(run, tmp_path / "short", until=1)
     short = Run(tmp_path / "short")
     assert [row["step"] for row in short.metrics] == [1] and not short.samples and not short.evaluations
+    assert short.config["training"]["steps"] == 1 and short.config["excerpt_of"] == 2  # complete, not being trained

@@ -29,6 +29,7 @@ from mdt_core.timing import take_turns
 from mdt_core.training import make_optimizer, prepare_blocks
 from mdt_core.training_config import TrainingConfig
 from mdt_core.transformer import MDTTransformer
+from train.config import RECIPES
 from train.latents import Latents
 
 # --- the step ------------------------------------------------------------------------------------------------
@@ -58,7 +59,8 @@ class Training:
         self.optimizer = adan_pytorch.Adan(self.weights, lr=1e-4) if published else make_optimizer(model, config)
         self.ema, self.diffusion, self.done = EMA(model, config.ema_decay), Diffusion(), 0
         seeded = torch.Generator().manual_seed(0)  # both sides see the same images
-        self.data = RandomLatents(torch.randn(config.batch_size, 4, 32, 32, generator=seeded))
+        shape = (model.config.in_channels, *2 * [model.config.sample_size])
+        self.data = RandomLatents(torch.randn(config.batch_size, *shape, generator=seeded))
 
     def backward(self) -> None:
         """Gradients of the full and the masked pass of the next step."""
@@ -115,6 +117,20 @@ def step(name: str, images: dict[str, int | None], bars: dict[str, str], compile
             yield Row.of(row, times[dtype], times["reference"], **off, note=f"bar: {bars[setting.device]}")
 
     return rows
+
+
+def versions(setting: Setting) -> Iterator[Row]:
+    """A step of each version as the avatars recipes take it: what the masked pass and version 2's parts cost."""
+    recipes = {name: RECIPES[name] for name in ("avatars-dit", "avatars-mdt", "avatars")}
+    lower = dtypes(setting.device)[-1] == "bfloat16"
+    sides = {
+        name: Training(random_model(recipe.model, setting.device, 16), recipe.training, False, autocast=lower)
+        for name, recipe in recipes.items()
+    }
+    times = take_turns(sides, 4 * setting.repeats, warmup=2, device=setting.device)
+    for name, recipe in list(recipes.items())[1:]:
+        title = f"training step {name}, {recipe.model}, batch {recipe.training.batch_size}"
+        yield Row.of(title, times[name], times["avatars-dit"], against="avatars-dit")
 
 
 # --- its parts -----------------------------------------------------------------------------------------------
@@ -198,6 +214,7 @@ ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "masked-s": masked("MDTv2-S/2", 4),
     "step-s": step(*STEP_S),
     "step-s-compiled": step(*STEP_S, compiled=True),
+    "step-versions": versions,
     "step-xl": step("MDTv2-XL/2", {"cpu": None, "cuda": 64}, {"cuda": "0.225 s, a quarter of 256 images"}),
 }
 

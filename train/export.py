@@ -66,6 +66,12 @@ def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
     print(f"{out}: step {step} of {run.folder}, autoencoder {vae}")
 
 
+def shortened(config: dict, until: int) -> dict:
+    """The configuration of a run that is shown up to a step: as one that is complete, with the steps that it had."""
+    training = config["training"]
+    return config | {"training": training | {"steps": min(until, training["steps"])}, "excerpt_of": training["steps"]}
+
+
 def export_run(run: Run, out: Path, weights: list[int] = (), until: int | None = None) -> None:
     """Write a smaller run folder to look through: samples, figures (at most 200 logged rows), and some weights.
 
@@ -82,7 +88,7 @@ def export_run(run: Run, out: Path, weights: list[int] = (), until: int | None =
 
     def fill(folder: Path) -> None:
         small, rows = Run(folder), [row for row in run.metrics if row["step"] <= last]
-        small.write_config(run.config)
+        small.write_config(run.config if until is None else shortened(run.config, until))
         for row in rows[:: max(1, len(rows) // 200 + 1)]:
             small.log(row)
         for row in run.evaluations:

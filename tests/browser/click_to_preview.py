@@ -21,7 +21,7 @@ from playwright.sync_api import Page, sync_playwright
 from tests.browser.conftest import CHROMIUM, FLAGS, ROOT, WAIT
 
 CLICK = """() => new Promise((done) => {
-  const stage = document.querySelector("#generate-stage"), images = () => [...stage.querySelectorAll("img")];
+  const images = () => [...document.querySelectorAll("#generate-stage img")];
   const before = new Set(images().map((img) => img.src));
   const start = performance.now();
   const watch = new MutationObserver(() => {
