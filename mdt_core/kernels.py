@@ -20,28 +20,31 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (N, A, Q, d).
     """
-    if bias is None:
-        return F.scaled_dot_product_attention(q, k, v)
-    bias = bias.to(q.dtype)
-    if not (torch.is_grad_enabled() and bias.requires_grad):
+    bias = None if bias is None else bias.to(q.dtype)
+    learns = torch.is_grad_enabled() and bias is not None and bias.requires_grad
+    # torch's backward in 16 bits takes ten times as long on a CPU, with a bias or without.
+    slow = torch.is_grad_enabled() and q.requires_grad and q.dtype != torch.float32
+    if q.device.type == "cpu" and (learns or slow):
+        return PlainAttention.apply(q, k, v, bias)
+    if not learns:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    if q.device.type == "cpu":
-        return BiasedAttention.apply(q, k, v, bias)
     # cuDNN's kernel has given NaN gradients for some lengths of a masked pass; this one takes a bias that learns.
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
-class BiasedAttention(torch.autograd.Function):
+class PlainAttention(torch.autograd.Function):
     """On a CPU, a bias that learns keeps torch from its fused kernel; this takes fewer passes over the logits."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         q, k, v = q.contiguous() * q.shape[-1] ** -0.5, k.contiguous(), v.contiguous()  # once, not in every product
-        weights = torch.matmul(q, k.transpose(-2, -1)).add_(bias)  # (N, A, Q, T)
+        weights = torch.matmul(q, k.transpose(-2, -1))  # (N, A, Q, T)
+        if bias is not None:
+            weights.add_(bias)
         torch.softmax(weights, dim=-1, out=weights)
         ctx.save_for_backward(q, k, v, weights)
-        ctx.bias_is_shared = len(bias) < len(q)
+        ctx.bias_is_shared = bias is not None and len(bias) < len(q)
         return weights @ v
 
     # With P the weights and S the logits, dS = P (dP - sum(dP P)), which is the bias's gradient too
@@ -54,6 +57,7 @@ class BiasedAttention(torch.autograd.Function):
         d_weights = d_out @ v.transpose(-2, -1)
         d_logits = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype, grad_input=d_weights)
         d_bias = d_logits.sum(0, keepdim=True) if ctx.bias_is_shared else d_logits
+        d_bias = d_bias if ctx.needs_input_grad[3] else None
         d_q = (d_logits @ k).mul_(q.shape[-1] ** -0.5)
         return d_q, d_logits.transpose(-2, -1) @ q, d_v, d_bias
 

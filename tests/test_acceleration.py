@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mdt_core import bench
 from mdt_core.acceleration import choose_dtype, lower_products
 from mdt_core.bench_rows import ROWS, Row
+from mdt_core.kernels import attention
 from mdt_core.timing import Timing
 from tests.test_pipeline import SETTINGS, pipe  # noqa: F401
 
@@ -51,6 +53,20 @@ def test_a_picture_in_16_bits_is_the_same_alone_and_in_a_batch(pipe):  # noqa: F
     four = pipe([0, 1, 0, 1], seeds=[5, 6, 7, 8], output_type="latent", **SETTINGS).images
     alone = pipe([1], seeds=[8], output_type="latent", **SETTINGS).images
     assert torch.equal(four[3:], alone)
+
+
+@pytest.mark.parametrize("shared", [None, 1, 3])  # no bias, one for all images, one each
+def test_attention_in_16_bits_learns_as_in_32(shared):
+    """Against torch's own in float32: catches a bias or a scale that a backward of ours forgets."""
+    torch.manual_seed(0)
+    shapes = [(3, 2, 16, 8)] * 3 + ([] if shared is None else [(shared, 2, 16, 16)])
+    exact = [torch.randn(shape).bfloat16().float().requires_grad_() for shape in shapes]
+    lower = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    weights = torch.randn(shapes[0])
+    (F.scaled_dot_product_attention(*exact[:3], attn_mask=(exact[3:] or [None])[0]) * weights).sum().backward()
+    (attention(*lower[:3], (lower[3:] or [None])[0]) * weights).sum().backward()
+    for ours, theirs in zip(lower, exact, strict=True):
+        assert (ours.grad.float() - theirs.grad).norm() < 2e-2 * theirs.grad.norm()
 
 
 @torch.no_grad()
