@@ -27,6 +27,15 @@ EMPTY = """<div class="stage empty"><div class="welcome"><h3>There is no trainin
 <pre>accelerate launch -m train avatars --output-dir {folder}/my-first-run</pre></div></div>"""
 
 
+class Positions(gr.Slider):
+    """A slider whose range may shrink while the browser still sends a position from before: it counts as the last."""
+
+    is_template = True  # for the browser it is a slider
+
+    def preprocess(self, payload: float) -> float:
+        return min(max(payload, self.minimum), self.maximum)
+
+
 @dataclass(frozen=True)
 class Shown:
     """What the page shows; kept by the session."""
@@ -58,7 +67,7 @@ class TrainingProgress:
             self.first = gr.Dropdown([], label="Run", scale=0, min_width=220, elem_id="training-first")
             self.second = gr.Dropdown([], label="Beside it", scale=0, min_width=220, elem_id="training-second")
             self.play = gr.Button("▶ Play", size="sm", scale=0, min_width=96, elem_id="training-play")
-            self.position = gr.Slider(
+            self.position = Positions(
                 0, 1, 0, step=1, show_label=False, container=False, buttons=[], min_width=300, elem_id="training-slider"
             )
         self.film = gr.HTML(js_on_load=FILM, elem_id="training-film")
