@@ -198,6 +198,19 @@ def test_balance_repeats_small_classes(folder, vae, tmp_path):
     assert np.bincount(data.batch(range(56))[2]).tolist() == [28, 28]
 
 
+def test_a_class_may_be_read_more_often(folder, vae, tmp_path):
+    """On top of balance and with mirror images. Catches another class's images, and a name that nobody has."""
+    for balance, counts in ((0.0, [3 * 6, 14]), (1.0, [3 * 14, 14])):
+        out = tmp_path / f"{balance}"
+        encode(ImageFolder(folder, 16), vae, out, mirror=True, balance=balance, cpu=True)
+        data = Latents(out, repeats={"cat": 3})
+        assert np.bincount(data.batch(range(len(data)))[2]).tolist() == [2 * n for n in counts]
+    with pytest.raises(ValueError, match="no class is called 'cow'; there are cat, dog"):
+        Latents(out, repeats={"cow": 2})
+    with pytest.raises(ValueError, match="cat needs a whole number of at least 1, not 0"):
+        Latents(out, repeats={"cat": 0})
+
+
 def sparse_shard(path: Path, images: int, shape: tuple[int, ...]) -> int:
     """A shard of zeros that takes no room on the disk; its size in bytes."""
     header, end = {"__metadata__": {"id2label": "{}"}}, 0

@@ -13,7 +13,7 @@ from gradio_client import Client
 
 from app.engine import Engine
 from app.progress import find_runs, look_up
-from app.tabs.progress import Shown, TrainingProgress
+from app.tabs.progress import Positions, Shown, TrainingProgress
 from app.ui import build, launch
 from mdt_core.runs import Run
 from tests.run_folders import see, write_checkpoint, write_run, write_two_runs
@@ -23,6 +23,12 @@ from tests.stand_in import StandInPipeline
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     return write_two_runs(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("sent, counts", [(8, 2), (2, 2), (1, 1), (-1, 0)])
+def test_a_position_from_before_the_range_shrank_is_the_last(sent: int, counts: int) -> None:
+    """Catches an error in place of the page: Gradio's own slider refuses what it no longer offers."""
+    assert Positions(0, 2, 0, step=1).preprocess(sent) == counts
 
 
 NAMES = ["../secret", "..", ".", "/etc", "runs/../../secret", "mdt/../../secret", "", "link", "mdt/samples"]

@@ -13,8 +13,9 @@ from einops import rearrange
 from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
+from mdt_core.acceleration import choose_dtype
 from mdt_core.checkpoints import initialize_from
-from mdt_core.machine import cpus_alone
+from mdt_core.machine import cpus_alone, devices
 from mdt_core.runs import Run
 from mdt_core.training import full_disk_is_told, train
 from mdt_core.training_config import TrainingError, exponential_steps
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run_recipe(recipe: Recipe, run: Run) -> None:
     """Train, and at the end assemble the pipeline folder."""
     accelerator = make_accelerator(recipe, run)
-    data = Latents(recipe.latents)
+    data = Latents(recipe.latents, repeats=recipe.repeats)
     channels, side, _ = data.shape
     id2label = {} if recipe.unconditional else data.id2label
     training = replace(recipe.training, label_dropout=1.0) if recipe.unconditional else recipe.training
@@ -89,7 +90,7 @@ def make_accelerator(recipe: Recipe, run: Run) -> Accelerator:
     """Processes and devices as the launcher set them up; bfloat16 where it is faster: on a GPU, on a CPU with AMX."""
     if recipe.tensorboard and not is_tensorboard_available():
         raise ValueError("tensorboard=True needs a package: pip install tensorboard")
-    bfloat16 = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+    bfloat16 = choose_dtype("auto", torch.device(devices()[0])) == torch.bfloat16
     # Without a masked pass, an MDT has weights that no pass uses, and the processes must agree on that.
     unused = recipe.training.mask_ratio is None
     accelerator = Accelerator(

@@ -4,7 +4,7 @@
 """
 
 import ast
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from mdt_core.training_config import TrainingConfig
 
@@ -19,6 +19,7 @@ class Recipe:
     vae: str = "runs/avatars-autoencoder"  # the autoencoder that made them
     decoder_layers: int | None = None  # blocks of the decoder; None: the preset's
     without: tuple[str, ...] = ()  # parts of the model left out, for an ablation
+    repeats: dict[str, int] = field(default_factory=dict)  # how often an image of a class, by name, is read; else once
     unconditional: bool = False  # train without classes, whatever the data say
     init_from: str | None = None  # begin with these weights: a checkpoint, a pipeline or a published file
     tensorboard: bool = False  # write curves to the run folder's tensorboard/
@@ -60,7 +61,7 @@ def imagenet(model: str, training: TrainingConfig, expect: str) -> Recipe:
 
 def ablation(expect: str, model: str = "MDT-XS/2", **changes) -> Recipe:
     """avatars-mdt with one thing changed: in its model, or in its training."""
-    of_training = {key: changes.pop(key) for key in set(changes) & {field.name for field in fields(TrainingConfig)}}
+    of_training = {key: changes.pop(key) for key in set(changes) & {each.name for each in fields(TrainingConfig)}}
     return Recipe(model, replace(CPU_V1, **of_training), **changes, expect=f"avatars-mdt {expect}")
 
 
@@ -118,8 +119,8 @@ def find_recipe(name: str, settings: list[str] = ()) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    own = {field.name for field in fields(Recipe)} - {"training", "expect"}
-    of_training = {field.name for field in fields(TrainingConfig)}
+    own = {each.name for each in fields(Recipe)} - {"training", "expect"}
+    of_training = {each.name for each in fields(TrainingConfig)}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or key not in own | of_training:

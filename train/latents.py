@@ -12,7 +12,7 @@ same command goes on where it stopped, with any number of processes.
 import argparse
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +60,14 @@ class Latents:
     Args:
         folder: what `train.encode` wrote.
         split: which of its splits.
+        repeats: how often an image of a class, by its name, is read for one of the others; 1 where it is not named.
 
     Raises:
         FileNotFoundError: shards are missing.
+        ValueError: `repeats` names no class of the set, or no whole number of at least 1.
     """
 
-    def __init__(self, folder: str | Path, split: str = "train"):
+    def __init__(self, folder: str | Path, split: str = "train", repeats: Mapping[str, int] | None = None):
         paths = sorted(Path(folder).glob(f"{split}-*-of-*.safetensors"))
         expected = int(paths[0].stem.rpartition("-")[2]) if paths else 0
         if not paths or len(paths) != expected:
@@ -77,9 +79,25 @@ class Latents:
         meta = self.shards[0].metadata
         self.id2label = {int(index): name for index, name in json.loads(meta["id2label"]).items()}
         self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
-        self.order = None  # with balance: index -> image
+        self.order = None  # with balance or repeats: index -> image
+        labels = np.concatenate([shard["labels"] for shard in self.shards])
         if balance := json.loads(meta.get("made_of", "{}")).get("balance"):
-            self.order = balanced(np.concatenate([shard["labels"] for shard in self.shards]), balance)
+            self.order = balanced(labels, balance)
+        if repeats:
+            order = np.arange(len(labels)) if self.order is None else self.order
+            self.order = np.repeat(order, self._times(repeats)[labels[order]])
+
+    def _times(self, repeats: Mapping[str, int]) -> np.ndarray:
+        """How often an image of each class is read, by the class's index."""
+        index_of = {name: index for index, name in self.id2label.items()}
+        times = np.ones(len(index_of), np.int64)
+        for name, count in repeats.items():
+            if name not in index_of:
+                raise ValueError(f"repeats: no class is called {name!r}; there are {', '.join(index_of)}")
+            if not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"repeats: {name} needs a whole number of at least 1, not {count!r}")
+            times[index_of[name]] = count
+        return times
 
     @property
     def unmirrored(self) -> int:
