@@ -74,7 +74,7 @@ RECIPES = {
     "avatars": Recipe(
         "MDTv2-XS/2",
         CPU,
-        expect="the shipped model: an hour of two CPU cores with AMX, figures in train/RESULTS.md",
+        expect="the first half of the shipped model: an hour of two CPU cores with AMX, figures in train/RESULTS.md",
     ),
     "avatars-mdt": Recipe("MDT-XS/2", CPU_V1, expect="version 1 of it"),
     "avatars-dit": Recipe("DiT-XS/2", replace(CPU_V1, mask_ratio=None), expect="the plain transformer of that size"),
