@@ -80,17 +80,16 @@ class Latents:
         self.id2label = {int(index): name for index, name in json.loads(meta["id2label"]).items()}
         self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
         self.order = None  # with balance or repeats: index -> image
-        labels = np.concatenate([shard["labels"] for shard in self.shards])
-        if balance := json.loads(meta.get("made_of", "{}")).get("balance"):
-            self.order = balanced(labels, balance)
-        if repeats:
-            order = np.arange(len(labels)) if self.order is None else self.order
-            self.order = np.repeat(order, self._times(repeats)[labels[order]])
+        balance = json.loads(meta.get("made_of", "{}")).get("balance")
+        if balance or repeats:
+            labels = np.concatenate([shard["labels"] for shard in self.shards])
+            self.order = balanced(labels, balance or 0.0)  # 0: each image once
+            self.order = np.repeat(self.order, self._times(repeats or {})[labels[self.order]])
 
     def _times(self, repeats: Mapping[str, int]) -> np.ndarray:
         """How often an image of each class is read, by the class's index."""
         index_of = {name: index for index, name in self.id2label.items()}
-        times = np.ones(len(index_of), np.int64)
+        times = np.ones(max(self.id2label, default=0) + 1, np.int64)  # a set without classes has the label 0
         for name, count in repeats.items():
             if name not in index_of:
                 raise ValueError(f"repeats: no class is called {name!r}; there are {', '.join(index_of)}")
