@@ -1,6 +1,7 @@
 """The convergence experiment: the loss that tells models apart, rows that resume, and the claim made of them."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from mdt_core import MDTv2
 from mdt_core.diffusion import Diffusion
 from mdt_core.runs import Run
+from mdt_core.timing import Timing
 from tests.fast_judge import FastJudge
 from train import convergence, features, samples, speedup
 from train.validation import ValidationDraws, validation_losses
@@ -221,3 +223,27 @@ def test_the_report_is_written(tmp_path, capsys):
         with pytest.raises(SystemExit):
             convergence.main(wrong.split())
         assert message in capsys.readouterr().err
+
+
+def test_seconds_of_a_step_in_turns(run, monkeypatch, capsys):
+    """A second run, twice as slow in most rounds, though its log says the opposite. Would catch seconds from the logs,
+    a ratio of medians (here 2.5) or one turned over, and a step that cannot be taken with the run's own settings."""
+    slow = Run(run.folder.with_name("slow"))
+    slow.write_config(run.config | {"training": {"batch_size": 4, "optimizer": "adamw", "mask_ratio": None}})
+    shutil.copytree(run.folder / "checkpoints", slow.folder / "checkpoints")
+    for each, rate in ((run, 1), (slow, 100)):
+        each.log({"step": 50, "images_per_second": rate})
+        figures = {"kid_efflite0": 1.0, "kid_error": 0.1, "validation_loss": 0.1, "validation_loss_min_snr": 0.1}
+        each.write_evaluation({"step": 50} | figures)
+
+    def take_turns(work, repeats, warmup, device):
+        for step in work.values():
+            step()
+        assert repeats == 3
+        return {"tiny": Timing((1.0, 3.0, 2.0), None), "slow": Timing((2.0, 6.0, 5.0), None)}
+
+    monkeypatch.setattr(convergence, "take_turns", take_turns)
+    convergence.main(f"report {run.folder} {slow.folder} --baseline tiny --out out --in-turns 3".split())
+    rows = capsys.readouterr().out.splitlines()
+    assert "| tiny, MDTv2 | 1 | 50 | 1.00 | 2 | 100 | 1.00 |" in rows
+    assert "| slow, MDTv2 | 1 | 50 (50 to inf) | 1.00 | 4 | 200 | 2.00 |" in rows

@@ -40,12 +40,13 @@ class RandomLatents:
     """Images of nothing, for a step that only takes its time."""
 
     mean: Tensor
+    num_classes: int
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        return self.mean[indices], torch.full_like(self.mean[indices], 0.1), torch.tensor(indices) % 1000
+        return self.mean[indices], torch.full_like(self.mean[indices], 0.1), torch.tensor(indices) % self.num_classes
 
 
 class Training:
@@ -60,7 +61,8 @@ class Training:
         self.ema, self.diffusion, self.done = EMA(model, config.ema_decay), Diffusion(), 0
         seeded = torch.Generator().manual_seed(0)  # both sides see the same images
         shape = (model.config.in_channels, *2 * [model.config.sample_size])
-        self.data = RandomLatents(torch.randn(config.batch_size, *shape, generator=seeded))
+        images = torch.randn(config.batch_size, *shape, generator=seeded)
+        self.data = RandomLatents(images, max(1, model.config.num_classes))
 
     def backward(self) -> None:
         """Gradients of the full and the masked pass of the next step."""

@@ -6,11 +6,14 @@
 `evaluate` opens the averaged weights that a run has kept at exponentially spaced steps, draws the same seeds and
 classes from each, and writes KID-EffLite0 against a reference and the loss on held-out latents to
 RUN/evaluation.jsonl. The same command goes on where it stopped; `torchrun --nproc_per_node N -m train.convergence ...`
-shares the work between processes. `report` makes a table and a plot of what was written; it needs no model.
+shares the work between processes. `report` makes a table and a plot of what was written. With `--in-turns` it also
+takes the seconds of a step anew, runs taking turns in one process: logs of different hours do not compare.
 """
 
 import argparse
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +22,17 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from mdt_core import MDTTransformer
+from mdt_core.acceleration import choose_dtype
 from mdt_core.machine import cpus_alone
 from mdt_core.runs import Run
+from mdt_core.timing import take_turns
+from mdt_core.training_config import TrainingConfig
 from train import features, metrics, samples
+from train.bench import Training
 from train.command import Parser
 from train.export import assemble
 from train.latents import Latents, open_autoencoder
-from train.speedup import contenders, plot, report
+from train.speedup import Contender, contenders, plot, report
 from train.validation import ValidationDraws, validation_losses
 
 
@@ -98,9 +105,32 @@ def evaluate(args: argparse.Namespace) -> None:
         evaluate_run(Run(folder), args, state, real)
 
 
+def timed_in_turns(found: list[Contender], runs: Mapping[str, Run], rounds: int) -> list[Contender]:
+    """The same with seconds of a step that were measured side by side: random images, each run's own settings.
+
+    Args:
+        found: what is compared.
+        runs: name -> run.
+        rounds: steps of each that count. The first contender's median, times the median ratio of each to it.
+    """
+    device = PartialState(cpu=cpus_alone()).device
+    bfloat16 = choose_dtype("auto", device) == torch.bfloat16  # as training chooses
+    work = {}
+    for one in found:
+        *_, checkpoint = runs[one.name].checkpoints.values()
+        model = MDTTransformer.from_pretrained(checkpoint / "transformer").to(device)
+        work[one.name] = Training(model, TrainingConfig(**runs[one.name].config["training"]), False, bfloat16)
+    times = take_turns(work, rounds, warmup=2, device=device)
+    first = times[found[0].name]
+    return [replace(one, seconds_per_step=first.median / times[one.name].ratio(first)) for one in found]
+
+
 def write_report(args: argparse.Namespace) -> None:
     """Write report.md and convergence.png."""
-    found = contenders([Run(folder) for folder in args.runs])
+    runs = [Run(folder) for folder in args.runs]
+    found = contenders(runs)
+    if args.in_turns:
+        found = timed_in_turns(found, {run.name: run for run in runs}, args.in_turns)
     text = report(found, args.baseline)
     args.out.mkdir(parents=True, exist_ok=True)
     plot(found, args.baseline).save(args.out / "convergence.png")
@@ -134,6 +164,8 @@ def build_parser() -> Parser:
     other.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; seeds of a recipe are averaged")
     other.add_argument("--baseline", required=True, metavar="NAME", help="the run whose final quality is to be reached")
     other.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for report.md and convergence.png")
+    in_turns = "take so many steps of each run in turns, for seconds that compare; default: the runs' own logs"
+    other.add_argument("--in-turns", type=int, metavar="STEPS", help=in_turns)
     return parser
 
 
