@@ -84,7 +84,8 @@ def test_statistics_are_zero_at_mean_0_and_std_1():
 def test_training_goes_through_to_balanced_channels(pictures, tmp_path, monkeypatch):
     """Catches averages that carry a graph and cannot be scaled, and scales that the decoder does not undo."""
     pixels = ((pictures + 1) * 127.5).round().to(torch.uint8).numpy()
-    split = avatars.Split(pixels, np.arange(16) % 3, np.arange(16))
+    names = tuple(f"class {label}" for label in range(40))  # more than the avatars have
+    split = avatars.Split(pixels, 39 - np.arange(16) % 3, np.arange(16), names)
     monkeypatch.setattr(autoencoder, "load", lambda folder, split_name: split)
     sizes = "--steps 3 --batch-size 4 --encoder-width 8 --decoder-width 8 --critic-from 0.5 --log-every 1"
     monkeypatch.setattr(sys, "argv", f"autoencoder nowhere --out {tmp_path} {sizes}".split())

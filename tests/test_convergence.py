@@ -1,5 +1,6 @@
 """The convergence experiment: the loss that tells models apart, rows that resume, and the claim made of them."""
 
+import json
 import math
 import shutil
 
@@ -136,6 +137,21 @@ def test_other_settings_are_another_evaluation(run):
     assert [row["num_images"] for row in run.evaluations] == [5, 5]
 
 
+def test_another_number_of_validation_images_is_another_evaluation(run):
+    """Would catch losses of different images in one curve; rows that do not say are of the default's number."""
+    convergence.main([*EVALUATE.split(), "--at", "50"])
+    convergence.main([*EVALUATE.split(), "--at", "100", "--validation-images", "2"])
+    assert [row["validation_images"] for row in run.evaluations] == [1024, 2]
+    with pytest.raises(ValueError, match="validation_images: evaluate all of them alike"):
+        speedup.contenders([run])
+    for row in run.evaluations:
+        if row["step"] == 50:
+            del row["validation_images"]
+            (run.folder / "evaluation.jsonl").write_text(json.dumps(row) + "\n")
+    convergence.main([*EVALUATE.split(), "--at", "100"])
+    assert len(run.evaluations) == 2 and len(speedup.contenders([run])) == 1
+
+
 def test_a_missing_step_ends_with_one_line(run, capsys):
     with pytest.raises(SystemExit):
         convergence.main([*EVALUATE.split(), "--at", "60"])
@@ -212,6 +228,16 @@ def test_seeds_are_averaged(tmp_path):
     assert "2.5 ± 0.71" in speedup.report(found, "c")
 
 
+def test_shares_of_the_classes_make_a_recipe(tmp_path):
+    """Would catch an average of runs that read their classes differently often."""
+    plain = log_run(tmp_path / "a", "MDTv2", falling(2, 0.1), falling(1, 0.1), 40)
+    more = log_run(tmp_path / "b", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40)
+    more.write_config(more.config | {"repeats": {"thumbs": 6}})
+    plain.write_config(plain.config | {"repeats": {}})  # as a run says that does not
+    none = log_run(tmp_path / "c", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40, seed=1)
+    assert [(c.name, c.seeds) for c in speedup.contenders([plain, more, none])] == [("a", 2), ("b", 1)]
+
+
 def test_the_report_is_written(tmp_path, capsys):
     log_run(tmp_path / "dit", "DiT-XS/4", falling(2, 0.1), falling(0.5, 0.1), 60)
     log_run(tmp_path / "mdt", "MDTv2-XS/4", falling(2, 0.2), falling(0.5, 0.05), 40)
@@ -219,7 +245,12 @@ def test_the_report_is_written(tmp_path, capsys):
     convergence.main(call.split())
     assert (tmp_path / "out/report.md").read_text() in capsys.readouterr().out
     assert Image.open(tmp_path / "out/convergence.png").width > 800
-    for wrong, message in ((call.replace("dit --out", "dat --out"), "mdt, dit"), (f"{call} x".replace("/mdt", ""), "")):
+    wrong_calls = (
+        (call.replace("dit --out", "dat --out"), "mdt, dit"),
+        (f"{call} x".replace("/mdt", ""), ""),
+        (f"{call} --in-turns 3", "mdt has no checkpoint"),
+    )
+    for wrong, message in wrong_calls:
         with pytest.raises(SystemExit):
             convergence.main(wrong.split())
         assert message in capsys.readouterr().err

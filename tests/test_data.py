@@ -1,5 +1,6 @@
 """Data and recipes: splits that do not overlap and come back as they were, settings that are checked."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +20,7 @@ def test_images_of_training_are_dropped_from_the_other_splits():
     train, test = some_split(0), some_split(1)
     test.images[[3, 7]] = train.images[[0, 19]]
     left = avatars.without(test, set(avatars.digests(train.images)))
-    assert left.seeds.tolist() == [i for i in range(20) if i not in (3, 7)]
+    assert left.seeds.tolist() == [i for i in range(20) if i not in (3, 7)] and left.dropped == 2
 
 
 def test_seed_ranges_do_not_meet():
@@ -37,7 +38,8 @@ def test_an_avatar_is_the_same_again_and_each_seed_another():
 def test_a_split_comes_back_with_its_class_names(tmp_path):
     """Catches names that are taken from the avatars for a set that is none."""
     split = some_split(2)
-    avatars.save(tmp_path, "train", avatars.Split(split.images, split.labels, split.seeds, names=("cat", "dog")))
+    made = avatars.Split(split.images, split.labels, split.seeds, names=("cat", "dog"), dropped=3)
+    avatars.save(tmp_path, "train", made)
     found = avatars.load(tmp_path, "train")
     assert found.names == ("cat", "dog")
     assert np.array_equal(found.images, split.images) and np.array_equal(found.labels, split.labels)
@@ -45,11 +47,26 @@ def test_a_split_comes_back_with_its_class_names(tmp_path):
 
 def test_settings_change_a_recipe():
     recipe = find_recipe("avatars", ["steps=10", "mask_ratio=(0.2, 0.4)", "latents=elsewhere", "learning_rate=1"])
+    assert find_recipe("avatars", ["steps=1e4"]).training.steps == 10_000  # as people write it
+    assert find_recipe("avatars-dit", ["mask_ratio=(0.3, 0.5)"]).training.mask_ratio == (0.3, 0.5)
     assert recipe.training.steps == 10 and recipe.training.mask_ratio == (0.2, 0.4)
     assert recipe.latents == "elsewhere" and recipe.model == RECIPES["avatars"].model
 
 
-@pytest.mark.parametrize("name, setting", [("avatar", []), ("avatars", ["step=1"]), ("avatars", ["steps=many"])])
+@pytest.mark.parametrize(
+    "name, setting",
+    [
+        ("avatar", []),
+        ("avatars", ["step=1"]),
+        ("avatars", ["steps=many"]),
+        ("avatars", ["steps=1.5"]),
+        ("avatars", ["steps=None"]),
+        ("avatars", ["batch_size=True"]),
+        ("avatars-dit", ["mask_ratio=0.3"]),
+        ("avatars-dit", ["mask_ratio=(0.3,)"]),
+        ("avatars", ["without=relative_bias"]),
+    ],
+)
 def test_a_wrong_recipe_or_setting_is_named(name, setting):
-    with pytest.raises(ValueError, match=setting[0] if setting else "avatars"):
+    with pytest.raises(ValueError, match=re.escape(setting[0]) if setting else "avatars"):
         find_recipe(name, setting)

@@ -4,13 +4,18 @@ import json
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mdt_core import MDTPipeline, create_model
+from mdt_core.autoencoder import decode, encode
 from train import avatars, decoder
 from train.autoencoder import small_autoencoder
+from train.encode import encode as encode_set
+from train.images import DrawnImages
+from train.latents import Latents
 
 STYLES = 3
 
@@ -44,7 +49,46 @@ def test_a_draft_does_not_depend_on_its_neighbours(pipe):
     torch.testing.assert_close(both[1:], second, rtol=0, atol=1e-4)
 
 
-def test_the_second_stage_changes_the_decoder_alone_and_goes_on_from_its_drafts(pipe, tmp_path, monkeypatch):
+def test_a_grown_decoder_gives_the_same_pictures_and_all_of_it_learns(pipe):
+    latents = torch.randn(3, 4, 8, 8)
+    large = decoder.grown(pipe.vae, 20, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(decode(large, latents), decode(pipe.vae, latents), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            encode(large, latents.new_ones(1, 3, 32, 32)), encode(pipe.vae, latents.new_ones(1, 3, 32, 32))
+        )
+    optimizer = torch.optim.SGD(large.decoder.parameters(), lr=0.1)
+    before = [p.clone() for p in large.decoder.parameters()]
+    for _ in range(3):  # a weight behind zeros moves once those have
+        decode(large, latents).square().mean().backward()
+        optimizer.step()
+    moved = [not torch.equal(a, b) for a, b in zip(before, large.decoder.parameters(), strict=True)]
+    assert all(moved)
+
+
+def test_a_decoder_is_not_cut_by_growing_it(pipe):
+    with pytest.raises(ValueError, match="3 blocks of 12 channels"):
+        decoder.grown(pipe.vae, 8, None)
+    with pytest.raises(ValueError, match="3 blocks of 12 channels"):
+        decoder.grown(pipe.vae, None, 2)
+
+
+def test_pictures_are_those_that_the_latents_were_made_of(pipe, tmp_path):
+    """Catches mirror images held to the picture itself, and indices of a balanced set taken for images."""
+    pictures = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8).numpy()
+    avatars.save(tmp_path, "train", avatars.Split(pictures, np.arange(12) // 8, np.arange(12), ("cat", "dog")))
+    images, out = DrawnImages(tmp_path, "train"), tmp_path / "latents"
+    encode_set(images, pipe.vae, out, mirror=True, balance=1.0, cpu=True)
+    data = Latents(out)
+    indices = torch.randperm(len(data))
+    assert len(data) == 2 * (8 + 8)  # each dog twice, and all of it mirrored
+    pixels, labels = decoder.pictures_of(data, images.split, indices, torch.device("cpu"))
+    means, _, expected = data.batch(indices.tolist())
+    torch.testing.assert_close(encode(pipe.vae, pixels), means, rtol=0, atol=1e-5)
+    assert torch.equal(labels, expected)
+
+
+def test_the_second_stage_changes_the_decoder_alone_and_goes_on_from_its_drafts(pipe, tmp_path, monkeypatch, capsys):
     pipe.save_pretrained(tmp_path / "model")
     pictures = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(24) % STYLES
@@ -64,3 +108,7 @@ def test_the_second_stage_changes_the_decoder_alone_and_goes_on_from_its_drafts(
         assert any(not torch.equal(a, b) for a, b in pairs) is changed
     monkeypatch.setattr(decoder, "draw_drafts", None)  # a second call would fail
     decoder.main()
+    monkeypatch.setattr(sys, "argv", f"{command} {sizes} --seed 1".split())
+    with pytest.raises(SystemExit):
+        decoder.main()
+    assert "other settings" in capsys.readouterr().err

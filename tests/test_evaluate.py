@@ -215,6 +215,7 @@ def test_a_wrong_sweep_is_refused(sweep):
     [
         ("", "one of the arguments --model --samples --floor is required"),
         ("--floor", "--reference is missing"),
+        ("--floor --reference real.npz --grid g.png", "--floor has none"),
         ("--reconstruct avatars:test --samples real.npz", "needs the --model"),
         ("--model m --num-images 0", "must be at least 1, got 0"),
         ("--samples real.npz --reference nowhere", "nowhere is neither"),

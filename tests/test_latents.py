@@ -147,6 +147,8 @@ def test_shards_of_something_else_are_not_continued(folder, vae, tmp_path):
         encode(images, small_autoencoder(8, 8, latent_channels=8, block=4), tmp_path / "out", cpu=True)
     with pytest.raises(ValueError, match="mirror False"):
         encode(images, vae, tmp_path / "out", mirror=True, cpu=True)
+    with pytest.raises(ValueError, match="source"):  # the same files, but no classes
+        encode(ImageFolder(folder, 16, classes="none"), vae, tmp_path / "out", cpu=True)
     (folder / "dog/19.png").unlink()
     with pytest.raises(ValueError, match="images 20"):
         encode(ImageFolder(folder, 16), vae, tmp_path / "out", cpu=True)

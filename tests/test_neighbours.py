@@ -78,7 +78,9 @@ def test_the_command_draws_and_reports(sets, capsys):
         "median distance": 0,
         "median distance, held-out": 3,
         "copy rate": 0.5,  # the copies; the other two are as far as held-out images
+        "copy rate, drawing anew": 0.05,
         "nearer than held-out": 0.75,
+        "nearer than held-out, drawing anew": 0.5,
     }
     assert report["EffLite0"]["copy rate"] == 0.5
     # rows from the nearest sample to the farthest; columns: sample, its two nearest in pixels, then in features
@@ -87,6 +89,18 @@ def test_the_command_draws_and_reports(sets, capsys):
     assert tiles[0][0] in (16, 80) and tiles[0][2] in (37, 101)
     assert tiles[1][0] == tiles[0][0]  # the copied training image
     assert abs(tiles[1][2] - tiles[0][2]) == 3 and abs(tiles[2][2] - tiles[0][2]) == 5
+
+
+def test_held_out_images_that_training_holds_too_raise_what_is_expected():
+    """A tenth of what is drawn anew is in the training set already, and was dropped from the held-out images."""
+    rng = np.random.default_rng(0)
+    training, held_out = rng.normal(size=(300, 5)), rng.normal(size=(900, 5))
+    drawn = np.concatenate([training[:100], rng.normal(size=(900, 5))])
+    space = neighbours.Space("pixels", drawn, training, held_out, dropped=100)
+    report = neighbours.describe(space, neighbours.nearest(drawn, training))
+    for figure in ("copy rate", "nearer than held-out"):
+        assert report[figure] == pytest.approx(report[f"{figure}, drawing anew"], abs=0.02)
+    assert report["copy rate, drawing anew"] == pytest.approx(0.1 + 0.9 * 0.05)
 
 
 def test_without_held_out_images_there_is_no_rate(sets, capsys):

@@ -173,6 +173,14 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     assert found.labels is None
 
 
+def test_a_transparent_file_is_seen_as_training_sees_it(tmp_path):
+    """Would catch the colour behind transparency, often black, in place of white."""
+    for name, alpha in (("0.png", 0), ("1.png", 255)):
+        Image.new("RGBA", (8, 8), (10, 20, 30, alpha)).save(tmp_path / name)
+    found = samples.read(str(tmp_path), tmp_path).images
+    assert found[0][0, 0].tolist() == [255, 255, 255] and found[1][0, 0].tolist() == [10, 20, 30]
+
+
 def test_avatars_are_read_by_split(tmp_path):
     """Would catch images handed on as (N, 3, H, W)."""
     from safetensors.numpy import save_file

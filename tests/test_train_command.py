@@ -83,6 +83,7 @@ def test_two_processes_on_a_cpu_share_one_run(settings, tmp_path):
         (["avatar"], "avatars-gpu"),
         (["avatars", "--set", "stepps=3"], "stepps"),
         (["avatars", "--set", "latents=nowhere"], "train.latents"),
+        (["avatars", "--stepps"], "unrecognized arguments: --stepps"),
     ],
 )
 def test_a_wrong_command_ends_with_one_line(arguments, message, tmp_path, capsys):
@@ -90,6 +91,17 @@ def test_a_wrong_command_ends_with_one_line(arguments, message, tmp_path, capsys
         main([arguments[0], "--output-dir", str(tmp_path / "run"), *arguments[1:]])
     said = capsys.readouterr().err
     assert end.value.code == 2 and message in said and said.count("\n") == 1
+
+
+def test_a_run_of_another_model_is_left_as_it_is(settings, tmp_path, capsys):
+    """Catches a slip of the recipe's name that overwrites what a finished run says of itself."""
+    run = Run(tmp_path / "run")
+    main(["avatars-dit", "--output-dir", str(run.folder), "--set", *settings, "steps=2"])
+    before = run.config
+    with pytest.raises(SystemExit) as end:
+        main(["avatars", "--output-dir", str(run.folder), "--set", *settings, "steps=2"])
+    assert end.value.code == 2 and "model DiT-XS/2 there and MDTv2-XS/2 here" in capsys.readouterr().err
+    assert run.config == before
 
 
 def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(settings, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Train a recipe: accelerate launch -m train RECIPE --output-dir runs/NAME. The same command resumes."""
 
-import argparse
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from mdt_core.machine import cpus_alone, devices
 from mdt_core.runs import Run
 from mdt_core.training import full_disk_is_told, train
 from mdt_core.training_config import TrainingError, exponential_steps
+from train.command import Parser
 from train.config import RECIPES, Recipe, find_recipe
 from train.costs import table
 from train.export import assemble, export, write_pipeline
@@ -28,7 +29,7 @@ SHEET_COLUMNS = 16  # classes in the pictures of samples/, of more than that eve
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    parser = Parser(prog="python -m train", description=__doc__)
     parser.add_argument("recipe", nargs="?", help=", ".join(RECIPES))
     parser.add_argument("--output-dir", type=Path, help="the run folder")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the recipe")
@@ -46,13 +47,14 @@ def main(arguments: list[str] | None = None) -> None:
             recipe = replace(recipe, init_from=args.init_from)
         run_recipe(recipe, Run(args.output_dir))
     except (ValueError, OSError) as error:  # of the call, or of what it names
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        parser.error(str(error))
     except TrainingError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 def run_recipe(recipe: Recipe, run: Run) -> None:
     """Train, and at the end assemble the pipeline folder."""
+    check_same_model(run, recipe)
     accelerator = make_accelerator(recipe, run)
     data = Latents(recipe.latents, repeats=recipe.repeats)
     channels, side, _ = data.shape
@@ -84,6 +86,14 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
         with full_disk_is_told(run):
             export(run, recipe.vae, run.folder / "pipeline")
     accelerator.end_training()
+
+
+def check_same_model(run: Run, recipe: Recipe) -> None:
+    """Raise ValueError where the folder holds a run of another model, before anything of it is overwritten."""
+    there, here = run.config if run.checkpoints else {}, json.loads(json.dumps(recipe.describe()))
+    keys = [key for key in ("model", "decoder_layers", "without", "unconditional") if key in there]
+    if differing := [f"{key} {there[key]} there and {here[key]} here" for key in keys if there[key] != here[key]]:
+        raise ValueError(f"{run.folder} holds another run, {', '.join(differing)}: choose another --output-dir")
 
 
 def make_accelerator(recipe: Recipe, run: Run) -> Accelerator:

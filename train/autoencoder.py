@@ -31,7 +31,7 @@ from mdt_core.autoencoder import decode, encode
 from mdt_core.optim import EMA
 from mdt_core.runs import Run
 from train.adversary import Adversary, reconstruction_loss
-from train.avatars import STYLES, load
+from train.avatars import load
 from train.command import Parser
 
 LATENT_STD = 0.25  # of the raw latents: the decoder clamps at 3, which is then far out
@@ -147,7 +147,7 @@ def train(args: argparse.Namespace) -> None:
     vae = small_autoencoder(args.encoder_width, args.decoder_width, args.latent_channels, args.block).to(device)
     start_linear(vae, pixels_of(images[torch.randperm(len(images))[:512]], device), args.block)
     vae = vae.to(memory_format=torch.channels_last)
-    adversary, average = Adversary(len(STYLES), 5e-4, device), EMA(vae, args.ema)
+    adversary, average = Adversary(len(data.names), 5e-4, device), EMA(vae, args.ema)
     print(f"before training: {psnr(vae, validation):.2f} dB")
     weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)

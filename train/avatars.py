@@ -60,6 +60,7 @@ class Split:
     labels: np.ndarray
     seeds: np.ndarray
     names: tuple[str, ...] = STYLES
+    dropped: int = 0  # images of the range that are not there, for the training range holds the same
 
 
 @cache
@@ -112,7 +113,8 @@ def digests(images: np.ndarray) -> list[bytes]:
 def without(split: Split, seen: set[bytes]) -> Split:
     """Drop the images whose pixels are in `seen`."""
     new = np.array([digest not in seen for digest in digests(split.images)], bool)
-    return Split(split.images[new], split.labels[new], split.seeds[new], split.names)
+    dropped = split.dropped + int((~new).sum())
+    return Split(split.images[new], split.labels[new], split.seeds[new], split.names, dropped)
 
 
 def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None:
@@ -138,7 +140,7 @@ def save(folder: Path, split: str, made: Split) -> None:
     """Write a split to `folder/SPLIT.safetensors`, whole or not at all."""
     path = Path(folder) / f"{split}.safetensors"
     tensors = {name: getattr(made, name) for name in ("images", "labels", "seeds")}
-    meta = {"id2label": json.dumps(dict(enumerate(made.names)))}
+    meta = {"id2label": json.dumps(dict(enumerate(made.names))), "dropped": str(made.dropped)}
     write_whole(path, partial(save_file, tensors, metadata=meta))
     print(f"{path}: {len(made.labels)} images of {len(made.names)} classes, {made.images.shape[-1]} px")
 
@@ -149,8 +151,9 @@ def load(folder: Path, split: str) -> Split:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run `python -m train.avatars {folder}` (or train.emoji) first")
     with safe_open(path, framework="numpy") as file:
-        names = json.loads(file.metadata()["id2label"]).values()
-        return Split(**{name: file.get_tensor(name) for name in file.keys()}, names=tuple(names))  # noqa: SIM118
+        names, dropped = tuple(json.loads(file.metadata()["id2label"]).values()), file.metadata().get("dropped", 0)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Split(**tensors, names=names, dropped=int(dropped))
 
 
 def main() -> None:

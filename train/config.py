@@ -5,8 +5,11 @@
 
 import ast
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import UnionType
+from typing import get_args, get_origin
 
 from mdt_core.training_config import TrainingConfig
+from train.emoji_classes import CLASSES
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,12 @@ def ablation(expect: str, model: str = "MDT-XS/2", **changes) -> Recipe:
 
 
 AVATARS_128 = {"latents": "data/avatars-128-latents", "vae": "runs/avatars-128-autoencoder", "data_shape": (4, 32, 16)}
-EMOJI = {"latents": "data/emoji-latents", "vae": "runs/emoji-autoencoder", "data_shape": (4, 16, 50)}
-EMOJI_128 = {"latents": "data/emoji-128-latents", "vae": "runs/emoji-128-autoencoder", "data_shape": (4, 32, 50)}
+EMOJI = {"latents": "data/emoji-latents", "vae": "runs/emoji-autoencoder", "data_shape": (4, 16, len(CLASSES))}
+EMOJI_128 = {
+    "latents": "data/emoji-128-latents",
+    "vae": "runs/emoji-128-autoencoder",
+    "data_shape": (4, 32, len(CLASSES)),
+}
 
 RECIPES = {
     # --- the model we ship, and its siblings for comparison
@@ -120,22 +127,39 @@ def find_recipe(name: str, settings: list[str] = ()) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    own = {each.name for each in fields(Recipe)} - {"training", "expect"}
-    of_training = {each.name for each in fields(TrainingConfig)}
+    own = {each.name: each.type for each in fields(Recipe) if each.name not in ("training", "expect")}
+    of_training = {each.name: each.type for each in fields(TrainingConfig)}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        if not equals or key not in own | of_training:
-            raise ValueError(f"--set {setting}: write key=value, with a key of {', '.join(sorted(own | of_training))}")
-        value = _literal(text)
-        old = getattr(recipe if key in own else recipe.training, key)
-        number = isinstance(old, int | float) and isinstance(value, int | float)
-        if old is not None and value is not None and not number and not isinstance(value, type(old)):
-            raise ValueError(f"--set {setting}: {key} is {old!r} here, {value!r} is of another kind")
+        kinds = own | of_training
+        if not equals or key not in kinds:
+            raise ValueError(f"--set {setting}: write key=value, with a key of {', '.join(sorted(kinds))}")
+        try:
+            value = _as_kind(_literal(text), kinds[key])
+        except TypeError:
+            old = getattr(recipe if key in own else recipe.training, key)
+            raise ValueError(f"--set {setting}: {key} is {old!r} here, {text} is of another kind") from None
         if key in own:
             recipe = replace(recipe, **{key: value})
         else:
             recipe = replace(recipe, training=replace(recipe.training, **{key: value}))
     return recipe
+
+
+def _as_kind(value, kind):
+    """`value`, if it is of the annotated kind; a whole float is an int where one is asked for. Else TypeError."""
+    for option in get_args(kind) if isinstance(kind, UnionType) else [kind]:
+        plain, parts = get_origin(option) or option, get_args(option)
+        if plain is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        fits = isinstance(value, int | float if plain is float else plain)
+        if isinstance(value, bool) and plain is not bool:  # which Python calls an int
+            fits = False
+        if plain is tuple and fits and parts[-1] is not ...:
+            fits = len(value) == len(parts)
+        if fits:
+            return value
+    raise TypeError
 
 
 def _literal(text: str):

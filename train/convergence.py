@@ -32,7 +32,7 @@ from train.bench import Training
 from train.command import Parser
 from train.export import assemble
 from train.latents import Latents, open_autoencoder
-from train.speedup import Contender, contenders, plot, report
+from train.speedup import VALIDATION_IMAGES, Contender, contenders, plot, report
 from train.validation import ValidationDraws, validation_losses
 
 
@@ -58,8 +58,9 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
         "guidance_power": args.power,
         "num_inference_steps": args.steps,
     }
-    key = settings | {"reference": args.reference}
-    done = {row["step"] for row in run.evaluations if key.items() <= row.items()}
+    key = settings | {"reference": args.reference, "validation_images": args.validation_images}
+    known = {"validation_images": VALIDATION_IMAGES}
+    done = {row["step"] for row in run.evaluations if key.items() <= (known | row).items()}
     todo = {step: path for step, path in milestones(run, args.at).items() if step not in done}
     state.wait_for_everyone()  # every process has read before the first row is written
     data, device = Latents(run.config["latents"], "validation"), args.device or state.device
@@ -117,8 +118,10 @@ def timed_in_turns(found: list[Contender], runs: Mapping[str, Run], rounds: int)
     bfloat16 = choose_dtype("auto", device) == torch.bfloat16  # as training chooses
     work = {}
     for one in found:
-        *_, checkpoint = runs[one.name].checkpoints.values()
-        model = MDTTransformer.from_pretrained(checkpoint / "transformer").to(device)
+        checkpoints = list(runs[one.name].checkpoints.values())
+        if not checkpoints:
+            raise ValueError(f"{runs[one.name].folder} has no checkpoint to take steps with: leave out --in-turns")
+        model = MDTTransformer.from_pretrained(checkpoints[-1] / "transformer").to(device)
         work[one.name] = Training(model, TrainingConfig(**runs[one.name].config["training"]), False, bfloat16)
     times = take_turns(work, rounds, warmup=2, device=device)
     first = times[found[0].name]
@@ -155,7 +158,9 @@ def build_parser() -> Parser:
     )
     one.add_argument("--seed", type=int, default=0, help="seed of the first sample (default 0)")
     one.add_argument("--reference", metavar="SOURCE", default="avatars:test", help="real images (default avatars:test)")
-    one.add_argument("--validation-images", type=int, default=1024, help="latents of the loss, four draws each")
+    one.add_argument(
+        "--validation-images", type=int, default=VALIDATION_IMAGES, help="latents of the loss, four draws each"
+    )
     one.add_argument("--batch-size", type=int, default=64, help="changes the speed, not the figures")
     one.add_argument("--device", help="default: the best there is")
     one.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")

@@ -11,19 +11,25 @@ every latent, left as it is:
     python -m train.decoder --model runs/avatars/pipeline --data data/avatars --latents data/avatars-latents \
         --out runs/avatars-decoder
 
-The drafts (round trips and samples) are kept in the folder: the same command goes on from them.
+The drafts (round trips and samples) are kept in the folder: the same command goes on from them. `--width` and
+`--blocks` make the decoder larger first: a model need not be trained anew to get a better one.
 """
 
 import argparse
+import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderTiny
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mdt_core import MDTPipeline
+from mdt_core.acceleration import choose_dtype
 from mdt_core.autoencoder import decode
 from mdt_core.diffusion import Diffusion
 from mdt_core.guidance import guide
@@ -32,9 +38,10 @@ from mdt_core.runs import Run, write_whole
 from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
 from train.adversary import Adversary, reconstruction_loss
 from train.autoencoder import pixels_of, psnr
-from train.avatars import load
+from train.avatars import Split, load
 from train.command import Parser
 from train.latents import Latents
+from train.samples import fingerprint
 
 STEPS = 25  # of dpm++, as the app opens; so are guidance scale and power
 TRIPS_FROM = (14, 22)  # steps that a round trip leaves out, at least and at most: it starts at t = 400 to 80
@@ -73,8 +80,14 @@ def draw_drafts(pipe: MDTPipeline, latents: Tensor, labels: Tensor, first_seed: 
 def drafts(args: argparse.Namespace, device: torch.device) -> dict[str, Tensor]:
     """`samples` with their `labels`, `trips` with the `indices` of their pictures: drawn once, then kept."""
     path = args.out / "drafts.safetensors"
-    if not path.exists():
-        pipe, data = MDTPipeline.from_pretrained(args.model).to(device), Latents(args.latents)
+    pipe, data = MDTPipeline.from_pretrained(args.model).to(device), Latents(args.latents)
+    sizes = [args.num_samples, args.num_trips, args.seed]
+    made_of = json.dumps([fingerprint(pipe), data.shards[0].metadata.get("made_of"), sizes])
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("made_of") != made_of:
+                raise ValueError(f"{path} is of another model or other settings: delete it or choose another --out")
+    else:
         random = torch.Generator().manual_seed(args.seed)
         indices = torch.randperm(len(data), generator=random)[: args.num_trips]
         labels = torch.arange(args.num_samples) % pipe.num_classes
@@ -90,8 +103,54 @@ def drafts(args: argparse.Namespace, device: torch.device) -> dict[str, Tensor]:
                 trips.append(draw_drafts(pipe, mean, classes, 10**6 + bar.n, start).cpu())
                 bar.update(len(some))
         tensors = {"samples": torch.cat(samples), "labels": labels, "trips": torch.cat(trips), "indices": indices}
-        write_whole(path, lambda partial: save_file(tensors, partial))
+        write_whole(path, lambda partial: save_file(tensors, partial, metadata={"made_of": made_of}))
     return load_file(path)
+
+
+@torch.no_grad()
+def grown(vae: AutoencoderTiny, width: int | None, blocks: int | None) -> AutoencoderTiny:
+    """A copy with a larger decoder that gives the same pictures (as Net2Net does, arXiv:1511.05641, section 2).
+
+    Nothing that is there reads the new channels, and the new blocks add nothing, until training lets them.
+
+    Args:
+        width: channels of the decoder. blocks: its residual blocks. At least as many of each as it has, or None.
+
+    Raises:
+        ValueError: the decoder is larger than that.
+    """
+    old_width, old_blocks = vae.config.decoder_block_out_channels[0], vae.config.num_decoder_blocks[0]
+    width, blocks = width or old_width, blocks or old_blocks
+    if width < old_width or blocks < old_blocks:
+        raise ValueError(f"the decoder has {old_blocks} blocks of {old_width} channels: choose no fewer of either")
+    settings = {key: value for key, value in vae.config.items() if key != "block_out_channels"}  # which is derived
+    sizes = {"decoder_block_out_channels": (width,), "num_decoder_blocks": (blocks,)}
+    large = AutoencoderTiny.from_config(settings | sizes)
+    large.encoder.load_state_dict(vae.encoder.state_dict())
+    first, _, *old, last = vae.decoder.layers
+    new_first, _, *new, new_last = large.decoder.layers
+    for ours, theirs in zip([new_first, *new[:old_blocks], new_last], [first, *old, last], strict=True):
+        for conv, source in zip(_convolutions(ours), _convolutions(theirs), strict=True):
+            outputs, inputs = source.weight.shape[:2]
+            conv.weight[:outputs] = 0
+            conv.weight[:outputs, :inputs] = source.weight
+            conv.bias[:outputs] = source.bias
+    for block in new[old_blocks:]:
+        nn.init.zeros_(block.conv[-1].weight)
+        nn.init.zeros_(block.conv[-1].bias)
+    return large
+
+
+def _convolutions(layer: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
+
+
+def pictures_of(data: Latents, images: Split, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The pictures (N, 3, H, W) in [-1, 1] that the latents at `indices` were made of, and their labels (N,)."""
+    sources, flipped = data.sources(indices.numpy())
+    pixels = pixels_of(images.images[sources], device)
+    pixels[flipped] = pixels[flipped].flip(-1)
+    return pixels, torch.from_numpy(images.labels[sources]).to(device)
 
 
 def tune(args: argparse.Namespace) -> None:
@@ -99,8 +158,11 @@ def tune(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
     drawn, data, images = drafts(args, device), Latents(args.latents), load(args.data, "train")
-    vae = MDTPipeline.from_pretrained(args.model).vae.to(device, memory_format=torch.channels_last)
+    vae = grown(MDTPipeline.from_pretrained(args.model).vae, args.width, args.blocks)
+    vae = vae.to(device, memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
+    dtype = choose_dtype("auto", device)
+    lower = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     adversary, average = Adversary(len(data.id2label), args.critic_lr, device), EMA(vae, args.ema)
     weights = list(vae.decoder.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.5, 0.99), weight_decay=0.0)
@@ -117,13 +179,17 @@ def tune(args: argparse.Namespace) -> None:
         indices = torch.cat([encoded, drawn["indices"][trips]])
         latents = torch.cat([data.batch(encoded.tolist())[0], drawn["trips"][trips], drawn["samples"][samples]])
         latents[:third] += args.noise * torch.rand(third, 1, 1, 1) * torch.randn_like(latents[:third])
-        labels = torch.cat([torch.from_numpy(images.labels)[indices], drawn["labels"][samples]]).to(device)
-        originals = pixels_of(images.images[indices.numpy()], device)
+        originals, their_classes = pictures_of(data, images, indices, device)
+        labels = torch.cat([their_classes, drawn["labels"][samples].to(device)])
 
-        y = decode(vae, latents.to(device))
+        with lower():
+            y = decode(vae, latents.to(device))
+        y = y.float()
         reconstruction = reconstruction_loss(originals, y[: 2 * third])
         share = args.critic_weight * min(1.0, step / 500)  # the critic learns first
-        loss = reconstruction + share * adversary.term(y, labels, reconstruction, vae.decoder.layers[-1].weight)
+        with lower():
+            adversarial = adversary.term(y, labels, reconstruction, vae.decoder.layers[-1].weight)
+        loss = reconstruction + share * adversarial
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -133,7 +199,8 @@ def tune(args: argparse.Namespace) -> None:
         others = some(len(images.labels))  # real pictures that nothing of this batch was made of
         pictures = torch.cat([originals, pixels_of(images.images[others.numpy()], device)])
         their_labels = torch.cat([labels[: 2 * third], torch.from_numpy(images.labels)[others].to(device)])
-        real, fake = adversary.step(pictures, their_labels, y, labels)
+        with lower():
+            real, fake = adversary.step(pictures, their_labels, y, labels)
         average.update(vae, step)
 
         if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
@@ -150,6 +217,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that train.avatars wrote")
     parser.add_argument("--latents", type=Path, required=True, help="folder that train.latents wrote")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--width", type=int, help="channels of a larger decoder; by default it stays as it is")
+    parser.add_argument("--blocks", type=int, help="its residual blocks")
     parser.add_argument("--num-samples", type=int, default=1024)
     parser.add_argument("--num-trips", type=int, default=2048)
     parser.add_argument("--draft-batch", type=int, default=64)

@@ -108,7 +108,7 @@ def encode(
     example = moments(vae, torch.zeros(1, 3, images.size, images.size, dtype=torch.uint8), mirror)
     kept = [key for key in example if example["std"].any() or not key.endswith("std")]
 
-    made_of = {"images": len(images), "size": images.size, "encoder": fingerprint(vae)}
+    made_of = {"images": len(images), "size": images.size, "source": images.digest, "encoder": fingerprint(vae)}
     made_of |= {"mirror": mirror, "balance": balance, "dtype": dtype}
     meta = {"id2label": json.dumps(images.id2label), "made_of": json.dumps(made_of)}
     spans = [range(start, min(start + SHARD, len(images))) for start in range(0, len(images), SHARD)]

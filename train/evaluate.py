@@ -176,6 +176,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse calls that contradict themselves, before anything is computed."""
     if args.reconstruct and not args.model:
         raise ValueError("--reconstruct needs the --model whose autoencoder is meant")
+    if args.floor and args.grid:
+        raise ValueError("--grid shows images of a --model or --samples: --floor has none")
     if (args.floor or args.samples) and not (args.reference or args.grid):
         raise ValueError("--reference is missing: avatars:SPLIT, FOLDER or FILE.npz")
     if (args.out or args.png_folder) and (args.reconstruct or not args.model):

@@ -5,6 +5,7 @@ it is far too large, then resampled. Two differences: the last filter is Lanczos
 turned upright first. Transparency is laid on white.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -30,6 +31,11 @@ class LabelledImages(Protocol):
     size: int  # S, in pixels
     id2label: dict[int, str]  # empty where there are no classes: every label is 0 then, the null class of no classes
 
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digits that change with which images these are, their order and their classes."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
@@ -44,6 +50,10 @@ class DrawnImages:
         self.split = avatars.load(folder, split)
         self.size = self.split.images.shape[-1]
         self.id2label = dict(enumerate(self.split.names))
+
+    @property
+    def digest(self) -> str:
+        return _digest(self.id2label, self.split.labels, self.split.seeds.tolist())
 
     def __len__(self) -> int:
         return len(self.split.labels)
@@ -83,6 +93,10 @@ class ImageFolder:
             raise ValueError(f"{len(names)} class names are given, but {root} has {len(order)} classes")
         self.id2label = {} if order == [""] else dict(enumerate(names or order))
 
+    @property
+    def digest(self) -> str:
+        return _digest(self.id2label, self.labels, self.paths)
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -93,6 +107,13 @@ class ImageFolder:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BrokenImage(f"{self.paths[index]}: {reason}") from error
         return np.asarray(image).transpose(2, 0, 1), int(self.labels[index])
+
+
+def _digest(id2label: dict[int, str], labels: np.ndarray, images: list) -> str:
+    """16 hexadecimal digits of class names, labels and what tells the images apart."""
+    found = hashlib.sha256(json.dumps([id2label, images]).encode())
+    found.update(np.ascontiguousarray(labels, np.int64).tobytes())
+    return found.hexdigest()[:16]
 
 
 def list_images(root: Path) -> list[str]:

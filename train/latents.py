@@ -111,14 +111,17 @@ class Latents:
         """(C, h, w)."""
         return tuple(self.shards[0]["mean"].shape[1:])
 
+    def sources(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Which encoded image each index stands for, by its place in the shards, and whether it is the mirror image."""
+        flipped, images = np.divmod(np.asarray(indices), self.unmirrored)
+        return images if self.order is None else self.order[images], flipped.astype(bool)
+
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean and std (N, C, h, w) in float32 and class labels (N,) of the images at `indices`."""
         indices = np.asarray(indices)
         if indices.min() < 0 or indices.max() >= len(self):
             raise IndexError(f"images {indices.min()} to {indices.max()} are asked for, there are 0 to {len(self) - 1}")
-        flipped, images = np.divmod(indices, self.unmirrored)
-        if self.order is not None:
-            images = self.order[images]
+        images, flipped = self.sources(indices)
         numbers = np.searchsorted(self.ends, images, side="right")
         rows = images - np.concatenate([[0], self.ends])[numbers]
         prefixes = np.where(flipped, "mirror_", "")

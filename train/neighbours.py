@@ -7,12 +7,13 @@ A set can hold look-alikes, so a small distance says little by itself. What a di
 of the same kind have, which no training saw (the comparison of Meehan et al. 2020, arXiv:2004.05675):
 
     copy rate               the share of samples that are nearer to their nearest training image than all but 5% of
-                            the held-out images are to theirs: 5% for a model that draws anew, 100% for a copier
+                            the held-out images are to theirs: 100% for a copier
     nearer than held-out    the chance that a sample is nearer to the training set than a held-out image is, where a
-                            tie counts half: 50% for a model that draws anew, 100% for a copier
+                            tie counts half: 100% for a copier
 
 both in each of two spaces: pixels, and the features of the judge. Bad samples are far from everything and lower both:
-read them beside a figure of quality.
+read them beside a figure of quality. Beside each stands what a model would have that draws anew: 5% and 50%, and more
+where held-out images were dropped because the training set holds the same, as whoever draws from few parts must.
 """
 
 import argparse
@@ -49,6 +50,7 @@ class Space(NamedTuple):
     samples: np.ndarray
     training: np.ndarray
     held_out: np.ndarray | None
+    dropped: int = 0  # held-out images that are not there because the training images hold the same
 
 
 def nearest(queries: np.ndarray, points: np.ndarray, k: int = 1, device: str = "cpu", name: str = "") -> Nearest:
@@ -105,8 +107,11 @@ def describe(space: Space, found: Nearest, device: str = "cpu") -> dict[str, flo
         return report
     held_out = nearest(space.held_out, space.training, 1, device, f"{space.name}, held-out").distances[:, 0]
     report["median distance, held-out"] = float(held_out.median())
+    same = space.dropped / (space.dropped + len(held_out))  # chance that a new drawing is in the training set already
     report["copy rate"] = copy_rate(found.distances[:, 0], held_out)
+    report["copy rate, drawing anew"] = same + (1 - same) * SHARE
     report["nearer than held-out"] = nearer_than_held_out(found.distances[:, 0], held_out)
+    report["nearer than held-out, drawing anew"] = same + (1 - same) / 2
     return report
 
 
@@ -150,10 +155,11 @@ def run(args: argparse.Namespace) -> None:
     name, _, split = args.training.partition(":")
     held_out = args.held_out or (f"{name}:validation" if name in samples.BUILT_SETS and split == "train" else None)
     sources = [args.samples, args.training, *([held_out] if held_out else [])]
-    images = [samples.read(source, args.data).images for source in sources]
+    sets = [samples.read(source, args.data) for source in sources]
+    images = [found.images for found in sets]
     seen = [features.cached(cache, eye, array, source).pooled for array, source in zip(images, sources, strict=True)]
-    nothing = [] if held_out else [None]
-    spaces = [Space("pixels", *images, *nothing), Space(eye.name, *seen, *nothing)]
+    last = [sets[2].dropped] if held_out else [None]
+    spaces = [Space("pixels", *images, *last), Space(eye.name, *seen, *last)]
 
     found = {s.name: nearest(s.samples, s.training, args.neighbours, args.device, s.name) for s in spaces}
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
+from mdt_core.rgb import to_rgb
 from mdt_core.runs import write_whole
 from train.features import write_arrays
 
@@ -34,6 +35,7 @@ class ImageSet:
     images: "np.ndarray | FolderImages"
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
+    dropped: int = 0  # of a built set: images that its training split holds too, and that were left out for it
 
 
 @dataclass(frozen=True)
@@ -195,11 +197,13 @@ def _read_split(folder: Path, split: str) -> ImageSet:
     if split not in avatars.FIRST_SEED:
         raise ValueError(f"{folder.name} has no split {split!r}: choose one of {', '.join(avatars.FIRST_SEED)}")
     found = avatars.load(folder, split)
-    return ImageSet(found.images.transpose(0, 2, 3, 1), found.labels, found.names)
+    return ImageSet(found.images.transpose(0, 2, 3, 1), found.labels, found.names, found.dropped)
 
 
 class FolderImages:
     """The images of files: as an array of uint8 (N, H, W, 3), but read when they are asked for, a slice at a time.
+
+    Transparency is laid on white, as where they are encoded for training.
 
     Raises:
         ValueError: the images differ in size.
@@ -222,7 +226,7 @@ class FolderImages:
     def __getitem__(self, index: int | slice) -> np.ndarray:
         if isinstance(index, slice):
             return np.stack([self[i] for i in range(*index.indices(len(self)))])
-        return np.asarray(Image.open(self.paths[index]).convert("RGB"))
+        return np.asarray(to_rgb(Image.open(self.paths[index])))
 
 
 def _read_folder(folder: Path) -> ImageSet:

@@ -17,11 +17,12 @@ from mdt_core.runs import Run
 from train.plots import Line, Panel, draw_panels
 
 # What makes a recipe, of a run's configuration; and what of its training does not.
-TELLING = ("model", "latents", "vae", "decoder_layers", "without", "unconditional", "init_from")
+TELLING = ("model", "latents", "vae", "decoder_layers", "without", "repeats", "unconditional", "init_from")
 INCIDENTAL = {"seed", "accumulation", "compile", "recompute", "peak_tflops"}
 INCIDENTAL |= {"log_every", "save_every", "keep_checkpoints", "max_bad_steps"}
 # What may not differ between evaluations that are compared.
 SETTINGS = ("num_images", "reference", "first_seed", "num_inference_steps", "guidance_scale", "guidance_power")
+VALIDATION_IMAGES = 1024  # of the loss, in evaluations that do not say
 FIGURES = {
     "kid_efflite0": "KID-EffLite0",
     "validation_loss": "validation loss",
@@ -57,9 +58,10 @@ def contenders(runs: Sequence[Run]) -> list[Contender]:
         ValueError: a run has no evaluation, the seeds of a recipe have no evaluated step in common, or evaluations
             differ in their settings.
     """
-    settings = {repr([row.get(word) for word in SETTINGS]) for run in runs for row in run.evaluations}
-    if len(settings) > 1:
-        raise ValueError(f"the runs were evaluated with different {', '.join(SETTINGS)}: evaluate all of them alike")
+    words = (*SETTINGS, "validation_images")
+    rows = [{"validation_images": VALIDATION_IMAGES} | row for run in runs for row in run.evaluations]
+    if len({repr([row.get(word) for word in words]) for row in rows}) > 1:
+        raise ValueError(f"the runs were evaluated with different {', '.join(words)}: evaluate all of them alike")
     groups: dict[str, list[Run]] = {}
     for run in runs:
         config = [run.config.get(word) or None for word in TELLING]
