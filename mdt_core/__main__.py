@@ -178,7 +178,7 @@ def _first_names(id2label: dict[int, str], most: int = 16) -> str:
 
 def _check_image_path(path: Path) -> None:
     """Say what is wrong with the output's path before the work, not after it."""
-    if path.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"--out {path}: the name must end in an image format's suffix, such as .png")
     if not path.parent.is_dir():
         raise ValueError(f"--out {path}: the folder {path.parent} does not exist")

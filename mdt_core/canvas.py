@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mdt_core.rgb import to_uint8
+
 AREAS = ("whole", "crop", "masked")
 MAX_GROW = 128  # picture pixels: squared distances up to it fit into 16 bits
 MIN_SIDE = 8  # of a picture, pixels
@@ -70,9 +72,8 @@ class Canvas:
 
     def paste(self, pixels: Tensor) -> np.ndarray:
         """New pixels (3, S, S), about [-1, 1] -> the picture with them inside the grown mask, untouched outside."""
-        square = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         rows, columns = self.window
-        new = _resize(square, self.side)[rows.start - self.top :, columns.start - self.left :]
+        new = _resize(to_uint8(pixels), self.side)[rows.start - self.top :, columns.start - self.left :]
         result = self.picture.copy()
         old, share = self.picture[self.window].astype(np.float32), self.opacity[..., None]
         result[self.window] = np.rint(old + share * (new[: old.shape[0], : old.shape[1]] - old))
@@ -114,11 +115,11 @@ def fit_canvas(
             "masked", a square around the mask.
         grow: 0..128 picture pixels by which the mask is dilated.
         feather: picture pixels over which the new part fades in, within the grown ring: at most `grow` of them count.
-        context: side of the "masked" square over that of the grown mask; it never has fewer than S pixels.
+        context: side of the "masked" square over that of the grown mask; S pixels or more, where the picture has.
 
     Raises:
-        ValueError: if picture and mask do not fit together, the mask leaves nothing to do or nothing to go by, or a
-            number is out of its range.
+        ValueError: if picture and mask do not fit together, the mask leaves nothing to do or nothing to go by, does not
+            fit into the crop, or a number is out of its range.
     """
     height, width = mask.shape
     if picture.shape != (height, width, 3):
@@ -149,6 +150,8 @@ def fit_canvas(
         for length, start, (first, last) in zip(mask.shape, (top, left), extent, strict=True)
     )
     painted = mask[window]
+    if painted.sum() < mask.sum():
+        raise ValueError('the mask reaches beyond the crop, the largest square: choose the area "whole" or "masked"')
     if painted.sum() < (cell * side / size) ** 2:
         least = -(-cell * side // size)
         raise ValueError(f"the mask covers less than one of the model's cells, {least} x {least} pixels: paint more")
@@ -156,7 +159,12 @@ def fit_canvas(
     distance = np.sqrt(_squared_distance(painted, grow), dtype=np.float32)  # to the painted mask
     grown = distance <= grow
     feather = min(feather, grow)  # the painted part itself is replaced in full
-    depth = np.sqrt(_squared_distance(~grown, feather), dtype=np.float32)  # to the picture that stays
+    # To the picture that stays; beyond the box that is all of it.
+    spans = zip(window, (top, left), mask.shape, strict=True)
+    ends = np.array([(edge.start == start > 0, edge.stop == start + side < n) for edge, start, n in spans], int)
+    stays = np.pad(~grown, ends, constant_values=True)
+    inner = tuple(slice(before, before + n) for before, n in zip(ends[:, 0], grown.shape, strict=True))
+    depth = np.sqrt(_squared_distance(stays, feather)[inner], dtype=np.float32)
     return Canvas(
         picture,
         size,

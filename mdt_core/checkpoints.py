@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mdt_core.official import load_official
+from mdt_core.official import detect, load_official, read_state_dict
 from mdt_core.optim import EMA, load_optimizer_tensors, optimizer_tensors
 from mdt_core.runs import Run
 from mdt_core.sharding import deal_state, gather, gather_model, gather_state, load_weights
 from mdt_core.training_config import TrainingError
-from mdt_core.transformer import MDTTransformer
+from mdt_core.transformer import MDT, MDTTransformer
 
 CLASS_TABLE = "y_embedder.embedding_table.weight"
 
@@ -71,7 +71,8 @@ def initialize_from(model: MDTTransformer, source: str | Path) -> None:
     """
     source = Path(source)
     if source.is_file():
-        other = load_official(source, decoder_layers=model.config.decoder_layers)
+        version, _ = detect(read_state_dict(source))  # v1's file alone does not say how many blocks its decoder has
+        other = load_official(source, decoder_layers=model.config.decoder_layers if version is MDT else None)
     else:
         folder = source / "transformer" if (source / "transformer").is_dir() else source
         if not (folder / "config.json").is_file():

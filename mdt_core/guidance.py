@@ -118,8 +118,8 @@ def guide(
     for name, value in [("scale", guidance_scale), ("power", guidance_power)]:
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"guidance_{name} must be a finite number of at least 0, not {value}")
-    if guidance_channels is not None and guidance_channels < 1:
-        raise ValueError(f"guidance_channels must be at least 1, or None for all of them, not {guidance_channels}")
+    if guidance_channels is not None and not (isinstance(guidance_channels, int) and guidance_channels >= 1):
+        raise ValueError(f"guidance_channels must be at least 1, or None for all of them, not {guidance_channels!r}")
     if not skip_tolerance >= 0:
         raise ValueError(f"skip_tolerance must be at least 0, not {skip_tolerance}")
 

@@ -28,6 +28,9 @@ PATTERNS = ["*.json", "*.safetensors", "*.pt"]
 PATTERNS_OF = {"shgao/MDT-XL2": ["*v2*.pt"]}
 
 
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")  # of huggingface_hub.snapshot_download
+
+
 class CheckpointError(ValueError):
     """A file that is not one of the models that this code can build; the sentence says why."""
 
@@ -180,12 +183,18 @@ def _listed(names: list[str], most: int = 8) -> str:
 # --- where a model lies ------------------------------------------------------------------------------------
 
 
-def resolve(model: str | Path) -> Path:
+def one_line(error: Exception) -> str:
+    """What a library's error says, in one line that is not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def resolve(model: str | Path, **hub) -> Path:
     """Find a model: a diffusers pipeline folder, or one published file.
 
     Args:
         model: a local file or folder, a hub id `ORG/NAME`, or `ORG/NAME/FILE` for one file of it. A folder, here or on
             the hub, holds either form.
+        **hub: HUB_OPTIONS, for a hub id.
 
     Returns:
         the local folder with a `model_index.json`, or the local checkpoint file.
@@ -201,7 +210,10 @@ def resolve(model: str | Path) -> Path:
     hub_id = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?", str(model))
     if hub_id is None:
         raise ValueError(f"{model}: no such file or folder, and not a hub id ORG/NAME either")
-    return _fetch(*hub_id.groups())
+    repository, file = hub_id.groups()
+    if file and Path(repository).is_dir():
+        raise ValueError(f"{model}: no such file or folder")
+    return _fetch(repository, file, hub)
 
 
 def _choose(folder: Path) -> Path:
@@ -216,22 +228,25 @@ def _choose(folder: Path) -> Path:
     return newest[0]
 
 
-def download(repository: str, patterns: list[str]) -> Path:
+def download(repository: str, patterns: list[str], **hub) -> Path:
     """Download the files of a hub repository that match; what is in the cache already is not fetched again.
+
+    `hub`: HUB_OPTIONS.
 
     Raises:
         ValueError: the hub cannot be reached, or does not give this repository.
     """
     try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns, **hub))
     except Exception as error:  # unreachable, offline, unknown, private: the hub's transports have no common base class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{repository}: no such local folder, and the hub did not give it ({reason})") from error
+        raise ValueError(
+            f"{repository}: no such local folder, and the hub did not give it ({one_line(error)})"
+        ) from error
 
 
-def _fetch(repository: str, file: str | None) -> Path:
+def _fetch(repository: str, file: str | None, hub: dict) -> Path:
     """The pipeline folder or checkpoint file of a hub repository."""
-    folder = download(repository, [file] if file else PATTERNS_OF.get(repository, PATTERNS))
+    folder = download(repository, [file] if file else PATTERNS_OF.get(repository, PATTERNS), **hub)
     if file is None:
         return _choose(folder)
     if not (folder / file).is_file():

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
 from mdt_core.autoencoder import decode, downscale, encode, fit_preview, preview
+from mdt_core.rgb import to_uint8
 from mdt_core.samplers import generators, initial_latents
 
 
@@ -98,9 +98,9 @@ class Pictures:
         block = min(downscale(self.vae), 4) if downscale(self.vae) < 8 else 1
         weights = fit_preview(latents.float().cpu(), pixels.float().cpu(), block)
         self.register_to_config(preview_weights=weights.tolist())
+        self.__dict__.pop("_preview_weights", None)  # of before
 
 
 def to_pil(pixels: Tensor) -> Image.Image:
     """Pixels (3, H, W) in [-1, 1] -> PIL RGB."""
-    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-    return Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
+    return Image.fromarray(to_uint8(pixels))

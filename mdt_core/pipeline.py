@@ -7,10 +7,12 @@ depend on the batch it is made in.
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 from torch import Tensor
@@ -18,7 +20,7 @@ from torch import Tensor
 from mdt_core.acceleration import CudaGraph, choose_dtype, lower_products, one_by_one
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
-from mdt_core.official import download, load_official, resolve
+from mdt_core.official import HUB_OPTIONS, download, load_official, one_line, resolve
 from mdt_core.pictures import ClassLabel, Images, MDTPipelineOutput, Pictures, PipelineStep
 from mdt_core.repainting import Repainting
 from mdt_core.samplers import Step, generators, initial_latents, sample, sampling_timesteps
@@ -26,7 +28,6 @@ from mdt_core.trajectory import Trajectory
 from mdt_core.transformer import MDTTransformer
 
 IMAGENET_CLASSES = Path(__file__).parents[1] / "assets" / "imagenet_classes.json"
-MAX_SEED = 2**63 - 1
 SMALL_BATCH = 8  # images, both branches counted: below, a GPU waits for launches
 
 
@@ -42,7 +43,6 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         guidance_channels: epsilon channels that guidance acts on by default; 3 as published, None for all.
     """
 
-    model_cpu_offload_seq = "transformer->vae"
     default_vae = "stabilityai/sd-vae-ft-mse"
 
     def __init__(
@@ -69,41 +69,64 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "MDTPipeline":
         """Open a local folder, a published checkpoint file, or a hub id that holds either.
 
+        Args:
+            pretrained_model_name_or_path: see `mdt_core.official.resolve`.
+            **kwargs: `revision`, `cache_dir`, `token` and `local_files_only` say how to fetch a hub id. A folder takes
+                what diffusers takes, such as components in place of its own; a published file what `from_official`
+                takes.
+
         Raises:
-            ValueError: nothing is there, or it is not a model of this family.
+            ValueError: nothing is there, it is damaged, it is not a model of this family, or an argument is not for it.
         """
-        path = resolve(pretrained_model_name_or_path)
+        path = resolve(pretrained_model_name_or_path, **{key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs})
         if path.is_file():
-            return cls.from_official(path)
-        index = json.loads((path / "model_index.json").read_text())
-        if index.get("_class_name") != cls.__name__:
-            raise ValueError(f"{path} holds a {index.get('_class_name')}, not an {cls.__name__}")
-        return super().from_pretrained(path, **kwargs)
+            if foreign := kwargs.keys() - {"vae", "decoder_layers"}:
+                raise ValueError(f"{path} is a published file, to be opened without {', '.join(sorted(foreign))}")
+            return cls.from_official(path, **kwargs)
+        try:
+            name = json.loads((path / "model_index.json").read_text())["_class_name"]
+            if name != cls.__name__:
+                raise ValueError(f"it holds a {name}, not an {cls.__name__}")
+            pipe = super().from_pretrained(path, **kwargs)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # damaged, half written, foreign: the readers have no common base class
+            raise ValueError(f"{path} cannot be opened: {one_line(error)}") from error
+        networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+        for name, part in networks.items():
+            if lacking := [key for key, tensor in part.state_dict().items() if tensor.is_meta]:
+                raise ValueError(f"{path} cannot be opened: {name} lacks {lacking[0]}")
+        return pipe
 
     @classmethod
     def from_official(
-        cls, path: str | Path, vae: str | Path | None = None, decoder_layers: int | None = None
+        cls,
+        path: str | Path,
+        vae: str | Path | AutoencoderKL | AutoencoderTiny | None = None,
+        decoder_layers: int | None = None,
     ) -> "MDTPipeline":
-        """A published .pt or .safetensors file and an autoencoder (folder or hub id; by default `default_vae`).
+        """A published .pt or .safetensors file and an autoencoder (it, a folder or a hub id; else `default_vae`).
 
         Raises:
             ValueError: the file is no such checkpoint, or the autoencoder cannot be had or does not fit.
         """
         transformer = load_official(path, decoder_layers=decoder_layers)
-        vae = vae or cls.default_vae
-        folder = vae if Path(vae).is_dir() else download(str(vae), ["*.json", "*.safetensors"])
-        try:
-            autoencoder = AutoencoderKL.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"the autoencoder {vae} cannot be opened: {reason}") from error
+        autoencoder = vae if isinstance(vae, torch.nn.Module) else cls._open_vae(vae or cls.default_vae)
         if autoencoder.config.latent_channels != transformer.config.in_channels:
             raise ValueError(
-                f"{vae} has {autoencoder.config.latent_channels} latent channels, "
+                f"the autoencoder has {autoencoder.config.latent_channels} latent channels, "
                 f"the model {transformer.config.in_channels}: choose another --vae"
             )
         names = json.loads(IMAGENET_CLASSES.read_text()) if transformer.config.num_classes == 1000 else None
         return cls(transformer, autoencoder, id2label=names)
+
+    @staticmethod
+    def _open_vae(vae: str | Path) -> AutoencoderKL:
+        folder = vae if Path(vae).is_dir() else download(str(vae), ["*.json", "*.safetensors"])
+        try:
+            return AutoencoderKL.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the autoencoder {vae} cannot be opened: {one_line(error)}") from error
 
     # --- what the model is ---------------------------------------------------------------------------------
 
@@ -130,10 +153,10 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         """
         if label is None:
             return self.num_classes
-        if isinstance(label, str) and not label.lstrip("-").isdigit():
-            by_name = {name.casefold(): index for index, name in self.id2label.items()}
-            if label.casefold() in by_name:
-                return by_name[label.casefold()]
+        by_name = {name.casefold(): index for index, name in self.id2label.items()}
+        if isinstance(label, str) and label.casefold() in by_name:  # a name may be a number, of another class
+            return by_name[label.casefold()]
+        if isinstance(label, str) and not re.fullmatch("-?[0-9]+", label):
             near = difflib.get_close_matches(label.casefold(), by_name, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"this model knows {self.num_classes} classes"
             raise ValueError(f"no class is called {label!r}: {hint}")
@@ -152,8 +175,8 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         A pipeline that was never told runs in float32 as it is; that is what the paper's figures are made with.
 
         Args:
-            compile: compile the transformer's block (one kind of block, not the whole model). The first pictures of
-                a batch size wait for it, tens of seconds on a CPU. Changes a result by rounding alone.
+            compile: compile the transformer's block (one kind of block, not the whole model), for good. The first
+                pictures of a batch size wait for it, tens of seconds on a CPU. Changes a result by rounding alone.
             dtype: what matrix products run in. "auto": bfloat16 on a GPU, and on a CPU with AMX for models at least
                 384 wide, else float32; "float32", "bfloat16" or "float16". bfloat16 changes a model's output by about
                 1%. On a CPU it takes a copy of the weights: call again where they change.
@@ -215,8 +238,9 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         timesteps = sampling_timesteps(sampler, num_inference_steps)
         if output_type not in ("pil", "latent"):
             raise ValueError(f'output_type must be "pil" or "latent", not {output_type!r}')
+        drawn = initial_latents(rngs, self.latent_shape)  # also where others are given: a step's noise is never that
         if latents is None:
-            latents = initial_latents(rngs, self.latent_shape)
+            latents = drawn
         elif tuple(latents.shape) != (len(seeds), *self.latent_shape):
             raise ValueError(f"latents must be {(len(seeds), *self.latent_shape)}, not {tuple(latents.shape)}")
         denoise = self._guided(
@@ -295,9 +319,13 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         if seeds is None:
             return torch.randint(2**31, (count,)).tolist()
         seeds = [int(seed) for seed in _as_list(seeds)]
+        if not seeds:
+            raise ValueError("seeds is empty: give one per image, or None")
         return seeds * count if len(seeds) == 1 else seeds
 
 
 def _as_list(value) -> list:
     """A single label or seed as a list of one."""
-    return list(value) if isinstance(value, Sequence | Tensor) and not isinstance(value, str) else [value]
+    if isinstance(value, np.ndarray | Tensor):
+        value = value.tolist()
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

@@ -11,7 +11,7 @@ from mdt_core.autoencoder import downscale
 from mdt_core.canvas import fit_canvas
 from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
 from mdt_core.pictures import ClassLabel, MDTPipelineOutput, PipelineStep
-from mdt_core.rgb import to_rgb
+from mdt_core.rgb import mask_array, picture_array
 from mdt_core.samplers import generators, sampling_timesteps
 from mdt_core.transformer import MDT
 
@@ -53,8 +53,8 @@ class Repainting:
         """Repaint a part of a picture of any size, step by step; previews and results have the picture's size.
 
         Args:
-            image: a PIL picture, or (H, W, 3) uint8.
-            mask: of the same size; white (or true) where to repaint. A grey mask counts from 128 up.
+            image: a PIL picture, or (H, W), (H, W, 3) or (H, W, 4) uint8.
+            mask: of the same size; white (or true) where to repaint, see `mdt_core.rgb.mask_array`.
             class_labels, seeds, guidance_scale, guidance_power, guidance_channels, skip_tolerance: as in `stream`;
                 one seed per variant.
             method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
@@ -73,11 +73,7 @@ class Repainting:
         rngs = generators(seeds)
         if find_method(method).masked_pass and not isinstance(self.transformer, MDT):
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
-        if isinstance(image, Image.Image):
-            image = np.asarray(to_rgb(image))
-        if isinstance(mask, Image.Image):
-            mask = np.asarray(mask.convert("L"))
-        mask = mask if mask.dtype == bool else mask > 127
+        image, mask = picture_array(image), mask_array(mask)
         cell = downscale(self.vae)
         canvas = fit_canvas(image, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)
         hardness = canvas.hardness(*self.latent_shape[1:])

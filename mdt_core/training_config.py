@@ -30,6 +30,16 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     max_bad_steps: int = 10  # steps in a row whose gradient is not finite, before the run gives up
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "log_every", "save_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("decay", "ema_decay", "label_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
+        if self.mask_ratio is not None and not 0 <= self.mask_ratio[0] <= self.mask_ratio[1] < 1:
+            raise ValueError(f"mask_ratio must be two shares, (least, most), from 0 to below 1, not {self.mask_ratio}")
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why, and the last checkpoint is whole."""

@@ -66,7 +66,8 @@ class Trajectory:
     def _fingerprint(self, x: Tensor) -> tuple:
         """Changes with the weights that were used, whether written in place, replaced or moved, and with autocast."""
         weights = (slots[name] for slots, name in self._slots)
-        versions = [(w.data_ptr(), w._version) for w in weights if w is not None]
+        # A tensor made in inference mode counts no versions; it can be written in that mode alone.
+        versions = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights if w is not None]
         return x.device, torch.is_autocast_enabled(x.device.type), *versions
 
     def _prepare(self, device: torch.device) -> None:

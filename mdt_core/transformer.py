@@ -185,7 +185,7 @@ class MDTTransformer(ModelMixin, ConfigMixin):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-            if name.endswith("skip_linear") and module is not None:
+            if name.endswith("skip_linear"):
                 module.weight.copy_(torch.eye(*module.weight.shape))  # the identity on x, nothing of the skip
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
         nn.init.zeros_(self.x_embedder.proj.bias)
@@ -200,13 +200,25 @@ class MDTTransformer(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "MDTTransformer":
-        """diffusers' `from_pretrained`, giving the class that was saved whichever of the family it is called on."""
+        """diffusers' `from_pretrained`, strict; it gives the class that was saved, whichever of the family is asked.
+
+        Raises:
+            ValueError: another model, or its weights are not those that its configuration asks for.
+        """
+        told = kwargs.pop("output_loading_info", False)
         folder = {key: kwargs[key] for key in ("subfolder", "revision", "local_files_only") if key in kwargs}
         saved = cls.load_config(pretrained_model_name_or_path, **folder).get("_class_name")
         family = {member.__name__: member for member in (DiT, MDT, MDTv2)}
         if saved not in family:
             raise ValueError(f"{pretrained_model_name_or_path} holds a {saved}, not one of {', '.join(family)}")
-        return super(MDTTransformer, family[saved]).from_pretrained(pretrained_model_name_or_path, **kwargs)
+        model, found = super(MDTTransformer, family[saved]).from_pretrained(
+            pretrained_model_name_or_path, output_loading_info=True, **kwargs
+        )
+        if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} does not suit its configuration: {odd[0]} is missing or extra"
+            )
+        return (model, found) if told else model
 
 
 class DiT(MDTTransformer):

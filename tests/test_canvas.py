@@ -126,6 +126,16 @@ def test_areas():
     assert whole.pixels().shape == (1, 3, SIZE, SIZE)
 
 
+def test_a_new_part_fades_at_the_edge_of_its_box():
+    """Painted up to the edge of a crop, in the middle of the picture. Catches a seam where the box ends."""
+    picture, mask = np.zeros((100, 300, 3), np.uint8), box_mask(100, 300, 30, 100, 70, 198)
+    canvas = fit(picture, mask, area="crop", grow=10, feather=5)
+    line = canvas.paste(torch.ones(3, SIZE, SIZE))[50, :, 0]
+    end = canvas.left + canvas.side
+    assert end < 300 and line[end] == 0 and 0 < line[end - 1] < 80
+    assert fit(picture, mask, area="crop", grow=0).opacity.min() in (0, 1)
+
+
 def test_a_letterbox_repeats_the_edge():
     picture = np.zeros((16, 48, 3), np.uint8)
     picture[:8] = 255
@@ -161,6 +171,7 @@ def test_a_large_picture_takes_a_small_window():
         (np.ones((40, 41), bool), {}, "41 x 40 pixels, the picture 40 x 40"),
         (box_mask(40, 40, 3, 3, 5, 5), {}, "less than one"),
         (box_mask(40, 40, 3, 3, 20, 20), {"grow": -1}, "grow"),
+        (box_mask(40, 40, 3, 3, 20, 20)[:10], {"area": "crop"}, "beyond the crop"),
         (box_mask(40, 40, 3, 3, 20, 20), {"grow": 129}, "grow"),
         (box_mask(40, 40, 3, 3, 20, 20), {"feather": -1}, "feather"),
         (box_mask(40, 40, 3, 3, 20, 20), {"area": "half"}, "whole, crop, masked"),
@@ -168,7 +179,7 @@ def test_a_large_picture_takes_a_small_window():
 )
 def test_impossible_masks_and_numbers_are_refused(mask, changes, words):
     with pytest.raises(ValueError, match=words):
-        fit(random_picture(40, 40), mask, **changes)
+        fit(random_picture(len(mask), 40), mask, **changes)
 
 
 def test_a_tiny_picture_is_refused():

@@ -164,6 +164,7 @@ def test_names_of_imagenet_pick_one_class_each():
         (["--device", "tpu"], "the device 'tpu' cannot be used here"),
         (["--out", "nowhere/out.png"], "folder nowhere does not exist"),
         (["--out", "out.mp3"], "image format"),
+        (["--out", "out.psd"], "image format"),  # which Pillow can read, not write
         (["--model", "nowhere"], "nowhere: no such file or folder"),
         (["--colour", "red"], "--colour"),
     ],

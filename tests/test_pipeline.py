@@ -1,11 +1,17 @@
 """The pipeline: one seed per image, every step to be seen, saved and opened whole, wrong calls named."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mdt_core import DiT, MDTPipeline
+from mdt_core.rgb import mask_array
+from mdt_core.samplers import generators, initial_latents
 from tests.tiny import tiny_pipeline
 
 SETTINGS = {"num_inference_steps": 4}
@@ -43,6 +49,14 @@ def test_every_step_comes_with_a_preview_and_the_last_with_the_pictures(pipe):
     assert difference(steps[-1].images[0], pipe("cat", seeds=1, **SETTINGS).images[0]) <= 1
 
 
+@pytest.mark.parametrize("sampler", ["dpm++", "ddpm"])
+def test_a_seeds_own_latents_change_nothing(pipe, sampler):
+    """Catches a sampler's first noise that is the latents over again."""
+    latents = initial_latents(generators([5]), pipe.latent_shape)
+    given = pipe("cat", seeds=5, latents=latents, sampler=sampler, output_type="latent", **SETTINGS).images
+    assert torch.equal(given, pipe("cat", seeds=5, sampler=sampler, output_type="latent", **SETTINGS).images)
+
+
 def test_latents_may_be_given(pipe):
     latents = torch.randn(1, 8, 8, 8)
     a, b = (pipe("cat", seeds=seed, latents=latents, output_type="latent", **SETTINGS).images for seed in (1, 2))
@@ -59,6 +73,75 @@ def test_saved_and_opened_again_it_makes_the_same_picture(pipe, tmp_path):
     assert difference(again("dog", seeds=3, **SETTINGS).images[0], pipe("dog", seeds=3, **SETTINGS).images[0]) == 0
     step, again_step = (next(p.stream("dog", seeds=3, **SETTINGS)) for p in (pipe, again))
     assert difference(step.preview[0], again_step.preview[0]) == 0
+
+
+def test_a_damaged_folder_is_refused_in_one_sentence(pipe, tmp_path):
+    """Catches weights that stay without storage, parts that are dropped without a word, and errors of other kinds."""
+    pipe.save_pretrained(tmp_path / "whole")
+    transformer = "transformer/diffusion_pytorch_model.safetensors"
+
+    def without_a_weight(folder):
+        weights = load_file(folder / transformer)
+        weights.pop("x_embedder.proj.bias")
+        save_file(weights, folder / transformer, metadata={"format": "pt"})
+
+    def without_a_part(folder):
+        config = json.loads((folder / "transformer/config.json").read_text())
+        (folder / "transformer/config.json").write_text(json.dumps(config | {"without": ["relative_bias"]}))
+
+    def cut(name):
+        return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:99])
+
+    harms = [without_a_weight, without_a_part, cut(transformer), cut("vae/diffusion_pytorch_model.safetensors")]
+    harms += [lambda folder: (folder / "model_index.json").write_text("[1]"), cut("vae/config.json")]
+    for number, harm in enumerate(harms):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        harm(folder)
+        with pytest.raises(ValueError, match=f"{folder}.* cannot be opened: ") as error:
+            MDTPipeline.from_pretrained(folder)
+        assert "\n" not in str(error.value)
+
+
+def test_a_published_file_takes_an_autoencoder_and_nothing_foreign(pipe, tmp_path):
+    """Catches arguments that are dropped, and a download of an autoencoder that was given."""
+    path = tmp_path / "mdt_v2.safetensors"
+    save_file(pipe.transformer.state_dict(), path)
+    assert MDTPipeline.from_pretrained(path, vae=pipe.vae).vae is pipe.vae
+    with pytest.raises(ValueError, match="without torch_dtype"):
+        MDTPipeline.from_pretrained(path, vae=pipe.vae, torch_dtype=torch.float16)
+
+
+def test_a_pipeline_that_was_opened_in_inference_mode_draws(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        again = MDTPipeline.from_pretrained(tmp_path)
+        image = again("dog", seeds=3, **SETTINGS).images[0]
+    assert difference(image, pipe("dog", seeds=3, **SETTINGS).images[0]) == 0
+
+
+def test_a_fitted_preview_is_the_one_that_is_shown(pipe):
+    """Catches a preview that stays what it was when it was first shown."""
+    first = next(pipe.stream("cat", seeds=1, **SETTINGS)).preview[0]
+    pipe.fit_preview(torch.zeros(1, *pipe.latent_shape))
+    flat = next(pipe.stream("cat", seeds=1, **SETTINGS)).preview[0]
+    pipe.fit_preview()
+    assert difference(first, flat) > 0
+    assert difference(first, next(pipe.stream("cat", seeds=1, **SETTINGS)).preview[0]) == 0
+
+
+def test_a_class_may_be_called_by_a_number(pipe, monkeypatch):
+    """Folders 0, 1, 10 and 2 are numbered in the order of their names. Catches the class of that index instead."""
+    monkeypatch.setattr(pipe, "id2label", {0: "0", 1: "10", 2: "2"})
+    assert [pipe.class_index(label) for label in ("10", "2", "1", 2)] == [1, 2, 1, 2]
+    with pytest.raises(ValueError, match="no class is called '²'"):
+        pipe.class_index("²")
+
+
+def test_labels_and_seeds_may_be_arrays(pipe):
+    settings = {"output_type": "latent"} | SETTINGS
+    ours = pipe(np.array([0, 1]), seeds=np.arange(2), **settings)
+    assert ours.seeds == [0, 1] and torch.equal(ours.images, pipe([0, 1], seeds=[0, 1], **settings).images)
 
 
 def test_skipping_is_reported_and_small(pipe):
@@ -84,6 +167,8 @@ def test_seeds_are_drawn_and_told(pipe):
         ({"class_labels": ["-1"]}, "0 to 2"),
         ({"class_labels": ["sea lions"]}, "sea lion"),
         ({"class_labels": []}, "empty"),
+        ({"seeds": []}, "empty"),
+        ({"guidance_channels": "all"}, "guidance_channels"),
         ({"class_labels": [0, 1, 2], "seeds": [1, 2]}, "one per image"),
         ({"seeds": [-1]}, "seed"),
         ({"num_inference_steps": 0}, "steps"),
@@ -134,6 +219,30 @@ def test_inpainting_takes_pil_pictures_and_grey_masks(pipe, picture, mask):
     grey = Image.fromarray(np.where(mask, 200, 90).astype(np.uint8))
     b = pipe.inpaint(Image.fromarray(picture), grey, "cat", seeds=3, **SETTINGS).images[0]
     assert difference(a, b) == 0
+
+
+def test_inpainting_takes_arrays_and_masks_of_any_kind(pipe, picture, mask):
+    """Catches alpha taken for paint, 16 bits cut to white, and a mask of 0 and 1 that is called empty."""
+    same = pipe.inpaint(picture, mask, "cat", seeds=3, **SETTINGS).images[0]
+    solid = np.dstack([picture, np.full(mask.shape, 255, np.uint8)])
+    alpha = np.dstack([np.full((*mask.shape, 3), 255, np.uint8), 255 * mask.astype(np.uint8)])
+    sixteen = Image.fromarray((mask * 65535 + ~mask * 2000).astype(np.uint16))
+    assert difference(pipe.inpaint(solid, mask, "cat", seeds=3, **SETTINGS).images[0], same) == 0
+    for other in (
+        alpha,
+        sixteen,
+        mask.astype(np.uint8),
+        mask.astype(np.float32),
+        mask * 255,
+        np.dstack([mask * 255] * 3),
+    ):
+        assert np.array_equal(mask_array(other), mask)
+    for wrong in (picture / 255, picture[None], picture[..., :2]):
+        with pytest.raises(ValueError, match="the picture must be"):
+            pipe.inpaint(wrong, mask, "cat", seeds=3, **SETTINGS)
+    for wrong in (mask * -1, mask * 300.0, mask[None]):
+        with pytest.raises(ValueError, match="the mask must be"):
+            mask_array(wrong)
 
 
 def test_a_dit_has_no_masked_pass_but_inpaints(pipe, picture, mask):

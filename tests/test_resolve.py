@@ -39,6 +39,15 @@ def test_neither_a_path_nor_a_hub_id(model, tmp_path, monkeypatch):
         resolve(model)
 
 
+def test_a_mistyped_path_is_not_looked_up(tmp_path, monkeypatch):
+    """Catches a request for the hub's "assets/models" where a folder of that name lies here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mdt_core.official.download", None)  # a request would fail otherwise
+    (tmp_path / "assets" / "models").mkdir(parents=True)
+    with pytest.raises(ValueError, match="^assets/models/avatarz: no such file or folder$"):
+        resolve("assets/models/avatarz")
+
+
 def test_a_hub_out_of_reach_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
