@@ -228,14 +228,8 @@ def test_inpainting_takes_arrays_and_masks_of_any_kind(pipe, picture, mask):
     alpha = np.dstack([np.full((*mask.shape, 3), 255, np.uint8), 255 * mask.astype(np.uint8)])
     sixteen = Image.fromarray((mask * 65535 + ~mask * 2000).astype(np.uint16))
     assert difference(pipe.inpaint(solid, mask, "cat", seeds=3, **SETTINGS).images[0], same) == 0
-    for other in (
-        alpha,
-        sixteen,
-        mask.astype(np.uint8),
-        mask.astype(np.float32),
-        mask * 255,
-        np.dstack([mask * 255] * 3),
-    ):
+    numbers = [mask.astype(np.uint8), mask.astype(np.float32), mask * 255, np.dstack([mask * 255] * 3)]
+    for other in (alpha, sixteen, *numbers):
         assert np.array_equal(mask_array(other), mask)
     for wrong in (picture / 255, picture[None], picture[..., :2]):
         with pytest.raises(ValueError, match="the picture must be"):

@@ -44,7 +44,7 @@ def test_a_mistyped_path_is_not_looked_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mdt_core.official.download", None)  # a request would fail otherwise
     (tmp_path / "assets" / "models").mkdir(parents=True)
-    with pytest.raises(ValueError, match="^assets/models/avatarz: no such file or folder$"):
+    with pytest.raises(ValueError, match=r"^assets/models/avatarz: no such file or folder$"):
         resolve("assets/models/avatarz")
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mdt_core import MDTv2
 from mdt_core.checkpoints import initialize_from
@@ -131,6 +132,18 @@ def test_a_run_can_begin_with_another_models_weights(tmp_path):
         initialize_from(small_model(without=["long_shortcuts"]), tmp_path)
     with pytest.raises(ValueError, match="holds no model"):
         initialize_from(small_model(), tmp_path / "nowhere")
+    published = tmp_path / "mdt_v2.safetensors"  # its decoder has another number of blocks than the model's
+    save_file(small_model(depth=6, decoder_layers=4).state_dict(), published)
+    with pytest.raises(ValueError, match="depth 6 there and 4 here, decoder_layers 4 there and 2 here"):
+        initialize_from(small_model(), published)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"keep_checkpoints": 0}, {"log_every": 0}, {"decay": 1.5}, {"mask_ratio": (0.5, 0.3)}, {"steps": -1}]
+)
+def test_a_setting_out_of_range_is_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(CONFIG, **wrong)
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
