@@ -1,6 +1,6 @@
 """A comparison: classes down, one setting across, every cell at the same seed; and the sheet it is drawn on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import itemgetter
@@ -54,12 +54,13 @@ class Comparison:
             )
         self.requests()  # checks every value
 
-    def requests(self) -> list[Request]:
-        """One request per cell, in the order of `cells`."""
-        return [
-            replace(self.base, class_labels=(self.class_labels[row],), **{self.axis: self.values[column]})
-            for row, column in self.cells()
+    def requests(self, labels: Mapping[int, str] | None = None) -> list[Request]:
+        """One request per cell, in the order of `cells`; `labels`: names of the rows' classes, for other models."""
+        rows = [
+            {"class_labels": (label,), "class_names": None if labels is None else (labels.get(label),)}
+            for label in self.class_labels
         ]
+        return [replace(self.base, **rows[row], **{self.axis: self.values[column]}) for row, column in self.cells()]
 
     def cells(self) -> list[tuple[int, int]]:
         """(row, column) in the order they are drawn: row by row, but models one after the other, each loaded once."""
@@ -88,7 +89,9 @@ class Sheet:
         names = [caption(label, labels) for label in comparison.class_labels]
         self.left = 24 + max(round(self.font.getlength(name)) for name in names)
         self.top, self.gap = 66, 6
-        width = self.left + len(comparison.values) * (self.cell + self.gap) + 12
+        headings = [round(self.font.getlength(value_text(value))) for value in comparison.values]
+        self.pitch = max(self.cell + self.gap, max(headings) + 12)  # from one column to the next
+        width = self.left + len(comparison.values) * self.pitch + 12
         height = self.top + len(names) * (self.cell + self.gap) + 36
         below = footer(comparison)
         self.image = Image.new("RGB", (max(width, 24 + round(self.font.getlength(below))), height), PAPER)
@@ -109,7 +112,7 @@ class Sheet:
         self.image.paste(scaled, self._corner(*self.cells[job]))
 
     def _corner(self, row: int, column: int) -> tuple[int, int]:
-        return self.left + column * (self.cell + self.gap), self.top + row * (self.cell + self.gap)
+        return self.left + column * self.pitch, self.top + row * (self.cell + self.gap)
 
     def _text(
         self, x: int, y: int, text: str, fill: str, font: ImageFont.FreeTypeFont | None = None, anchor: str = "la"

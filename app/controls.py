@@ -8,13 +8,13 @@ import gradio as gr
 
 from app.engine import ModelInfo
 from app.plots import guidance_curve
-from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, Request, max_steps
+from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, Request, class_named, max_steps
 from app.studio import GLUE
 from mdt_core.samplers import SAMPLERS
 
 NO_CLASS = -1  # a dropdown's value for "no class"
 # measured on the shipped model, 25 dpm++ steps, one picture of each class: train/RESULTS.md
-SKIP_LABEL = "Skip needless passes (moves pixels by 0.06 of 255)"
+SKIP_LABEL = "Skip needless passes (avatars: moves pixels by 0.06 of 255)"
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,21 @@ def class_choices(labels: Mapping[int, str]) -> list[tuple[str, int]]:
     ]
 
 
-def for_model(info: ModelInfo, chosen: Sequence[int]) -> dict:
-    """The update of a class picker when another model is chosen: its classes, and of those picked what it has too."""
-    kept = [choice for choice in chosen if choice == NO_CLASS or choice in info.labels]
+def for_model(info: ModelInfo, chosen: Sequence[int], before: ModelInfo) -> dict:
+    """The update of a class picker when another model is chosen: its classes, and of those picked what it has too.
+
+    `before`: the model whose classes are picked; a class keeps its name, not its number.
+    """
+    names = [(choice, before.labels.get(choice)) for choice in chosen if choice != NO_CLASS]
+    kept = [NO_CLASS] * (NO_CLASS in chosen) + [class_named(*named, info.labels) for named in names if named[1]]
+    kept = [choice for choice in dict.fromkeys(kept) if choice == NO_CLASS or choice in info.labels]
     return gr.update(choices=class_choices(info.labels), value=kept or [next(iter(info.labels))])
+
+
+def check_offered(offered: ModelInfo, model: str) -> None:
+    """ValueError where the picker still shows the classes of another model than the one in use."""
+    if offered.name != model:
+        raise ValueError(f"The classes are still those of {offered.name}: wait until {model} is open.")
 
 
 def seed_picker(prefix: str) -> gr.Number:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from app.frames import Frame
+from app.models import version_of
 from app.request import Request
 from app.speed import Speeds
 from app.zero import ON_ZERO_GPU, gpu
@@ -72,13 +73,14 @@ class Engine:
         self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
         self._visitors: set[object] = set()  # whose runs are going on or waiting
         self._name: str | None = None
+        self._version: int | None = None
         self._pipe: Any = None
-        self._info: dict[str, ModelInfo] = {}
+        self._info: dict[str, tuple[int, ModelInfo]] = {}  # name -> version of its files, and what it is
         self._warming: threading.Thread | None = None
 
     def check(self, name: str) -> None:
         """ValueError where there is no model of this name."""
-        if name not in self.models:
+        if not isinstance(name, str) or name not in self.models:
             known = list(self.models)
             more = f" ({len(known) - 8} more)" if len(known) > 8 else ""
             raise ValueError(f"There is no model {name!r}: choose one of {', '.join(known[:8])}{more}.")
@@ -88,14 +90,19 @@ class Engine:
         return name if isinstance(name, str) and name in self.models else otherwise
 
     def describe(self, name: str) -> ModelInfo:
-        """What there is to know of a model; loads it if it never was."""
-        if name not in self._info:
+        """What there is to know of a model; loads it if it never was, or if its files have changed since."""
+        if not isinstance(name, str) or name not in self._info:
+            self.check(name)
+        version, info = self._info.get(name, (None, None))
+        if info is None or (name in self.models and version != version_of(self.models[name])):
             with self._lock:
                 self._open(name)
-        return self._info[name]
+        return self._info[name][1]
 
     def class_index(self, name: str, label: int | str) -> int:
         """The index of a class that is given by index or name. ValueError where the model has no such class."""
+        if isinstance(label, bool) or not isinstance(label, int | str):
+            raise ValueError(f"A class is given by its number or its name, not by {label!r}.")
         with self._lock:
             return self._open(name).class_index(label)
 
@@ -156,15 +163,17 @@ class Engine:
                 yield from request.frames(self._open(request.model), job)
 
     def _open(self, name: str) -> Any:
-        """The pipeline of this name, loaded if another one is in memory. The lock is held."""
-        if name != self._name:
-            self.check(name)
+        """The pipeline of this name, loaded if another one is in memory, or another's files. The lock is held."""
+        self.check(name)
+        location = self.models[name]
+        version = version_of(location)
+        if (name, version) != (self._name, self._version):
             self._name = self._pipe = None  # let go of the old weights before the new ones come
-            self._pipe = self._load(self.models[name]).to(self.device)
+            self._pipe = self._load(location).to(self.device)
             self._pipe.optimize(dtype=self.dtype, compile=self.compile)
             self._pipe.set_progress_bar_config(disable=True)
-            self._name = name
-            self._info[name] = ModelInfo(
+            self._name, self._version = name, version
+            info = ModelInfo(
                 name=name,
                 architecture=type(self._pipe.transformer).__name__,
                 parameters=sum(p.numel() for p in self._pipe.transformer.parameters()),
@@ -175,6 +184,7 @@ class Engine:
                 device=self.device,
                 dtype=str(self._pipe.compute_dtype).removeprefix("torch."),
             )
+            self._info[name] = version, info
         return self._pipe
 
 

@@ -7,9 +7,10 @@ import gradio as gr
 
 from app.controls import class_choices, seed_picker, to_label
 from app.engine import ModelInfo
-from app.inpainting import FALLBACK, MAX_VARIANTS, PRESETS, Settings
+from app.inpainting import FALLBACK, LEAST_STRENGTH, MAX_VARIANTS, PRESETS, Settings
 from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, max_steps
 from app.studio import GLUE
+from mdt_core.canvas import MAX_GROW
 from mdt_core.inpainting import METHODS
 from mdt_core.samplers import SAMPLERS
 
@@ -17,7 +18,6 @@ METHOD_NAMES = {"mdt": "MDT", "repaint": "RePaint", "blend": "Blend"}
 CONTENT_NAMES = {"fill": "Blurred surroundings", "original": "What is there", "noise": "Noise"}
 AREA_NAMES = {"whole": "Whole picture", "crop": "Largest square", "masked": "Only around the mask"}
 DEFAULT_PRESET = "Balanced"
-MOST_GROW = 64  # of the slider; the API takes more
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def preset_settings(preset: str, info: ModelInfo) -> Settings:
 
 def preset_of(settings: Settings) -> str | None:
     """The preset that has these settings."""
+    if settings.sampler != METHODS[settings.method].sampler:
+        return None
     return next((name for name, row in PRESETS.items() if row == (settings.method, settings.num_inference_steps)), None)
 
 
@@ -89,7 +91,7 @@ def lay_out_settings(info: ModelInfo) -> tuple[gr.Radio, dict[str, gr.components
     with gr.Row():
         most = max_steps(defaults.sampler)
         controls["steps"] = slider("Steps", "steps", 1, most, defaults.num_inference_steps)
-        controls["strength"] = slider("Strength", "strength", 0.05, 1, defaults.strength, 0.05)
+        controls["strength"] = slider("Strength", "strength", LEAST_STRENGTH, 1, defaults.strength, 0.01)
     with gr.Row():
         controls["scale"] = slider("Guidance scale", "scale", *GUIDANCE_SCALE, defaults.guidance_scale, 0.1)
         controls["power"] = slider("Guidance power", "power", *GUIDANCE_POWER, defaults.guidance_power, 0.01)
@@ -107,8 +109,8 @@ def lay_out_mask_settings() -> dict[str, gr.components.Component]:
         "area": gr.Dropdown(
             named(AREA_NAMES), value=defaults.area, label="The model sees", min_width=160, elem_id="inpaint-area"
         ),
-        "grow": slider("Grow (px)", "grow", 0, MOST_GROW, defaults.grow),
-        "feather": slider("Feather (px)", "feather", 0, MOST_GROW, defaults.feather),
+        "grow": slider("Grow (px)", "grow", 0, MAX_GROW, defaults.grow),
+        "feather": slider("Feather (px)", "feather", 0, MAX_GROW, defaults.feather),
     }
 
 
@@ -125,12 +127,12 @@ def wire_presets(preset: gr.Radio, controls: Controls, model: gr.Dropdown, descr
         sampler = METHODS[method].sampler
         return [None, sampler, gr.update(maximum=max_steps(sampler), value=min(steps, max_steps(sampler)))]
 
-    def bound(sampler: str, steps: int) -> dict:
-        return gr.update(maximum=max_steps(sampler), value=min(steps, max_steps(sampler)))
+    def bound(sampler: str, steps: int) -> list[Any]:
+        return [None, gr.update(maximum=max_steps(sampler), value=min(steps, max_steps(sampler)))]
 
     preset.input(apply, [preset, model], trio, **GLUE)
     controls.method.input(follow, [controls.method, controls.steps], [preset, *trio[1:]], **GLUE)
-    controls.sampler.input(bound, [controls.sampler, controls.steps], controls.steps, **GLUE)
+    controls.sampler.input(bound, [controls.sampler, controls.steps], [preset, controls.steps], **GLUE)
     controls.steps.input(lambda: None, outputs=preset, **GLUE)
 
 

@@ -66,13 +66,15 @@ def publish_results(
     ]
 
 
-def publish_outcome(job: Job, images: Sequence[Image.Image], info: ModelInfo, at: Component) -> Outcome:
+def publish_outcome(
+    job: Job, request: Inpainting, images: Sequence[Image.Image], info: ModelInfo, at: Component
+) -> Outcome:
     """The results of a run, and copies small enough for a browser."""
     easel = job.easel
-    files = publish_results(job.request(), images, info, easel.name, job.painted, at)
-    small = [publish(to_png(image.resize(easel.shown)), "variant", at) for image in images]
-    before = publish(to_png(easel.display()), "before", at)
-    return Outcome(files, files if easel.shown == easel.size else small, before, job.captions())
+    files = shown = publish_results(request, images, info, easel.name, job.painted, at)
+    if easel.shown != easel.size:
+        shown = [publish(to_png(image.resize(easel.shown)), "variant", at) for image in images]
+    return Outcome(files, shown, publish(to_png(easel.display()), "before", at), job.captions())
 
 
 def to_png(picture: Image.Image) -> bytes:

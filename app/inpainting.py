@@ -41,6 +41,9 @@ NAMES = {
 }
 
 
+LEAST_STRENGTH = 0.01
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to repaint. Raises ValueError where a value is out of range."""
@@ -71,7 +74,7 @@ class Settings:
         check_whole(f"number of steps for {self.sampler}", self.num_inference_steps, 1, max_steps(self.sampler))
         check_number("guidance scale", self.guidance_scale, *GUIDANCE_SCALE)
         check_number("guidance power", self.guidance_power, *GUIDANCE_POWER)
-        check_number("strength", self.strength, 0.01, 1)
+        check_number("strength", self.strength, LEAST_STRENGTH, 1)
         check_whole("grow", self.grow, 0, MAX_GROW)
         check_whole("feather", self.feather, 0, MAX_GROW)
 

@@ -36,13 +36,25 @@ class Models(Mapping[str, str]):
 
     def checkpoints(self) -> dict[str, str]:
         """Those that can be opened: of every run, the latest first."""
-        return {
-            checkpoint_name(run.name, step): str(folder)
-            for run in map(Run, find_runs(self.runs).values())
-            if (run.folder / "pipeline" / "model_index.json").is_file()
-            for step, folder in reversed(run.checkpoints.items())
-            if (folder / "transformer").is_dir()
-        }
+        found = {}
+        for run in map(Run, find_runs(self.runs).values()):
+            try:
+                if (run.folder / "pipeline" / "model_index.json").is_file():
+                    kept = {step: path for step, path in run.checkpoints.items() if (path / "transformer").is_dir()}
+                    found |= {checkpoint_name(run.name, step): str(kept[step]) for step in reversed(kept)}
+            except OSError:  # a folder that may not be read
+                continue
+        return found
+
+
+def version_of(location: str) -> int:
+    """A number that changes with the files of a model, wherever it lies here; of a hub id always the same."""
+    path = Path(location)
+    files = [path] if path.is_file() else [*path.glob("*.json"), *path.glob("*/*.json"), *path.glob("*/*.safetensors")]
+    try:
+        return hash(tuple(sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)))
+    except OSError:  # one was replaced at this moment
+        return 0
 
 
 def find_models(chosen: str, shipped: Path = MODELS) -> dict[str, str]:

@@ -82,19 +82,20 @@ def find_runs(folders: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         try:
-            for path in sorted(folder.iterdir()):
-                if not path.name.startswith(".") and inside(path, folder) and is_run(path):
-                    found.setdefault(path.name, path)
+            paths = sorted(folder.iterdir())
         except OSError:  # not there, or not any more
             continue
+        for path in paths:
+            if not path.name.startswith(".") and inside(path, folder) and is_run(path):
+                found.setdefault(path.name, path)
     return found
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a training run: an autoencoder's, for one, has a configuration, too."""
-    if (folder / "samples").is_dir() or (folder / "checkpoints").is_dir():
-        return True
     try:
+        if (folder / "samples").is_dir() or (folder / "checkpoints").is_dir():
+            return True
         return inside(folder / "config.json", folder) and "training" in Run(folder).config
     except (OSError, ValueError, TypeError, RecursionError):
         return False

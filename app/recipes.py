@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from app.comparison import Comparison
 from app.engine import ModelInfo
 from app.images import open_header
-from app.request import Request
+from app.request import NOWHERE, Request, class_named
 
 KEY = "mdt-studio"  # of the text chunk
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels
@@ -147,17 +147,14 @@ def to_comparison(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Compariso
 
 def find_classes(labels: list, names: list, info: Labelled, notes: list[str]) -> tuple[int | None, ...]:
     """Classes of another model in this one: by index where the name agrees, else by name. Notes those it has not."""
-    by_name = {name: index for index, name in reversed(info.labels.items())}
     found = []
     for label, name in zip(labels, names, strict=False):
-        if label is None and name is None:
-            found.append(None)
-        elif isinstance(label, int) and name is not None and info.labels.get(label) == name:
-            found.append(label)
-        elif isinstance(name, str) and name in by_name:
-            found.append(by_name[name])
-        else:
+        known = isinstance(name, str) or (name is None and label is None)
+        index = class_named(label if isinstance(label, int) else None, name, info.labels) if known else NOWHERE
+        if index == NOWHERE:
             notes.append(f"{info.name} has no class {shorten(name)}")
+        else:
+            found.append(index)
     return tuple(found)
 
 

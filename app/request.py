@@ -1,8 +1,8 @@
 """What the engine is asked for: a request within its ranges, checked where it is made, and how it becomes frames."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.frames import Frame, follow, kept_steps
@@ -13,6 +13,7 @@ MAX_IMAGES = 16  # in one request
 MAX_SEED = 2**31 - 1  # browsers round integers above 2**53; this leaves room to count on from a seed
 GUIDANCE_SCALE = (1.0, 10.0)
 GUIDANCE_POWER = (0.01, 8.0)
+NOWHERE = -2  # an index that no model has
 SKIP_TOLERANCE = 1e-2  # the unconditional pass is left out where the guidance weight is closer to 1 than this
 
 
@@ -28,6 +29,7 @@ class Request:
     num_inference_steps: int = 25
     sampler: str = "dpm++"
     skip_unconditional: bool = True  # leave that pass out where the guidance weight is within SKIP_TOLERANCE of 1
+    class_names: tuple[str | None, ...] | None = None  # what another model calls the classes, which numbers them
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.seeds) <= MAX_IMAGES:
@@ -44,7 +46,7 @@ class Request:
             raise ValueError(
                 f"Whether to skip unconditional passes must be true or false, not {self.skip_unconditional!r}."
             )
-        if self.sampler not in SAMPLERS:
+        if not isinstance(self.sampler, str) or self.sampler not in SAMPLERS:
             raise ValueError(f"There is no sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}.")
         check_whole(f"number of steps for {self.sampler}", self.num_inference_steps, 1, max_steps(self.sampler))
 
@@ -65,8 +67,21 @@ class Request:
         unconditional = all(label is None for label in self.class_labels)
         return [1 if unconditional or skips(weight, self.skip_tolerance) else 2 for weight in weights]
 
+    def for_labels(self, labels: Mapping[int, str]) -> "Request":
+        """The same for a model with these classes, found by name if names are given. ValueError where one lacks."""
+        if self.class_names is None:
+            found = self.class_labels
+        else:
+            named = zip(self.class_labels, self.class_names, strict=True)
+            found = tuple(class_named(label, name, labels) for label, name in named)
+        for label, name in zip(found, self.class_names or found, strict=True):
+            if label is not None and label not in labels:
+                raise ValueError(f"{self.model} has no class {name!r}: pick its classes anew.")
+        return replace(self, class_labels=found, class_names=None)
+
     def frames(self, pipe: Any, job: int = 0) -> Iterator[Frame]:
         """The run, step by step."""
+        request = self.for_labels(pipe.id2label)
 
         def draw(steps: Sequence[Any]) -> dict[str, list]:
             return {
@@ -75,7 +90,14 @@ class Request:
             }
 
         kept = kept_steps(self.num_inference_steps)
-        return follow(streams(pipe, self), draw, job, self.evaluations, kept)
+        return follow(streams(pipe, request), draw, job, self.evaluations, kept)
+
+
+def class_named(label: int | None, name: str | None, labels: Mapping[int, str]) -> int | None:
+    """A class of another model among these: by index where the name agrees, else by name, or the NOWHERE of none."""
+    if name is None or labels.get(label) == name:
+        return label
+    return next((index for index, known in labels.items() if known == name), NOWHERE)
 
 
 def streams(pipe: Any, request: Request) -> list[Iterator[Any]]:

@@ -120,7 +120,8 @@ class StripPage:
         }
 
     def run(self, strip: Strip) -> Iterator[Update]:
-        """Checkpoint by checkpoint; stopped by being closed."""
+        """Checkpoint by checkpoint; stopped by being closed, which Gradio can do from the first update on."""
+        yield {self.status: WAITING}
         shown = 0.0
         with clear_errors(), closing(draw(self.engine, strip, self.album, self._publish)) as moments:
             for moment in moments:

@@ -31,7 +31,7 @@ def on_end(run: Dependency, handler: Callable, inputs: Any, outputs: Any) -> Non
 
 @dataclass
 class Studio:
-    """Handed to every tab's `build`."""
+    """Handed to every tab."""
 
     engine: Engine
     runs: Path  # the folders of training runs
@@ -76,10 +76,10 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Tell a visitor or API client what went wrong in a sentence, without a trace: a ValueError in its own words."""
+    """Tell a visitor or API client what went wrong in a sentence, without a trace: the error's own words."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # of the call, or of a file that it names
         text = str(error)
         text = html.escape(text[:1].upper() + text[1:], quote=False)  # it may quote a file from a stranger
         raise gr.Error(text, print_exception=False) from error

@@ -76,7 +76,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
         good = gr.State(info.name)  # the last model that could be opened
         opened = model.change(partial(open_model, engine), model, [about, good], **CHECK)
         opened.failure(lambda name: name, good, model, **GLUE)
-        gr.on([demo.load, model.focus], lambda: offer(engine), outputs=model, **GLUE)
+        gr.on([demo.load, model.focus], partial(offer, engine), model, model, **GLUE)
         studio = Studio(engine, runs, model, opened, info, demo)
         with gr.Tabs() as studio.tabs:
             for name, tab in TABS.items():
@@ -93,9 +93,11 @@ def open_model(engine: Engine, name: str) -> tuple[str, str]:
     return header(info), name
 
 
-def offer(engine: Engine) -> dict:
-    """The models that there are now: a run may have written a checkpoint since."""
-    return gr.update(choices=list(engine.models), visible=len(engine.models) > 1)
+def offer(engine: Engine, chosen: str) -> dict:
+    """The models that there are now: a run may have written a checkpoint since, or deleted the one that is chosen."""
+    names = list(engine.models)
+    gone = [] if chosen in names else [(f"{chosen} · gone", chosen)]  # else Gradio would refuse all that is sent
+    return gr.update(choices=names + gone, visible=len(names + gone) > 1)
 
 
 def header(info: ModelInfo) -> str:

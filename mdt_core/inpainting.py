@@ -133,7 +133,7 @@ def find_method(method: str | Method) -> Method:
     """The row of a method; ValueError if there is none of that name."""
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f'no inpainting method is called "{method}": choose one of {", ".join(METHODS)}')
     return METHODS[method]
 

@@ -1,5 +1,6 @@
 """The page as a server: its API in gradio_client's hands, its handlers, the command line, and a ZeroGPU Space."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,11 +15,11 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import recipes
-from app.controls import NO_CLASS, class_choices, for_model, steps_of, to_request
+from app.controls import NO_CLASS, check_offered, class_choices, for_model, steps_of, to_request
 from app.engine import Engine
 from app.plots import guidance_curve
 from app.request import MAX_SEED
-from app.ui import build, launch, launch_options
+from app.ui import build, launch, launch_options, offer
 from tests.stand_in import StandInPipeline
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,11 @@ def test_the_api_takes_indices_names_and_no_class(client: Client) -> None:
     [
         ({"class_label": 4}, "Class 4 is out of range: this model has classes 0 to 3"),
         ({"class_label": -1}, "Class -1 is out of range"),
+        ({"class_label": True}, "by its number or its name, not by True"),
+        ({"class_label": 1.7}, "not by 1.7"),
+        ({"class_label": [3]}, "by its number or its name"),
+        ({"model": ["shapes"]}, "named by a text|no model"),
+        ({"sampler": ["dpm++"]}, "no sampler"),
         ({"num_inference_steps": 0}, "steps for dpm.. must be a whole number from 1 to 250, not 0"),
         ({"seed": -1}, f"The seed must be a whole number from 0 to {MAX_SEED}, not -1"),
         ({"seed": 0.5}, "The seed must be a whole number"),
@@ -150,10 +156,20 @@ def test_a_thousand_classes_are_found_by_name_and_index(engine: Engine) -> None:
 
 
 def test_another_model_keeps_the_classes_that_it_has(engine: Engine) -> None:
-    """Catches a picker that holds a class which the model has not."""
+    """Catches a class that keeps its number and becomes another one, and one that the model has not."""
     info = engine.describe("shapes")
-    assert for_model(info, [2, 99, NO_CLASS])["value"] == [2, NO_CLASS]
-    assert for_model(info, [99])["value"] == [0]
+    other = dataclasses.replace(info, name="other", labels={0: "square", 1: "golden retriever", 7: "cat"})
+    assert for_model(info, [1, 7, NO_CLASS], before=other)["value"] == [NO_CLASS, 2]
+    assert for_model(other, [2, 1], before=info)["value"] == [1, 0]
+    assert for_model(info, [7], before=other)["value"] == [0]
+    with pytest.raises(ValueError, match="still those of other: wait until shapes is open"):
+        check_offered(other, "shapes")
+
+
+def test_a_model_that_is_gone_stays_the_chosen_one(engine: Engine) -> None:
+    """Catches a dropdown whose value is none of its choices: Gradio refuses every event that sends it."""
+    assert offer(engine, "shapes")["choices"] == ["shapes", "others"]
+    assert offer(engine, "run @ 7")["choices"] == ["shapes", "others", ("run @ 7 · gone", "run @ 7")]
 
 
 def test_ddpm_offers_a_thousand_steps() -> None:

@@ -17,11 +17,12 @@ from PIL import Image
 from app import recipes
 from app.engine import Engine
 from app.examples import find_examples
-from app.inpaint_controls import preset_settings, settings_to_values, values_to_settings
+from app.inpaint_controls import preset_of, preset_settings, settings_to_values, values_to_settings
 from app.inpainting import MAX_TOTAL, Inpainting, Settings, fingerprint, mask_from, recipe_of, settings_from
 from app.painting import to_image
 from app.request import MAX_SEED
 from app.ui import build, launch_options
+from mdt_core.samplers import SAMPLERS
 from tests.stand_in_inpaint import InpaintingStandIn
 
 SETTINGS = Settings("a", 1, (5, 6), "repaint", num_inference_steps=6, grow=2, feather=1)
@@ -196,6 +197,9 @@ def test_presets_suit_the_model() -> None:
     assert preset_settings("Best", plain).method == "repaint"
     assert preset_settings("Best", able).method == "mdt"
     assert preset_settings("Fast", able).num_inference_steps < preset_settings("Best", able).num_inference_steps
+    best = preset_settings("Best", able)
+    other = next(sampler for sampler in SAMPLERS if sampler != best.sampler)
+    assert preset_of(best) == "Best" and preset_of(dataclasses.replace(best, sampler=other)) is None
 
 
 def test_the_examples_are_pictures_with_masks(tmp_path: Path) -> None:
@@ -287,6 +291,8 @@ def test_files_that_make_no_sense_are_told(
         ({"num_variants": 9}, "number of variants must be a whole number from 1 to 8, not 9"),
         ({"seed": -1}, "The seed must be"),
         ({"method": "magic"}, "magic"),
+        ({"method": ["mdt"]}, "No inpainting method"),
+        ({"model": ["a"]}, "no model"),
         ({"strength": 0}, "strength must be"),
         ({"model": "nobody"}, "no model 'nobody'"),
     ],

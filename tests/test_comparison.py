@@ -1,10 +1,14 @@
 """Grids: which cell is drawn when, and where it stands on the sheet."""
 
+import dataclasses
+
 import pytest
 from PIL import Image
 
 from app.comparison import Comparison, Sheet, footer, join_values, parse_values
+from app.engine import Engine
 from app.request import Request
+from tests.stand_in import StandInPipeline
 
 BASE = Request("shapes", (None,), (7,), num_inference_steps=3)
 LABELS = {0: "circle", 1: "square"}
@@ -30,6 +34,34 @@ def test_models_are_drawn_one_after_the_other_and_land_in_their_own_cells() -> N
     x, y = (sheet._corner(1, 1)[axis] + sheet.cell // 2 for axis in (0, 1))
     assert sheet.image.getpixel((x, y)) == (255, 0, 0)
     assert sum(pixel == (255, 0, 0) for pixel in sheet.image.getdata()) == sheet.cell**2
+
+
+def test_another_model_draws_the_class_of_that_name() -> None:
+    """Two models that number their classes differently. Catches a picture of another class than its row says."""
+    models = {
+        "a": StandInPipeline({0: "circle", 1: "square"}),
+        "b": StandInPipeline({0: "square", 1: "dot", 2: "circle"}),
+    }
+    engine = Engine({name: name for name in models}, device="cpu", load=models.get)
+    grid = Comparison(dataclasses.replace(BASE, model="a"), (0, 1), "model", ("a", "b"))
+    pictures = [frame.images[0] for frame in engine.run(grid.requests(LABELS)) if frame.images]
+    for column, model in enumerate(("a", "b")):
+        for row, label in enumerate((0, 1) if model == "a" else (2, 0)):
+            request = dataclasses.replace(BASE, model=model, class_labels=(label,))
+            *_, last = engine.run((request,))
+            assert last.images[0].tobytes() == pictures[2 * column + row].tobytes()
+    lacking = Comparison(dataclasses.replace(BASE, model="b"), (1,), "model", ("b", "a"))
+    with pytest.raises(ValueError, match="a has no class 'dot'"):
+        list(engine.run(lacking.requests({1: "dot"})))
+
+
+def test_headings_do_not_run_into_each_other() -> None:
+    """Catches names of checkpoints wider than their columns."""
+    names = ("mdtv2-12e-3 @ 100000", "mdtv2-12e-3 @ 200000")
+    sheet = Sheet(Comparison(BASE, (0,), "model", names), LABELS, 32)
+    assert sheet._corner(0, 1)[0] - sheet._corner(0, 0)[0] > sheet.font.getlength(names[0])
+    plain = Sheet(Comparison(BASE, (0,), "guidance_scale", (1, 2)), LABELS, 32)
+    assert plain._corner(0, 1)[0] - plain._corner(0, 0)[0] == plain.cell + plain.gap
 
 
 def test_the_line_below_says_what_all_cells_share_and_no_more() -> None:

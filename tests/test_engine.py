@@ -164,6 +164,27 @@ def test_the_next_request_may_name_another_model() -> None:
     assert len(list(engine.run((REQUEST,)))) == 6, "the lock was not given back"
 
 
+def test_a_model_whose_files_change_is_opened_anew(tmp_path) -> None:
+    """A run trained again in the same folder. Catches old weights, and old classes on the page."""
+    (tmp_path / "transformer").mkdir()
+    weights = tmp_path / "transformer" / "model.safetensors"
+    weights.write_bytes(b"one")
+    engine, loaded = make_engine(a=str(tmp_path))
+    list(engine.run((ONE,)))
+    first, info = loaded[str(tmp_path)], engine.describe("a")
+    list(engine.run((ONE,)))
+    assert loaded[str(tmp_path)] is first and engine.describe("a") is info
+    weights.write_bytes(b"three")
+    assert engine.describe("a") is not info and engine._pipe is loaded[str(tmp_path)] is not first
+
+
+def test_a_class_that_the_model_has_not_is_told() -> None:
+    """Catches a crash where a page still shows another model's classes."""
+    engine, _ = make_engine()
+    with pytest.raises(ValueError, match="a has no class 900"):
+        list(engine.run((dataclasses.replace(ONE, class_labels=(900,)),)))
+
+
 def test_a_model_that_cannot_be_opened_leaves_the_engine_usable() -> None:
     """Catches an engine that believes to hold a model whose loading failed."""
     engine, _ = make_engine(a="A", b="B")

@@ -80,6 +80,21 @@ def test_only_training_runs_are_found(runs: Path) -> None:
 # --- broken runs -------------------------------------------------------------------------------------------------
 
 
+def test_a_folder_that_may_not_be_read_hides_no_other(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches runs behind a stranger's folder that are not offered."""
+    names = sorted(find_runs([runs]))
+    assert len(names) > 1
+    is_dir = Path.is_dir
+
+    def refuse(path: Path) -> bool:
+        if path.parent.name == names[0]:
+            raise PermissionError(path)
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert sorted(find_runs([runs]))[-1] == names[-1] and names[0] not in find_runs([runs])
+
+
 @pytest.mark.parametrize(
     "text", ['{"model": ', "\udcff", '{"training": 7}', "[]", '{"samples_per_class": "x"}', "[" * 9999]
 )

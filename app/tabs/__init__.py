@@ -1,1 +1,1 @@
-"""One file per tab, each with a `build(studio)` that lays it out and wires it up."""
+"""One file per tab: a class that lays it out and wires it up, handed a `Studio`."""

@@ -12,6 +12,7 @@ import gradio as gr
 from app import recipes
 from app.comparison import AXES, Comparison, Sheet, join_values, parse_values
 from app.controls import (
+    check_offered,
     class_picker,
     for_model,
     from_request,
@@ -21,12 +22,14 @@ from app.controls import (
     to_label,
     to_request,
 )
+from app.engine import ModelInfo
 from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.images import data_uri, jpeg_uri
 from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
 
 READY = progress(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
+AGAIN = "Press Compare for the same grid again."
 EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
 OFFERED_MODELS = 6
 SIDE = 1600  # pixels of the largest sheet that is streamed
@@ -54,6 +57,7 @@ class Compare:
                 self.stage = gr.HTML(EMPTY, elem_id="compare-stage")
                 self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
         self.comparison, self.grid = gr.State(), gr.State()
+        self.offered = gr.State(studio.info)  # the model whose classes the picker shows
         self._wire(studio)
 
     def _lay_out_controls(self, studio: Studio) -> None:
@@ -76,21 +80,23 @@ class Compare:
     def _wire(self, studio: Studio) -> None:
         page = [self.start, self.stop, self.status, self.stage, self.save]
         settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
-        studio.opened.success(self.offer_classes, [studio.model, self.classes], self.classes, **GLUE)
+        picker = [self.classes, self.offered]
+        studio.opened.success(self.offer_classes, [studio.model, *picker], picker, **GLUE)
         self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
-        check = self.start.click(self.begin, [studio.model, *settings], [*page, self.comparison, self.grid], **CHECK)
+        asked = [self.offered, studio.model, *settings]
+        check = self.start.click(self.begin, asked, [*page, self.comparison, self.grid], **CHECK)
         run = check.success(
             self.run, self.comparison, [*page, self.grid], show_progress="hidden", api_visibility="private", **GPU
         )
         on_end(run, self.finish, self.grid, page)
         self.stop.click(None, cancels=[run])
-        self.recipe.upload(
-            self.load, [self.recipe, studio.model], [self.recipe, studio.model, *settings, self.status], **CHECK
-        )
+        loaded = [self.recipe, studio.model, *settings, self.status, self.offered]
+        self.recipe.upload(self.load, [self.recipe, studio.model], loaded, **CHECK)
 
-    def offer_classes(self, model: str, chosen: list[int]) -> Update:
+    def offer_classes(self, model: str, chosen: list[int], before: ModelInfo) -> Update:
         """Another model was chosen: its classes."""
-        return for_model(self.engine.describe(model), chosen)
+        info = self.engine.describe(model)
+        return {self.classes: for_model(info, chosen, before), self.offered: info}
 
     def offer_values(self, axis: str) -> str:
         """Values to begin with: of models, those there are now, oldest checkpoint first."""
@@ -98,10 +104,19 @@ class Compare:
         return ", ".join(reversed(models)) if axis == "model" else AXES[axis].default
 
     def begin(
-        self, model: str, classes: list[int], axis: str, values: str, seed: int, sampler: str, *sampling: Any
+        self,
+        offered: ModelInfo,
+        model: str,
+        classes: list[int],
+        axis: str,
+        values: str,
+        seed: int,
+        sampler: str,
+        *sampling: Any,
     ) -> Update:
         """Check the settings before the run joins the queue."""
         with clear_errors():
+            check_offered(offered, model)
             base = to_request(model, [], 1, seed, sampler, *sampling)
             labels = tuple(map(to_label, classes))
             comparison = Comparison(base, labels, axis, parse_values(axis, values))
@@ -119,7 +134,7 @@ class Compare:
     def run(self, comparison: Comparison) -> Iterator[Update]:
         """Cell by cell; stopped by being closed."""
         info = self.engine.describe(comparison.base.model)
-        requests = comparison.requests()
+        requests = comparison.requests(info.labels)
         sheet = Sheet(comparison, info.labels, info.image_size)
         grid = Grid(len(requests))
         start, shown = perf_counter(), 0.0
@@ -158,8 +173,8 @@ class Compare:
             gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
         classes, _, *sampling = from_request(comparison.base, info, comparison.class_labels)
         values = join_values(comparison.values)
-        text = progress(0, "Recipe loaded. Press Compare for the same grid again.")
-        return [None, self.pick(info.name), classes, comparison.axis, values, *sampling, text]
+        text = progress(0, "Recipe loaded" + (", as far as it goes." if notes else f". {AGAIN}"))
+        return [None, self.pick(info.name), classes, comparison.axis, values, *sampling, text, info]
 
 
 def show(uri: str) -> str:

@@ -13,6 +13,7 @@ import gradio as gr
 from app import recipes
 from app.controls import (
     NO_CLASS,
+    check_offered,
     class_picker,
     for_model,
     from_request,
@@ -21,6 +22,7 @@ from app.controls import (
     seed_picker,
     to_request,
 )
+from app.engine import ModelInfo
 from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.presets import Presets
@@ -29,6 +31,7 @@ from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, 
 from app.trajectory import VIEWS, Trajectory, caption
 
 READY = progress(0, "Pick a class and press Generate (Ctrl + Enter).")
+AGAIN = "Press Generate for the same picture again."
 EMPTY = '<div class="stage empty"><p>The pictures come here, out of the noise.</p></div>'
 
 
@@ -51,6 +54,7 @@ class Generate:
                 self._lay_out_result()
         self.trajectory = gr.State()
         self.picture = gr.State()  # the file of the picture chosen in the gallery
+        self.offered = gr.State(studio.info)  # the model whose classes the picker shows
         self.settings = [self.classes, self.count, self.seed, *self.sampling.inputs]
         self._wire(studio)
         studio.actions, studio.picture = self.actions, self.picture
@@ -104,7 +108,8 @@ class Generate:
     def _wire(self, studio: Studio) -> None:
         model, trajectory = studio.model, self.trajectory
         page = [self.start, self.stop, self.status, self.stage, self.gallery, self.step, self.again, self.picture]
-        studio.opened.success(self.offer_classes, [model, self.classes], self.classes, **GLUE)
+        picker = [self.classes, self.offered]
+        studio.opened.success(self.offer_classes, [model, *picker], picker, **GLUE)
         self.any_class.click(self.random_class, model, self.classes, **GLUE)
         self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
 
@@ -112,7 +117,7 @@ class Generate:
         self.start.click(None, outputs=at_once, js=STARTED, **GLUE)  # first: behind the run it waits for its end
         run = self.start.click(
             self.run,
-            [self.view, model, *self.settings],
+            [self.view, self.offered, model, *self.settings],
             [*page, trajectory],
             show_progress="hidden",
             api_visibility="private",
@@ -128,22 +133,27 @@ class Generate:
         self.view.input(self.look, [trajectory, self.step, self.view], **scrubbed)
         self.gallery.select(self.select, trajectory, page, **GLUE)
         self.again.click(self.use_again, [trajectory, self.picture], [self.classes, self.count, self.seed], **GLUE)
-        self.recipe.upload(self.load, [self.recipe, model], [self.recipe, model, *self.settings, self.status], **CHECK)
+        loaded = [self.recipe, model, *self.settings, self.status, self.offered]
+        self.recipe.upload(self.load, [self.recipe, model], loaded, **CHECK)
         gr.api(self.generate, api_name="generate", **GPU)
 
-    def offer_classes(self, model: str, chosen: list[int]) -> Update:
+    def offer_classes(self, model: str, chosen: list[int], before: ModelInfo) -> Update:
         """Another model was chosen: its classes."""
-        return for_model(self.engine.describe(model), chosen)
+        info = self.engine.describe(model)
+        return {self.classes: for_model(info, chosen, before), self.offered: info}
 
     def random_class(self, model: str) -> list[int]:
         """Any one class."""
         return [random.choice(list(self.engine.describe(model).labels))]
 
-    def run(self, view: str, *settings: Any) -> Iterator[Update]:
-        """Frame by frame; stopped by being closed. The first preview is all that the first update waits for."""
+    def run(self, view: str, offered: ModelInfo, *settings: Any) -> Iterator[Update]:
+        """Frame by frame; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
+        yield {self.status: WAITING, self.picture: None}
         with clear_errors():
             request = to_request(*settings)
-            trajectory = Trajectory(request, self.engine.describe(request.model).labels, view)
+            check_offered(offered, request.model)
+            labels = self.engine.describe(request.model).labels
+            trajectory = Trajectory(request.for_labels(labels), labels, view)
         shown = 0.0
         with clear_errors(), closing(self.engine.run((request,))) as frames:
             for frame in frames:
@@ -212,8 +222,8 @@ class Generate:
         request, notes = recipes.to_request(recipe, info)
         for note in notes:
             gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
-        text = f"Recipe loaded: seed {request.seeds[0]}. Press Generate for the same picture again."
-        return [None, self.pick(info.name), *from_request(request, info), progress(0, text)]
+        text = f"Recipe loaded: seed {request.seeds[0]}" + (", as far as it goes." if notes else f". {AGAIN}")
+        return [None, self.pick(info.name), *from_request(request, info), progress(0, text), info]
 
     def generate(
         self,

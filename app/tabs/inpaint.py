@@ -11,7 +11,8 @@ import gradio as gr
 import numpy as np
 
 from app import recipes
-from app.controls import NO_CLASS, for_model
+from app.controls import NO_CLASS, check_offered, for_model
+from app.engine import ModelInfo
 from app.images import open_image
 from app.inpaint_api import make_endpoint
 from app.inpaint_controls import method_choices, preset_of, settings_to_values, values_to_settings, wire_presets
@@ -30,6 +31,7 @@ class Inpaint(Page):
     def __init__(self, studio: Studio):
         super().__init__(studio)
         self.engine, self.pick, self._model, self._tabs = studio.engine, studio.pick, studio.model, studio.tabs
+        self.offered = gr.State(studio.info)  # the model whose classes the picker shows
         self._wire(studio)
 
     def _wire(self, studio: Studio) -> None:
@@ -41,8 +43,8 @@ class Inpaint(Page):
         ]
         page = [self.start, self.stop, self.status, easel, job, outcome, *views]
 
-        choices = [self.controls.label, self.controls.method]
-        studio.opened.success(self.offer, [model, *choices], choices, **GLUE)
+        offers = [self.controls.label, self.controls.method, self.offered]
+        studio.opened.success(self.offer, [model, *offers], [*offers, self.preset], **GLUE)
         wire_presets(self.preset, self.controls, model, self.engine.describe)
         self.open.upload(self.take_upload, self.open, page, **CHECK)
         self.example.select(self.take_example, model, [*page, self.controls.label], **GLUE)
@@ -50,9 +52,8 @@ class Inpaint(Page):
             self.take_generated, [studio.picture, model], [*page, studio.tabs, self.controls.label], **CHECK
         )
         self.use.click(self.take_variant, [outcome, easel], page, **CHECK)
-        self.recipe.upload(
-            self.load, [self.recipe, model, easel], [self.recipe, model, self.preset, *settings, *page], **CHECK
-        )
+        loaded = [self.recipe, model, self.preset, *settings, *page, self.offered]
+        self.recipe.upload(self.load, [self.recipe, model, easel], loaded, **CHECK)
 
         self.open_mask.upload(self.load_mask, [self.open_mask, easel], page, **CHECK)
         self.invert.click(self.invert_mask, [editor, easel], editor, **GLUE)
@@ -64,7 +65,7 @@ class Inpaint(Page):
         gr.on([edge.change for edge in edges], self.redraw, seen, self.cells, trigger_mode="always_last", **GLUE)
         self.variants.select(self.choose, outcome, [self.slider, self.save, outcome], **GLUE)
 
-        check = self.start.click(self.begin, [model, editor, easel, *settings], page, **CHECK)
+        check = self.start.click(self.begin, [self.offered, model, editor, easel, *settings], page, **CHECK)
         run = check.success(self.run, job, page, show_progress="hidden", api_visibility="private", **GPU)
         on_end(run, self.finish, job, page)
         self.stop.click(None, cancels=[run])
@@ -195,9 +196,12 @@ class Inpaint(Page):
 
     # --- a run -----------------------------------------------------------------------------------------------
 
-    def begin(self, model: str, value: dict[str, Any] | None, easel: Easel | None, *values: Any) -> Update:
+    def begin(
+        self, offered: ModelInfo, model: str, value: dict[str, Any] | None, easel: Easel | None, *values: Any
+    ) -> Update:
         """Check picture, mask and settings before the run joins the queue."""
         with clear_errors():
+            check_offered(offered, model)
             if easel is None:
                 raise ValueError("There is no picture yet: open or paste one, or take an example.")
             job = Job(values_to_settings(model, *values), easel, mask_of(value, easel.shown))
@@ -213,7 +217,8 @@ class Inpaint(Page):
         }
 
     def run(self, job: Job) -> Iterator[Update]:
-        """Frame by frame; stopped by being closed."""
+        """Frame by frame; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
+        yield {self.status: WAITING}
         start = perf_counter()
         request, captions = job.request(), job.captions()
         with clear_errors(), closing(self.engine.run((request,))) as frames:
@@ -221,7 +226,7 @@ class Inpaint(Page):
                 job.seen, job.total, job.seconds = frame.index + 1, frame.total, perf_counter() - start
                 if frame.images:
                     info = self.engine.describe(request.model)
-                    job.outcome = publish_outcome(job, frame.images, info, self.slider)
+                    job.outcome = publish_outcome(job, request, frame.images, info, self.slider)
                 elif frame.x_0:
                     yield {
                         self.stage: pictures(frame.x_0, captions),
@@ -258,6 +263,8 @@ class Inpaint(Page):
             settings, notes = settings_from(recipe, info)
             update = {} if easel else self._take(easel := Easel(open_image(path), Path(path).stem))
         mask = mask_from(recipe)
+        if mask is not None and mask.shape == easel.size[::-1]:  # a client's, which is not made smaller for a browser
+            mask = reduce(mask, easel.shown)
         if mask is None or mask.shape != easel.shown[::-1]:
             notes.append("its mask does not fit the picture: paint one")
         else:
@@ -266,11 +273,11 @@ class Inpaint(Page):
         for note in notes:
             gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
         same = recipe.get("source") == fingerprint(easel.picture())
-        text = f"Recipe loaded: seed {settings.seeds[0]}. " + (
-            "Press Inpaint for the same picture again."
-            if same
-            else "It was made from another picture: open that one for the same result."
-        )
+        text = f"Recipe loaded: seed {settings.seeds[0]}"
+        if not same:
+            text += ". It was made from another picture: open that one for the same result."
+        else:
+            text += ", as far as it goes." if notes else ". Press Inpaint for the same picture again."
         values = zip(self.controls.all, settings_to_values(settings, info), strict=True)
         return {
             **update,
@@ -278,13 +285,19 @@ class Inpaint(Page):
             self._model: self.pick(info.name),
             self.preset: preset_of(settings),
             self.status: progress(0, text),
+            self.offered: info,
             **dict(values),
         }
 
-    def offer(self, model: str, label: int, method: str) -> Update:
+    def offer(self, model: str, label: int, method: str, before: ModelInfo) -> Update:
         """Another model was chosen: its classes, and the methods that it can do."""
         info = self.engine.describe(model)
-        update, choices = for_model(info, [label]), method_choices(info)
+        update, choices = for_model(info, [label], before), method_choices(info)
         update["value"] = update["value"][0]
         kept = method if method in dict(choices).values() else FALLBACK
-        return {self.controls.label: update, self.controls.method: gr.update(choices=choices, value=kept)}
+        return {
+            self.controls.label: update,
+            self.controls.method: gr.update(choices=choices, value=kept),
+            self.offered: info,
+            self.preset: gr.skip() if kept == method else None,
+        }
