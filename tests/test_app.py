@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from app import recipes
 from app.controls import NO_CLASS, check_offered, class_choices, for_model, steps_of, to_request
 from app.engine import Engine
 from app.plots import guidance_curve
-from app.request import MAX_SEED
+from app.request import MAX_SEED, Request
+from app.studio import WAITING
+from app.tabs.generate import Generate
 from app.ui import build, launch, launch_options, offer
 from tests.stand_in import StandInPipeline
 
@@ -115,6 +118,21 @@ def test_the_page_is_ready_again_however_a_run_ends(engine: Engine) -> None:
     for run in runs:
         after_error = [outputs for after, failed, outputs in ends if after == run and failed]
         assert len(after_error) == 1 and (run, False, after_error[0]) in ends
+
+
+def test_a_run_can_be_stopped_while_it_waits_for_the_model(engine: Engine) -> None:
+    """Gradio cannot close a run that has sent nothing yet. Catches a first update that waits for the engine."""
+    handlers = (getattr(event.fn, "__self__", None) for event in build(engine, Path("runs")).fns.values())
+    tab = next(handler for handler in handlers if isinstance(handler, Generate))
+    run = tab.run("x_0", engine.describe("shapes"), "shapes", [0], 1, 0, "dpm++", 3, 3.8, 4.0, True)
+    sent: list[dict] = []
+    with engine._lock:  # another visitor's run
+        waiting = threading.Thread(target=lambda: sent.append(next(run)), daemon=True)
+        waiting.start()
+        waiting.join(10)
+        assert sent and sent[0] == {tab.status: WAITING, tab.picture: None}
+        run.close()
+    assert len(list(engine.run((Request("shapes", (0,), (0,), num_inference_steps=2),)))) == 2
 
 
 def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:
