@@ -9,7 +9,7 @@ import gradio as gr
 from app.engine import ModelInfo
 from app.plots import guidance_curve
 from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, Request, class_named, max_steps
-from app.studio import GLUE
+from app.studio import GLUE, Studio
 from mdt_core.samplers import SAMPLERS
 
 NO_CLASS = -1  # a dropdown's value for "no class"
@@ -63,6 +63,18 @@ def for_model(info: ModelInfo, chosen: Sequence[int], before: ModelInfo) -> dict
     kept = [NO_CLASS] * (NO_CLASS in chosen) + [class_named(*named, info.labels) for named in names if named[1]]
     kept = [choice for choice in dict.fromkeys(kept) if choice == NO_CLASS or choice in info.labels]
     return gr.update(choices=class_choices(info.labels), value=kept or [next(iter(info.labels))])
+
+
+def follow_model(studio: Studio, picker: gr.Dropdown) -> gr.State:
+    """Let a class picker follow the model in use. What is returned holds the model whose classes it shows."""
+    offered = gr.State(studio.info)
+
+    def offer(model: str, chosen: list[int], before: ModelInfo) -> tuple[dict, ModelInfo]:
+        info = studio.engine.describe(model)
+        return for_model(info, chosen, before), info
+
+    studio.opened.success(offer, [studio.model, picker, offered], [picker, offered], **GLUE)
+    return offered
 
 
 def check_offered(offered: ModelInfo, model: str) -> None:

@@ -49,7 +49,7 @@ class Models(Mapping[str, str]):
 
 def version_of(location: str) -> int:
     """A number that changes with the files of a model, wherever it lies here; of a hub id always the same."""
-    path = Path(location)
+    path = Path(location).expanduser()
     files = [path] if path.is_file() else [*path.glob("*.json"), *path.glob("*/*.json"), *path.glob("*/*.safetensors")]
     try:
         return hash(tuple(sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from app.images import open_header, open_image
 from mdt_core.canvas import MIN_SIDE, Canvas, fit_canvas
+from mdt_core.rgb import mask_array
 
 DISPLAY_SIDE = 1024  # pixels of the editor's longer side
 PAINT = (20, 184, 166)  # the page's teal
@@ -81,19 +82,16 @@ def editor_value(display: Image.Image, mask: np.ndarray) -> dict[str, Any]:
 
 def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     """An uploaded mask, white where to repaint; transparency counts as black. ValueError unless it has `size`."""
-    mask = open_header(path)
-    if mask.has_transparency_data:
-        open_image(path)  # refuses what is damaged
-        mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
-    else:
-        mask = open_image(path)
+    mask, header = open_image(path), open_header(path)  # the first refuses what is damaged, and lays it on white
+    if header.has_transparency_data:
+        mask = header
     if mask.size != size:
         (width, height), (wanted_width, wanted_height) = mask.size, size
         raise ValueError(
             f"The mask has {width} x {height} pixels, the picture {wanted_width} x {wanted_height}: "
             "make them the same size."
         )
-    return np.asarray(mask.convert("L")) > 127
+    return mask_array(mask)
 
 
 def to_image(mask: np.ndarray) -> Image.Image:

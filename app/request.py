@@ -69,15 +69,12 @@ class Request:
 
     def for_labels(self, labels: Mapping[int, str]) -> "Request":
         """The same for a model with these classes, found by name if names are given. ValueError where one lacks."""
-        if self.class_names is None:
-            found = self.class_labels
-        else:
-            named = zip(self.class_labels, self.class_names, strict=True)
-            found = tuple(class_named(label, name, labels) for label, name in named)
-        for label, name in zip(found, self.class_names or found, strict=True):
-            if label is not None and label not in labels:
-                raise ValueError(f"{self.model} has no class {name!r}: pick its classes anew.")
-        return replace(self, class_labels=found, class_names=None)
+        names, found = self.class_names or (None,) * len(self.class_labels), []
+        for label, name in zip(self.class_labels, names, strict=True):
+            found.append(class_named(label, name, labels))
+            if found[-1] is not None and found[-1] not in labels:
+                raise ValueError(f"{self.model} has no class {name or label!r}: pick its classes anew.")
+        return replace(self, class_labels=tuple(found), class_names=None)
 
     def frames(self, pipe: Any, job: int = 0) -> Iterator[Frame]:
         """The run, step by step."""

@@ -32,7 +32,7 @@ from train.bench import Training
 from train.command import Parser
 from train.export import assemble
 from train.latents import Latents, open_autoencoder
-from train.speedup import VALIDATION_IMAGES, Contender, contenders, plot, report
+from train.speedup import VALIDATION_IMAGES, Contender, contenders, in_full, plot, report
 from train.validation import ValidationDraws, validation_losses
 
 
@@ -59,8 +59,7 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
         "num_inference_steps": args.steps,
     }
     key = settings | {"reference": args.reference, "validation_images": args.validation_images}
-    known = {"validation_images": VALIDATION_IMAGES}
-    done = {row["step"] for row in run.evaluations if key.items() <= (known | row).items()}
+    done = {row["step"] for row in run.evaluations if key.items() <= in_full(row).items()}
     todo = {step: path for step, path in milestones(run, args.at).items() if step not in done}
     state.wait_for_everyone()  # every process has read before the first row is written
     data, device = Latents(run.config["latents"], "validation"), args.device or state.device

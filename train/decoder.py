@@ -77,10 +77,9 @@ def draw_drafts(pipe: MDTPipeline, latents: Tensor, labels: Tensor, first_seed: 
     return last.x_t
 
 
-def drafts(args: argparse.Namespace, device: torch.device) -> dict[str, Tensor]:
+def drafts(args: argparse.Namespace, pipe: MDTPipeline, data: Latents, device: torch.device) -> dict[str, Tensor]:
     """`samples` with their `labels`, `trips` with the `indices` of their pictures: drawn once, then kept."""
     path = args.out / "drafts.safetensors"
-    pipe, data = MDTPipeline.from_pretrained(args.model).to(device), Latents(args.latents)
     sizes = [args.num_samples, args.num_trips, args.seed]
     made_of = json.dumps([fingerprint(pipe), data.shards[0].metadata.get("made_of"), sizes])
     if path.exists():
@@ -157,8 +156,13 @@ def tune(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
-    drawn, data, images = drafts(args, device), Latents(args.latents), load(args.data, "train")
-    vae = grown(MDTPipeline.from_pretrained(args.model).vae, args.width, args.blocks)
+    pipe, data, images = (
+        MDTPipeline.from_pretrained(args.model).to(device),
+        Latents(args.latents),
+        load(args.data, "train"),
+    )
+    drawn = drafts(args, pipe, data, device)
+    vae = grown(pipe.vae, args.width, args.blocks)
     vae = vae.to(device, memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
     dtype = choose_dtype("auto", device)

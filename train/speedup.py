@@ -22,6 +22,7 @@ INCIDENTAL = {"seed", "accumulation", "compile", "recompute", "peak_tflops"}
 INCIDENTAL |= {"log_every", "save_every", "keep_checkpoints", "max_bad_steps"}
 # What may not differ between evaluations that are compared.
 SETTINGS = ("num_images", "reference", "first_seed", "num_inference_steps", "guidance_scale", "guidance_power")
+SETTINGS += ("validation_images",)
 VALIDATION_IMAGES = 1024  # of the loss, in evaluations that do not say
 FIGURES = {
     "kid_efflite0": "KID-EffLite0",
@@ -51,6 +52,11 @@ class Contender:
         return self.figures[figure].mean(0)
 
 
+def in_full(evaluation: dict) -> dict:
+    """A row of evaluation.jsonl with the settings that it leaves unsaid."""
+    return {"validation_images": VALIDATION_IMAGES} | evaluation
+
+
 def contenders(runs: Sequence[Run]) -> list[Contender]:
     """Runs of one configuration, but for seed and bookkeeping, are one contender; in the order of the runs.
 
@@ -58,10 +64,9 @@ def contenders(runs: Sequence[Run]) -> list[Contender]:
         ValueError: a run has no evaluation, the seeds of a recipe have no evaluated step in common, or evaluations
             differ in their settings.
     """
-    words = (*SETTINGS, "validation_images")
-    rows = [{"validation_images": VALIDATION_IMAGES} | row for run in runs for row in run.evaluations]
-    if len({repr([row.get(word) for word in words]) for row in rows}) > 1:
-        raise ValueError(f"the runs were evaluated with different {', '.join(words)}: evaluate all of them alike")
+    rows = [in_full(row) for run in runs for row in run.evaluations]
+    if len({repr([row.get(word) for word in SETTINGS]) for row in rows}) > 1:
+        raise ValueError(f"the runs were evaluated with different {', '.join(SETTINGS)}: evaluate all of them alike")
     groups: dict[str, list[Run]] = {}
     for run in runs:
         config = [run.config.get(word) or None for word in TELLING]

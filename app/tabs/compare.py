@@ -14,7 +14,7 @@ from app.comparison import AXES, Comparison, Sheet, join_values, parse_values
 from app.controls import (
     check_offered,
     class_picker,
-    for_model,
+    follow_model,
     from_request,
     run_controls,
     sampling_controls,
@@ -57,7 +57,7 @@ class Compare:
                 self.stage = gr.HTML(EMPTY, elem_id="compare-stage")
                 self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
         self.comparison, self.grid = gr.State(), gr.State()
-        self.offered = gr.State(studio.info)  # the model whose classes the picker shows
+        self.offered = follow_model(studio, self.classes)
         self._wire(studio)
 
     def _lay_out_controls(self, studio: Studio) -> None:
@@ -80,8 +80,6 @@ class Compare:
     def _wire(self, studio: Studio) -> None:
         page = [self.start, self.stop, self.status, self.stage, self.save]
         settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
-        picker = [self.classes, self.offered]
-        studio.opened.success(self.offer_classes, [studio.model, *picker], picker, **GLUE)
         self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
         asked = [self.offered, studio.model, *settings]
         check = self.start.click(self.begin, asked, [*page, self.comparison, self.grid], **CHECK)
@@ -92,11 +90,6 @@ class Compare:
         self.stop.click(None, cancels=[run])
         loaded = [self.recipe, studio.model, *settings, self.status, self.offered]
         self.recipe.upload(self.load, [self.recipe, studio.model], loaded, **CHECK)
-
-    def offer_classes(self, model: str, chosen: list[int], before: ModelInfo) -> Update:
-        """Another model was chosen: its classes."""
-        info = self.engine.describe(model)
-        return {self.classes: for_model(info, chosen, before), self.offered: info}
 
     def offer_values(self, axis: str) -> str:
         """Values to begin with: of models, those there are now, oldest checkpoint first."""

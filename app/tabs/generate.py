@@ -15,7 +15,7 @@ from app.controls import (
     NO_CLASS,
     check_offered,
     class_picker,
-    for_model,
+    follow_model,
     from_request,
     run_controls,
     sampling_controls,
@@ -54,7 +54,7 @@ class Generate:
                 self._lay_out_result()
         self.trajectory = gr.State()
         self.picture = gr.State()  # the file of the picture chosen in the gallery
-        self.offered = gr.State(studio.info)  # the model whose classes the picker shows
+        self.offered = follow_model(studio, self.classes)
         self.settings = [self.classes, self.count, self.seed, *self.sampling.inputs]
         self._wire(studio)
         studio.actions, studio.picture = self.actions, self.picture
@@ -108,8 +108,6 @@ class Generate:
     def _wire(self, studio: Studio) -> None:
         model, trajectory = studio.model, self.trajectory
         page = [self.start, self.stop, self.status, self.stage, self.gallery, self.step, self.again, self.picture]
-        picker = [self.classes, self.offered]
-        studio.opened.success(self.offer_classes, [model, *picker], picker, **GLUE)
         self.any_class.click(self.random_class, model, self.classes, **GLUE)
         self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
 
@@ -136,11 +134,6 @@ class Generate:
         loaded = [self.recipe, model, *self.settings, self.status, self.offered]
         self.recipe.upload(self.load, [self.recipe, model], loaded, **CHECK)
         gr.api(self.generate, api_name="generate", **GPU)
-
-    def offer_classes(self, model: str, chosen: list[int], before: ModelInfo) -> Update:
-        """Another model was chosen: its classes."""
-        info = self.engine.describe(model)
-        return {self.classes: for_model(info, chosen, before), self.offered: info}
 
     def random_class(self, model: str) -> list[int]:
         """Any one class."""
