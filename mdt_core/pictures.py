@@ -24,7 +24,6 @@ class MDTPipelineOutput(BaseOutput):
     skipped: int  # unconditional evaluations left out because the guidance weight was near 1
 
 
-ClassLabel = int | str | None  # an index, a name, or None for no class
 Images = Callable[[Tensor], list[Image.Image]]  # latents (N, C, h, w) -> pictures
 
 

@@ -5,14 +5,11 @@ that the command line, the browser and `__call__` take. Every image has its own 
 depend on the batch it is made in.
 """
 
-import difflib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 from torch import Tensor
@@ -20,8 +17,9 @@ from torch import Tensor
 from mdt_core.acceleration import CudaGraph, choose_dtype, lower_products, one_by_one
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
+from mdt_core.labels import ClassLabel, as_list, class_index
 from mdt_core.official import HUB_OPTIONS, download, load_official, one_line, resolve
-from mdt_core.pictures import ClassLabel, Images, MDTPipelineOutput, Pictures, PipelineStep
+from mdt_core.pictures import Images, MDTPipelineOutput, Pictures, PipelineStep
 from mdt_core.repainting import Repainting
 from mdt_core.samplers import Step, generators, initial_latents, sample, sampling_timesteps
 from mdt_core.trajectory import Trajectory
@@ -146,24 +144,8 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         return self.transformer.config.sample_size * downscale(self.vae)
 
     def class_index(self, label: ClassLabel) -> int:
-        """The index of a class given by index or name; None is the null class.
-
-        Raises:
-            ValueError: there is no such class.
-        """
-        if label is None:
-            return self.num_classes
-        by_name = {name.casefold(): index for index, name in self.id2label.items()}
-        if isinstance(label, str) and label.casefold() in by_name:  # a name may be a number, of another class
-            return by_name[label.casefold()]
-        if isinstance(label, str) and not re.fullmatch("-?[0-9]+", label):
-            near = difflib.get_close_matches(label.casefold(), by_name, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"this model knows {self.num_classes} classes"
-            raise ValueError(f"no class is called {label!r}: {hint}")
-        index = int(label)
-        if not 0 <= index < self.num_classes:
-            raise ValueError(f"class {index} is out of range: this model has classes 0 to {self.num_classes - 1}")
-        return index
+        """The index of a class given by index or name, as `mdt_core.labels.class_index` finds it."""
+        return class_index(label, self.id2label)
 
     # --- speed ---------------------------------------------------------------------------------------------
 
@@ -282,7 +264,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         skip_tolerance: float,
     ) -> Guided:
         """The model with `count` labels, the timesteps to come and guidance bound to it."""
-        labels = _as_list(class_labels)
+        labels = as_list(class_labels)
         if len(labels) not in (1, count):
             raise ValueError(f"{len(labels)} class labels do not go with {count} seeds: give one per image")
         indices = [self.class_index(label) for label in labels] * (count // len(labels))
@@ -313,19 +295,12 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
 
     def _seeds(self, class_labels: ClassLabel | Sequence[ClassLabel], seeds: int | Sequence[int] | None) -> list[int]:
         """One seed per image: as given, one for all labels, or drawn at random."""
-        count = len(_as_list(class_labels))
+        count = len(as_list(class_labels))
         if not count:
             raise ValueError("class_labels is empty: give at least one, None for an image of no class")
         if seeds is None:
             return torch.randint(2**31, (count,)).tolist()
-        seeds = [int(seed) for seed in _as_list(seeds)]
+        seeds = [int(seed) for seed in as_list(seeds)]
         if not seeds:
             raise ValueError("seeds is empty: give one per image, or None")
         return seeds * count if len(seeds) == 1 else seeds
-
-
-def _as_list(value) -> list:
-    """A single label or seed as a list of one."""
-    if isinstance(value, np.ndarray | Tensor):
-        value = value.tolist()
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

@@ -10,7 +10,8 @@ from torch import Tensor
 from mdt_core.autoencoder import downscale
 from mdt_core.canvas import fit_canvas
 from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
-from mdt_core.pictures import ClassLabel, MDTPipelineOutput, PipelineStep
+from mdt_core.labels import ClassLabel
+from mdt_core.pictures import MDTPipelineOutput, PipelineStep
 from mdt_core.rgb import mask_array, picture_array
 from mdt_core.samplers import generators, sampling_timesteps
 from mdt_core.transformer import MDT

@@ -63,13 +63,10 @@ def train(
 
     Raises:
         TrainingError: the gradient stayed not finite, a checkpoint does not fit the model, or the disk is full.
+        ValueError: the batch does not divide among the processes.
     """
     accelerator = accelerator or Accelerator(cpu=cpus_alone())
-    if config.batch_size % (accelerator.num_processes * config.accumulation):
-        raise ValueError(
-            f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} processes "
-            f"x {config.accumulation} micro-batches"
-        )
+    local = config.images_of_process(accelerator.num_processes)
     device, settings = accelerator.device, model.config
     model.to(device).train()
     peak = peak_flops(device, config.peak_tflops)
@@ -84,7 +81,6 @@ def train(
     shape = (config.batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
     draws_of = partial(Draws.of_step, config=config, shape=shape, num_tokens=model.num_tokens, device=device)
     indices_of = partial(batch_indices, batch_size=config.batch_size, size=len(data), seed=config.seed)
-    local = config.batch_size // accelerator.num_processes
     mine = slice(accelerator.process_index * local, (accelerator.process_index + 1) * local)
     meter, watch, clock = Meter(), Watch(), Clock(run.seconds_until(first))
     bar = tqdm(initial=first, total=config.steps, unit="step", disable=not accelerator.is_main_process)

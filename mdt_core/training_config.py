@@ -40,6 +40,19 @@ class TrainingConfig:
         if self.mask_ratio is not None and not 0 <= self.mask_ratio[0] <= self.mask_ratio[1] < 1:
             raise ValueError(f"mask_ratio must be two shares, (least, most), from 0 to below 1, not {self.mask_ratio}")
 
+    def images_of_process(self, processes: int) -> int:
+        """How many images of a step each of `processes` takes.
+
+        Raises:
+            ValueError: `batch_size` does not divide among the processes and their micro-batches.
+        """
+        if self.batch_size % (processes * self.accumulation):
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide among {processes} processes "
+                f"x {self.accumulation} micro-batches"
+            )
+        return self.batch_size // processes
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why, and the last checkpoint is whole."""

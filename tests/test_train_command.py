@@ -104,6 +104,13 @@ def test_a_run_of_another_model_is_left_as_it_is(settings, tmp_path, capsys):
     assert run.config == before
 
 
+def test_a_batch_that_cannot_be_shared_out_is_refused_before_a_folder_is_written(settings, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["avatars", "--output-dir", str(tmp_path / "run"), "--set", *settings, "accumulation=3"])
+    assert end.value.code == 2 and "batch_size 4 does not divide among 1 processes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(settings, tmp_path, monkeypatch):
     """Catches a run folder without autoencoder or class names before its end, and a start that resets them."""
     run = Run(tmp_path / "run")

@@ -56,6 +56,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     """Train, and at the end assemble the pipeline folder."""
     check_same_model(run, recipe)
     accelerator = make_accelerator(recipe, run)
+    recipe.training.images_of_process(accelerator.num_processes)  # raises before the folder is written
     data = Latents(recipe.latents, repeats=recipe.repeats)
     channels, side, _ = data.shape
     id2label = {} if recipe.unconditional else data.id2label
