@@ -32,7 +32,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device, width: int | No
         if device.type == "cpu":
             fast = torch.cpu._is_amx_tile_supported() and (width is None or width >= AMX_PAYS_FROM)
         else:
-            fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+            fast = device.type == "cuda" and _has_bfloat16(device)
         return torch.bfloat16 if fast else torch.float32
     dtype = DTYPES.get(dtype, dtype)
     if dtype not in DTYPES.values():
@@ -40,6 +40,12 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device, width: int | No
     if dtype == torch.float16 and device.type == "cpu":
         raise ValueError("float16 needs a GPU: choose float32 or bfloat16 on a CPU")
     return dtype
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU multiplies in bfloat16 itself: one before Ampere only imitates it, slower than float32."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def lower_products(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -83,14 +89,15 @@ class CudaGraph:
 
     def __call__(self, *arguments: Tensor | None) -> Tensor:
         shapes = tuple(None if a is None else tuple(a.shape) for a in arguments)
-        if shapes not in self.recorded:
-            self.recorded[shapes] = self._record([None if a is None else a.clone() for a in arguments])
-        graph, inputs, output = self.recorded[shapes]
-        for mine, given in zip(inputs, arguments, strict=True):
-            if mine is not None:
-                mine.copy_(given)
-        graph.replay()
-        return output.clone()
+        with torch.cuda.device(next(a.device for a in arguments if a is not None)):  # streams are the current one's
+            if shapes not in self.recorded:
+                self.recorded[shapes] = self._record([None if a is None else a.clone() for a in arguments])
+            graph, inputs, output = self.recorded[shapes]
+            for mine, given in zip(inputs, arguments, strict=True):
+                if mine is not None:
+                    mine.copy_(given)
+            graph.replay()
+            return output.clone()
 
     def _record(self, inputs: list[Tensor | None]) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]:
         side = torch.cuda.Stream()
@@ -99,6 +106,6 @@ class CudaGraph:
             self.function(*inputs)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):  # its default stream is the GPU's that recorded first
             output = self.function(*inputs)
         return graph, inputs, output

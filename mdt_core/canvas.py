@@ -1,7 +1,8 @@
 """A picture of any size meets a model of one size: crop, grow, feather, paste.
 
 The model works on a square of the picture, its *box*, which may reach beyond the picture's edges (a letterbox, filled
-by repeating the edge). Pictures are (H, W, 3) uint8 arrays, masks (H, W) bool arrays, true where to repaint:
+by repeating the edge, of picture and mask). Pictures are (H, W, 3) uint8 arrays, masks (H, W) bool arrays, true where
+to repaint:
 
     picture, mask -> canvas.pixels(), canvas.hardness() -> latents -> inpaint -> pixels -> canvas.paste() -> picture
 
@@ -11,6 +12,7 @@ is repainted, new pixels are pasted inside it alone, and outside of it the resul
 Letters: H, W sides of the picture, S side of the model's square, h, w latent cells.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,16 +83,25 @@ class Canvas:
 
     def _coarsen(self, values: np.ndarray, h: int, w: int) -> Tensor:
         """Values in the window -> (h, w) over the box, the largest that each cell touches."""
-        rows, columns = (
-            [((a + i * self.side) // cells, -(-(a + (i + 1) * self.side) // cells)) for i in range(cells)]
-            for a, cells in (
-                ((self.top - self.window[0].start) * h, h),
-                ((self.left - self.window[1].start) * w, w),
-            )
-        )
-        values = np.stack([values[max(a, 0) : max(b, 0)].max(0, initial=0) for a, b in rows])
-        values = np.stack([values[:, max(a, 0) : max(b, 0)].max(1, initial=0) for a, b in columns], 1)
+        rows, columns = (self._lines(axis, cells) for axis, cells in enumerate((h, w)))
+        values = np.stack([values[lines].max(0, initial=0) for lines in rows])
+        values = np.stack([values[:, lines].max(1, initial=0) for lines in columns], 1)
         return torch.from_numpy(values.astype(np.float32))
+
+    def _lines(self, axis: int, cells: int) -> Iterator[slice]:
+        """The window's rows (axis 0) or columns (1) that each of so many cells of the box touches.
+
+        Beyond the picture its edge is repeated, in the mask as in `pixels`: there a hole that reaches the edge goes on.
+        """
+        window, start = self.window[axis], (self.top, self.left)[axis]
+        for i in range(cells):
+            first = (start - window.start) + i * self.side // cells
+            end = (start - window.start) - (-(i + 1) * self.side // cells)
+            if window.start == 0:
+                end = max(end, 1)
+            if window.stop == self.picture.shape[axis]:
+                first = min(first, window.stop - window.start - 1)
+            yield slice(max(first, 0), max(end, 0))
 
 
 def fit_canvas(
@@ -132,10 +143,11 @@ def fit_canvas(
         raise ValueError("the mask covers the whole picture and leaves nothing to go by: generate a new one instead")
     if area not in AREAS:
         raise ValueError(f'the area is one of {", ".join(AREAS)}, not "{area}"')
-    if not 0 <= grow <= MAX_GROW:
-        raise ValueError(f"grow must be 0 to {MAX_GROW} pixels, not {grow}")
-    if not feather >= 0:
-        raise ValueError(f"feather must be 0 pixels or more, not {feather}")
+    if not 0 <= grow <= MAX_GROW or grow % 1:
+        raise ValueError(f"grow must be 0 to {MAX_GROW} whole pixels, not {grow}")
+    if not feather >= 0 or feather % 1:
+        raise ValueError(f"feather must be 0 whole pixels or more, not {feather}")
+    grow, feather = int(grow), int(min(feather, grow))  # the painted part itself is replaced in full
 
     extent = [_extent(mask.any(1 - axis)) for axis in (0, 1)]  # first and last painted row, column
     wanted = round(context * (max(last - first for first, last in extent) + 1 + 2 * grow))
@@ -158,7 +170,6 @@ def fit_canvas(
 
     distance = np.sqrt(_squared_distance(painted, grow), dtype=np.float32)  # to the painted mask
     grown = distance <= grow
-    feather = min(feather, grow)  # the painted part itself is replaced in full
     # To the picture that stays; beyond the box that is all of it.
     spans = zip(window, (top, left), mask.shape, strict=True)
     ends = np.array([(edge.start == start > 0, edge.stop == start + side < n) for edge, start, n in spans], int)

@@ -67,7 +67,7 @@ def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
 
     On a CPU torch's own takes a third as long as the product before it; oneDNN's comes with the product.
     """
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
             return onednn_linear_gelu(*(tensor.to(dtype) for tensor in (x, linear.weight, linear.bias)))
@@ -77,8 +77,6 @@ def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
 # An operator of its own, because torch.compile takes oneDNN's only with weights that are constants.
 @torch.library.custom_op("mdt_core::linear_gelu", mutates_args=())
 def onednn_linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if not torch.backends.mkldnn.is_available():
-        return F.gelu(F.linear(x, weight, bias), approximate="tanh")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
 
 

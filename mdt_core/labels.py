@@ -25,10 +25,17 @@ def class_index(label: ClassLabel, id2label: Mapping[int, str]) -> int:
         near = difflib.get_close_matches(label.casefold(), by_name, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"this model knows {len(id2label)} classes"
         raise ValueError(f"no class is called {label!r}: {hint}")
-    index = int(label)
+    index = whole(label, "a class")
     if not 0 <= index < len(id2label):
         raise ValueError(f"class {index} is out of range: this model has classes 0 to {len(id2label) - 1}")
     return index
+
+
+def whole(value: int | float | str, what: str) -> int:
+    """A number that may have come as 5.0. ValueError, "`what` must be a whole number", where it is none."""
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{what} must be a whole number, not {value}")
+    return int(value)
 
 
 def as_list(value) -> list:

@@ -17,6 +17,7 @@ from statistics import mode
 import huggingface_hub
 import safetensors.torch
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
 
 from mdt_core.presets import SIZES, model_config
 from mdt_core.transformer import MDT, DiT, MDTTransformer, MDTv2
@@ -26,9 +27,9 @@ V1_DECODER_LAYERS = model_config("MDT-S/2")[1]["decoder_layers"]
 # What to fetch of a hub repository. One holds two models, 5.8 GB together: the newer one, unless a file is named.
 PATTERNS = ["*.json", "*.safetensors", "*.pt"]
 PATTERNS_OF = {"shgao/MDT-XL2": ["*v2*.pt"]}
-
-
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")  # of huggingface_hub.snapshot_download
+
+AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
 class CheckpointError(ValueError):
@@ -252,3 +253,32 @@ def _fetch(repository: str, file: str | None, hub: dict) -> Path:
     if not (folder / file).is_file():
         raise ValueError(f"{repository}: holds no file {file} on the hub")
     return folder / file
+
+
+# --- autoencoders ----------------------------------------------------------------------------------------
+
+
+def open_autoencoder(source: str | Path, **hub) -> AutoencoderKL | AutoencoderTiny:
+    """An autoencoder of either class from a local folder or a hub id.
+
+    `hub`: HUB_OPTIONS, for a hub id.
+
+    Raises:
+        ValueError: nothing is there, the hub does not give it, it is damaged, or of another class.
+    """
+    folder = Path(source) if Path(source).is_dir() else download(str(source), ["*.json", "*.safetensors"], **hub)
+    try:
+        kind = AutoencoderKL.load_config(folder).get("_class_name")
+        if kind not in AUTOENCODERS:
+            raise ValueError(f"it holds a {kind}; {' or '.join(AUTOENCODERS)} is needed")
+        vae = AUTOENCODERS[kind].from_pretrained(folder)
+        if lacking := missing_weight(vae):
+            raise ValueError(f"it lacks {lacking}")
+    except Exception as error:  # damaged, half written, foreign: the readers have no common base class
+        raise ValueError(f"the autoencoder {source} cannot be opened: {one_line(error)}") from error
+    return vae.eval()
+
+
+def missing_weight(network: torch.nn.Module) -> str | None:
+    """The first weight that a network's file did not hold: diffusers leaves it without numbers."""
+    return next((name for name, tensor in network.state_dict().items() if tensor.is_meta), None)

@@ -2,7 +2,7 @@
 
 A diffusers pipeline of two components, `transformer` and `vae`. `stream` yields each step and is the one path
 that the command line, the browser and `__call__` take. Every image has its own seed: its picture does not
-depend on the batch it is made in.
+depend on the batch it is made in, but for rounding on a GPU in 16 bits.
 """
 
 import json
@@ -17,8 +17,8 @@ from torch import Tensor
 from mdt_core.acceleration import CudaGraph, choose_dtype, lower_products, one_by_one
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
-from mdt_core.labels import ClassLabel, as_list, class_index
-from mdt_core.official import HUB_OPTIONS, download, load_official, one_line, resolve
+from mdt_core.labels import ClassLabel, as_list, class_index, whole
+from mdt_core.official import HUB_OPTIONS, load_official, missing_weight, one_line, open_autoencoder, resolve
 from mdt_core.pictures import Images, MDTPipelineOutput, Pictures, PipelineStep
 from mdt_core.repainting import Repainting
 from mdt_core.samplers import Step, generators, initial_latents, sample, sampling_timesteps
@@ -76,11 +76,13 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         Raises:
             ValueError: nothing is there, it is damaged, it is not a model of this family, or an argument is not for it.
         """
-        path = resolve(pretrained_model_name_or_path, **{key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs})
+        hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        path = resolve(pretrained_model_name_or_path, **hub)
         if path.is_file():
             if foreign := kwargs.keys() - {"vae", "decoder_layers"}:
                 raise ValueError(f"{path} is a published file, to be opened without {', '.join(sorted(foreign))}")
-            return cls.from_official(path, **kwargs)
+            hub.pop("revision", None)  # the model's, not the autoencoder's
+            return cls.from_official(path, **kwargs, **hub)
         try:
             name = json.loads((path / "model_index.json").read_text())["_class_name"]
             if name != cls.__name__:
@@ -92,8 +94,8 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             raise ValueError(f"{path} cannot be opened: {one_line(error)}") from error
         networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
         for name, part in networks.items():
-            if lacking := [key for key, tensor in part.state_dict().items() if tensor.is_meta]:
-                raise ValueError(f"{path} cannot be opened: {name} lacks {lacking[0]}")
+            if lacking := missing_weight(part):
+                raise ValueError(f"{path} cannot be opened: {name} lacks {lacking}")
         return pipe
 
     @classmethod
@@ -102,14 +104,17 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         path: str | Path,
         vae: str | Path | AutoencoderKL | AutoencoderTiny | None = None,
         decoder_layers: int | None = None,
+        **hub,
     ) -> "MDTPipeline":
         """A published .pt or .safetensors file and an autoencoder (it, a folder or a hub id; else `default_vae`).
+
+        `hub`: HUB_OPTIONS, for the autoencoder's hub id.
 
         Raises:
             ValueError: the file is no such checkpoint, or the autoencoder cannot be had or does not fit.
         """
         transformer = load_official(path, decoder_layers=decoder_layers)
-        autoencoder = vae if isinstance(vae, torch.nn.Module) else cls._open_vae(vae or cls.default_vae)
+        autoencoder = vae if isinstance(vae, torch.nn.Module) else open_autoencoder(vae or cls.default_vae, **hub)
         if autoencoder.config.latent_channels != transformer.config.in_channels:
             raise ValueError(
                 f"the autoencoder has {autoencoder.config.latent_channels} latent channels, "
@@ -117,14 +122,6 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             )
         names = json.loads(IMAGENET_CLASSES.read_text()) if transformer.config.num_classes == 1000 else None
         return cls(transformer, autoencoder, id2label=names)
-
-    @staticmethod
-    def _open_vae(vae: str | Path) -> AutoencoderKL:
-        folder = vae if Path(vae).is_dir() else download(str(vae), ["*.json", "*.safetensors"])
-        try:
-            return AutoencoderKL.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"the autoencoder {vae} cannot be opened: {one_line(error)}") from error
 
     # --- what the model is ---------------------------------------------------------------------------------
 
@@ -176,6 +173,14 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         self._cuda_graphs = cuda_graphs
         if compile:
             (self._twin or self.transformer).compile_repeated_blocks()
+        return self
+
+    def to(self, *args, **kwargs) -> "MDTPipeline":
+        """As diffusers' pipelines. On another device, or in another type, call `optimize` again."""
+        before = self.device, self.transformer.dtype
+        super().to(*args, **kwargs)
+        if (self.device, self.transformer.dtype) != before:
+            self.compute_dtype, self._twin, self._cuda_graphs = torch.float32, None, False
         return self
 
     # --- sampling ------------------------------------------------------------------------------------------
@@ -283,8 +288,10 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             with lower or nullcontext():
                 return model(x_t.to(self.transformer.dtype), timesteps, class_labels, keep).to(x_t.dtype)
 
+        # On a CPU a product in 16 bits rounds to other numbers in a batch than alone.
+        alone = self.device.type == "cpu" and {self.compute_dtype, self.transformer.dtype} != {torch.float32}
         return guide(
-            evaluate if self._twin is None else one_by_one(evaluate),
+            one_by_one(evaluate) if alone else evaluate,
             torch.tensor(indices, device=self.device),
             null_class=self.num_classes,
             guidance_scale=guidance_scale,
@@ -300,7 +307,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             raise ValueError("class_labels is empty: give at least one, None for an image of no class")
         if seeds is None:
             return torch.randint(2**31, (count,)).tolist()
-        seeds = [int(seed) for seed in as_list(seeds)]
+        seeds = [whole(seed, "a seed") for seed in as_list(seeds)]
         if not seeds:
             raise ValueError("seeds is empty: give one per image, or None")
         return seeds * count if len(seeds) == 1 else seeds

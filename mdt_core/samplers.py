@@ -6,8 +6,8 @@ the order of the steps.
 
 Papers: DDPM (Ho et al. 2020, arXiv:2006.11239), iDDPM's learned variance (Nichol & Dhariwal 2021, arXiv:2102.09672),
 DDIM (Song et al. 2020, arXiv:2010.02502), DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095). The schedulers' formulas are
-diffusers'; the timesteps are the published ones. Noise is float32 and drawn on the CPU by one generator per image: a
-picture depends neither on the device nor on its neighbours in the batch.
+diffusers'; the timesteps are the published ones. Noise is float32 and drawn on the CPU by one generator per image: it
+depends neither on the device nor on the neighbours in the batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -4,6 +4,7 @@ On tensors that are whole, nothing here does anything. Where they are not, all p
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -12,8 +13,16 @@ from mdt_core.transformer import MDTTransformer
 
 
 def gather(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors; of sharded ones, copies on the CPU."""
-    return {name: t.full_tensor().cpu() if isinstance(t, DTensor) else t for name, t in tensors.items()}
+    """Whole tensors; of sharded ones, copies on the CPU in the process that writes files, and none in the others."""
+    whole = {}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, DTensor):
+            whole[name] = tensor
+            continue
+        full = tensor.full_tensor()  # by all processes
+        if dist.get_rank() == 0:
+            whole[name] = full.cpu()
+    return whole
 
 
 def deal(whole: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -22,12 +31,15 @@ def deal(whole: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def gather_model(model: MDTTransformer) -> MDTTransformer:
-    """A model that is whole: `model` itself, or of a sharded one a copy on the CPU."""
+    """A model that is whole: `model` itself, or of a sharded one a copy; without numbers where `gather` makes none."""
     if not isinstance(model, FSDPModule):
         return model
     family = next(c for c in type(model).__mro__ if issubclass(c, MDTTransformer) and not issubclass(c, FSDPModule))
-    copy = family.from_config(model.config)
-    copy.load_state_dict(gather(model.state_dict()))
+    with torch.device("meta"):
+        copy = family.from_config(model.config)
+    whole = gather(model.state_dict())
+    if dist.get_rank() == 0:
+        copy.load_state_dict(whole, assign=True)
     return copy.eval()
 
 

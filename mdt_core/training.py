@@ -56,16 +56,18 @@ def train(
         run: where everything is written.
         sample_steps: after how many steps `draw_samples(averaged model, step)` makes a PIL picture. The averaged
             weights of these steps are kept.
-        accelerator: by default one in float32 as the launcher set it up.
+        accelerator: processes and precision, "no" or "bf16"; by default float32 on what the launcher set up.
 
     Returns:
         The averaged weights.
 
     Raises:
         TrainingError: the gradient stayed not finite, a checkpoint does not fit the model, or the disk is full.
-        ValueError: the batch does not divide among the processes.
+        ValueError: the batch does not divide among the processes, or the precision is another one.
     """
-    accelerator = accelerator or Accelerator(cpu=cpus_alone())
+    accelerator = accelerator or Accelerator(cpu=cpus_alone(), mixed_precision="no")
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise ValueError(f'training takes mixed_precision "no" or "bf16", not "{accelerator.mixed_precision}"')
     local = config.images_of_process(accelerator.num_processes)
     device, settings = accelerator.device, model.config
     model.to(device).train()
@@ -74,6 +76,8 @@ def train(
     ema, diffusion = EMA(model, config.ema_decay), Diffusion()
     prepare_blocks(model, config)
     if accelerator.is_fsdp2:  # each process holds a part of the weights, and so of their averages and moments
+        # Autocast alone lowers precision, as without FSDP: this policy would lower the stream and the gradients' sums.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = None
         fsdp2_prepare_model(accelerator, model), fsdp2_prepare_model(accelerator, ema.model)
     optimizer = make_optimizer(model, config)
     first = resume(run, model, ema, optimizer)
@@ -93,7 +97,8 @@ def train(
             passes = passes_of_step(data, indices_of(step)[mine], draws, config, settings.num_classes)
             for number, one in enumerate(passes, start=1):
                 with nullcontext() if number == len(passes) else accelerator.no_sync(parallel):  # one exchange a step
-                    terms = training_terms(parallel, diffusion, *one, config.min_snr_gamma)
+                    with accelerator.autocast():
+                        terms = training_terms(parallel, diffusion, *one, config.min_snr_gamma)
                     accelerator.backward(terms["loss"].mean() / config.accumulation)
                 meter.add_pass(one, terms)
             optimizer.step()  # clips; takes no step where the gradient is not finite

@@ -206,7 +206,8 @@ class MDTTransformer(ModelMixin, ConfigMixin):
             ValueError: another model, or its weights are not those that its configuration asks for.
         """
         told = kwargs.pop("output_loading_info", False)
-        folder = {key: kwargs[key] for key in ("subfolder", "revision", "local_files_only") if key in kwargs}
+        where = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
+        folder = {key: kwargs[key] for key in where if key in kwargs}
         saved = cls.load_config(pretrained_model_name_or_path, **folder).get("_class_name")
         family = {member.__name__: member for member in (DiT, MDT, MDTv2)}
         if saved not in family:

@@ -1,10 +1,12 @@
 """Options for speed: refused where they cannot work, and their cost in the result is what is said of it."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mdt_core import bench
+from mdt_core import MDTPipeline, bench
 from mdt_core.acceleration import choose_dtype, lower_products
 from mdt_core.bench_rows import ROWS, Row
 from mdt_core.kernels import attention
@@ -53,6 +55,30 @@ def test_a_picture_in_16_bits_is_the_same_alone_and_in_a_batch(pipe):  # noqa: F
     four = pipe([0, 1, 0, 1], seeds=[5, 6, 7, 8], output_type="latent", **SETTINGS).images
     alone = pipe([1], seeds=[8], output_type="latent", **SETTINGS).images
     assert torch.equal(four[3:], alone)
+
+
+def test_a_pipeline_of_16_bits_makes_the_same_picture_alone_and_in_a_batch(pipe, tmp_path):  # noqa: F811
+    pipe.save_pretrained(tmp_path)
+    lower = MDTPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    four = lower([0, 1, 0, 1], seeds=[5, 6, 7, 8], output_type="latent", **SETTINGS).images
+    assert torch.equal(four[3:], lower([1], seeds=[8], output_type="latent", **SETTINGS).images)
+
+
+def test_what_was_chosen_for_one_device_is_not_taken_to_another(pipe):  # noqa: F811
+    """Catches lowered weights that stay behind. (Another type stands for another device.)"""
+    pipe.optimize(dtype="bfloat16")
+    assert pipe.to("cpu").compute_dtype == torch.bfloat16  # it was there
+    moved = pipe.to(torch.float64)
+    images = moved("cat", seeds=1, output_type="latent", **SETTINGS).images
+    assert moved.compute_dtype == torch.float32 and images.isfinite().all()
+    pipe.to(torch.float32)
+
+
+def test_bfloat16_by_itself_only_on_a_gpu_that_has_it(monkeypatch):
+    """A T4 says that it supports bfloat16 where imitating it counts."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert choose_dtype("auto", torch.device("cuda:1")) == torch.float32
 
 
 @pytest.mark.parametrize("shared", [None, 1, 3])  # no bias, one for all images, one each

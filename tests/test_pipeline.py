@@ -112,6 +112,39 @@ def test_a_published_file_takes_an_autoencoder_and_nothing_foreign(pipe, tmp_pat
         MDTPipeline.from_pretrained(path, vae=pipe.vae, torch_dtype=torch.float16)
 
 
+def test_a_published_file_takes_an_autoencoder_of_either_class(pipe, tmp_path):
+    """Catches one opened as a class that it is not of, whose weights then have no numbers."""
+    path, vae = tmp_path / "mdt_v2.safetensors", tmp_path / "vae"
+    save_file(pipe.transformer.state_dict(), path)
+    pipe.vae.save_pretrained(vae)
+    again = MDTPipeline.from_pretrained(path, vae=vae)
+    assert type(again.vae) is type(pipe.vae)
+    assert difference(again(1, seeds=3, **SETTINGS).images[0], pipe(1, seeds=3, **SETTINGS).images[0]) <= 1  # rounding
+    weights = load_file(vae / "diffusion_pytorch_model.safetensors")
+    save_file(dict(list(weights.items())[1:]), vae / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match=f"the autoencoder {vae} cannot be opened: it lacks "):
+        MDTPipeline.from_pretrained(path, vae=vae)
+    pipe.transformer.save_pretrained(vae)
+    with pytest.raises(ValueError, match="it holds a MDTv2; AutoencoderKL or AutoencoderTiny is needed"):
+        MDTPipeline.from_pretrained(path, vae=vae)
+
+
+def test_the_autoencoder_is_asked_of_the_hub_as_the_model_is(pipe, tmp_path, monkeypatch):
+    """Catches a request to the network with local_files_only, and a cache that the model alone is looked for in."""
+    save_file(pipe.transformer.state_dict(), tmp_path / "mdt_v2.safetensors")
+    asked = []
+
+    def download(repository, patterns, **hub):
+        asked.append((repository, hub))
+        return tmp_path
+
+    monkeypatch.setattr("mdt_core.official.download", download)
+    pipe.vae.save_pretrained(tmp_path)
+    hub = {"cache_dir": "elsewhere", "local_files_only": True}
+    MDTPipeline.from_pretrained("some/model/mdt_v2.safetensors", revision="two", **hub)
+    assert asked == [("some/model", hub | {"revision": "two"}), (MDTPipeline.default_vae, hub)]
+
+
 def test_a_pipeline_that_was_opened_in_inference_mode_draws(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     with torch.inference_mode():
@@ -171,6 +204,8 @@ def test_seeds_are_drawn_and_told(pipe):
         ({"guidance_channels": "all"}, "guidance_channels"),
         ({"class_labels": [0, 1, 2], "seeds": [1, 2]}, "one per image"),
         ({"seeds": [-1]}, "seed"),
+        ({"seeds": [1.5]}, "a seed must be a whole number, not 1.5"),
+        ({"class_labels": [1.7]}, "a class must be a whole number, not 1.7"),
         ({"num_inference_steps": 0}, "steps"),
         ({"num_inference_steps": 251}, "250"),
         ({"sampler": "euler"}, "dpm"),

@@ -139,7 +139,16 @@ def test_a_run_can_begin_with_another_models_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"keep_checkpoints": 0}, {"log_every": 0}, {"decay": 1.5}, {"mask_ratio": (0.5, 0.3)}, {"steps": -1}]
+    "wrong",
+    [
+        {"keep_checkpoints": 0},
+        {"log_every": 0},
+        {"decay": 1.5},
+        {"mask_ratio": (0.5, 0.3)},
+        {"steps": -1},
+        {"warmup_steps": -1},
+        {"max_grad_norm": 0.0},
+    ],
 )
 def test_a_setting_out_of_range_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

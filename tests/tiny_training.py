@@ -1,6 +1,6 @@
 """A model and a data set so small that a step takes milliseconds; as a program, a run of them in one of many processes.
 
-python -m tests.tiny_training RUN_FOLDER STEPS      # with the environment that a launcher sets
+python -m tests.tiny_training RUN_FOLDER STEPS      # [sharded] [bfloat16], in a launcher's environment
 """
 
 import sys
@@ -12,6 +12,7 @@ from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlu
 from torch import Tensor
 
 from mdt_core import MDTTransformer, MDTv2
+from mdt_core.layers import Block
 from mdt_core.runs import Run
 from mdt_core.training import train
 from mdt_core.training_config import TrainingConfig
@@ -49,13 +50,23 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 if __name__ == "__main__":
-    accelerator = Accelerator(cpu=True)
+    lower = "bfloat16" in sys.argv
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if lower else "no")
     if "sharded" in sys.argv:  # accelerate reads an FSDP configuration on GPUs alone, its code works anywhere
         policy = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": ["Mlp", "Sequential"]}
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, cpu_ram_efficient_loading=False, **policy
         )
+        if lower:
+            accelerator.state.fsdp_plugin.set_mixed_precision("bf16")  # as accelerate's own state does
         accelerator.state.distributed_type = DistributedType.FSDP
     config = replace(CONFIG, steps=int(sys.argv[2]), log_every=1)
-    train(small_model(), EightImages(), config, Run(Path(sys.argv[1])), accelerator=accelerator)
+    model, streams, products = small_model(), set(), set()
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.register_forward_hook(lambda *of: streams.add(of[-1].dtype))
+            module.mlp.register_forward_hook(lambda *of: products.add(of[-1].dtype))
+    train(model, EightImages(), config, Run(Path(sys.argv[1])), accelerator=accelerator)
+    assert streams == {torch.float32}, streams  # whatever the products are in
+    assert products == {torch.bfloat16 if lower else torch.float32}, products
     accelerator.end_training()

@@ -16,6 +16,7 @@ from mdt_core import MDTTransformer, create_model
 from mdt_core.acceleration import choose_dtype
 from mdt_core.checkpoints import initialize_from
 from mdt_core.machine import cpus_alone, devices
+from mdt_core.official import open_autoencoder
 from mdt_core.runs import Run
 from mdt_core.training import full_disk_is_told, train
 from mdt_core.training_config import TrainingError, exponential_steps
@@ -23,7 +24,7 @@ from train.command import Parser
 from train.config import RECIPES, Recipe, find_recipe
 from train.costs import table
 from train.export import assemble, export, write_pipeline
-from train.latents import Latents, open_autoencoder
+from train.latents import Latents
 
 SHEET_COLUMNS = 16  # classes in the pictures of samples/, of more than that evenly picked ones
 

@@ -24,6 +24,7 @@ from accelerate.utils import gather_object
 from mdt_core import MDTTransformer
 from mdt_core.acceleration import choose_dtype
 from mdt_core.machine import cpus_alone
+from mdt_core.official import open_autoencoder
 from mdt_core.runs import Run
 from mdt_core.timing import take_turns
 from mdt_core.training_config import TrainingConfig
@@ -31,7 +32,7 @@ from train import features, metrics, samples
 from train.bench import Training
 from train.command import Parser
 from train.export import assemble
-from train.latents import Latents, open_autoencoder
+from train.latents import Latents
 from train.speedup import VALIDATION_IMAGES, Contender, contenders, in_full, plot, report
 from train.validation import ValidationDraws, validation_losses
 

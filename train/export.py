@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from mdt_core import MDTPipeline, MDTTransformer
+from mdt_core.official import open_autoencoder
 from mdt_core.runs import Run, write_whole
 from train.command import Parser
-from train.latents import Latents, open_autoencoder
+from train.latents import Latents
 
 SHARD_SIZE = "9MB"  # a Space refuses files over 10 MB
 

@@ -17,23 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
+from mdt_core.official import open_autoencoder
 from train.command import Parser
 from train.encode import DTYPES, encode
 from train.images import CLASS_RULES, open_images
 
 SAFETENSORS_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
-
-
-def open_autoencoder(folder: str | Path) -> AutoencoderKL | AutoencoderTiny:
-    """An autoencoder of either class from a local folder or a hub id."""
-    config = AutoencoderKL.load_config(folder)
-    family = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
-    if config.get("_class_name") not in family:
-        raise ValueError(f"{folder} holds a {config.get('_class_name')}; {' or '.join(family)} is needed")
-    return family[config["_class_name"]].from_pretrained(folder).eval()
 
 
 class Shard(dict[str, np.ndarray]):
