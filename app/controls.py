@@ -8,7 +8,17 @@ import gradio as gr
 
 from app.engine import ModelInfo
 from app.plots import guidance_curve
-from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, Request, class_named, max_steps
+from app.request import (
+    GUIDANCE_POWER,
+    GUIDANCE_SCALE,
+    MAX_IMAGES,
+    MAX_SEED,
+    Request,
+    check_whole,
+    class_named,
+    counting,
+    max_steps,
+)
 from app.studio import GLUE, Studio
 from mdt_core.samplers import SAMPLERS
 
@@ -71,16 +81,20 @@ def follow_model(studio: Studio, picker: gr.Dropdown) -> gr.State:
 
     def offer(model: str, chosen: list[int], before: ModelInfo) -> tuple[dict, ModelInfo]:
         info = studio.engine.describe(model)
-        return for_model(info, chosen, before), info
+        return (gr.skip(), gr.skip()) if info == before else (for_model(info, chosen, before), info)
 
-    studio.opened.success(offer, [studio.model, picker, offered], [picker, offered], **GLUE)
+    asked = [studio.model, picker, offered]
+    studio.opened.success(offer, asked, [picker, offered], **GLUE)
+    studio.page.load(offer, asked, [picker, offered], **GLUE)  # it may have been replaced since the app was started
     return offered
 
 
-def check_offered(offered: ModelInfo, model: str) -> None:
-    """ValueError where the picker still shows the classes of another model than the one in use."""
-    if offered.name != model:
-        raise ValueError(f"The classes are still those of {offered.name}: wait until {model} is open.")
+def check_offered(offered: ModelInfo, info: ModelInfo) -> None:
+    """ValueError where the picker shows other classes than those of the model in use."""
+    if offered.name != info.name:
+        raise ValueError(f"The classes are still those of {offered.name}: wait until {info.name} is open.")
+    if offered.labels != info.labels:
+        raise ValueError(f"{info.name} was replaced and has other classes now: load the page again.")
 
 
 def seed_picker(prefix: str) -> gr.Number:
@@ -190,14 +204,14 @@ def to_request(
     skip: bool = True,
 ) -> Request:
     """Controls -> request: `count` images, at least one of each class, share the classes; their seeds count up."""
+    check_whole("number of images", count, 1, MAX_IMAGES)
+    check_whole("seed", seed, 0, MAX_SEED)
     labels = [to_label(choice) for choice in classes] or [None]
     count = max(count, len(labels))
-    if seed is None or not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"The seed must be a whole number from 0 to {MAX_SEED}.")
     return Request(
         model=model,
         class_labels=tuple(labels[i * len(labels) // count] for i in range(count)),
-        seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(count)),
+        seeds=counting(seed, count),
         guidance_scale=scale,
         guidance_power=power,
         num_inference_steps=steps,

@@ -4,6 +4,7 @@ Nothing here knows of the browser. A run is stopped by closing its iterator (the
 hand); another model is used by naming it in the next request. A run may live in another process (app/zero.py).
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 
 from app.frames import Frame
-from app.models import version_of
+from app.models import version_of, weights_of
 from app.request import Request
 from app.speed import Speeds
 from app.zero import ON_ZERO_GPU, gpu
 from mdt_core.acceleration import choose_dtype
+from mdt_core.labels import class_index
 from mdt_core.machine import choose_device
 from mdt_core.opening import open_pipeline
 from mdt_core.transformer import MDT
@@ -39,6 +41,7 @@ class ModelInfo:
     masked_pass: bool  # whether it has a side-interpolator
     device: str  # "cpu", "cuda"
     dtype: str = "float32"
+    weights: str = ""  # tells whether they are those that a recipe was made with
 
     @property
     def slow(self) -> bool:
@@ -71,6 +74,8 @@ class Engine:
         self._load = load
         self._start = gpu(seconds_needed)(self._run)
         self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
+        if ON_ZERO_GPU:  # a worker may be forked while another visitor holds it
+            os.register_at_fork(after_in_child=lambda: setattr(self, "_lock", threading.Lock()))
         self._visitors: set[object] = set()  # whose runs are going on or waiting
         self._name: str | None = None
         self._version: int | None = None
@@ -96,15 +101,15 @@ class Engine:
         version, info = self._info.get(name, (None, None))
         if info is None or (name in self.models and version != version_of(self.models[name])):
             with self._lock:
-                self._open(name)
+                # On ZeroGPU this process keeps its first model, ready for the workers; a worker opens any other itself.
+                self._look_into(name) if ON_ZERO_GPU and self._pipe is not None else self._open(name)
         return self._info[name][1]
 
     def class_index(self, name: str, label: int | str) -> int:
         """The index of a class that is given by index or name. ValueError where the model has no such class."""
         if isinstance(label, bool) or not isinstance(label, int | str):
             raise ValueError(f"A class is given by its number or its name, not by {label!r}.")
-        with self._lock:
-            return self._open(name).class_index(label)
+        return class_index(label, self.describe(name).labels)
 
     def run(self, requests: Sequence[Request]) -> Iterator[Frame]:
         """Work through the requests, one frame per step; what each took is kept in `speeds`."""
@@ -169,23 +174,36 @@ class Engine:
         version = version_of(location)
         if (name, version) != (self._name, self._version):
             self._name = self._pipe = None  # let go of the old weights before the new ones come
-            self._pipe = self._load(location).to(self.device)
+            pipe = self._load(location)
+            weights = weights_of(pipe)
+            self._pipe = pipe.to(self.device)
             self._pipe.optimize(dtype=self.dtype, compile=self.compile)
             self._pipe.set_progress_bar_config(disable=True)
             self._name, self._version = name, version
-            info = ModelInfo(
-                name=name,
-                architecture=type(self._pipe.transformer).__name__,
-                parameters=sum(p.numel() for p in self._pipe.transformer.parameters()),
-                labels=dict(self._pipe.id2label),
-                image_size=self._pipe.image_size,
-                cells=self._pipe.latent_shape[-1],
-                masked_pass=isinstance(self._pipe.transformer, MDT),
-                device=self.device,
-                dtype=str(self._pipe.compute_dtype).removeprefix("torch."),
-            )
-            self._info[name] = version, info
+            self._note_model(name, version, self._pipe, weights, self._pipe.compute_dtype)
         return self._pipe
+
+    def _look_into(self, name: str) -> None:
+        """Note what a model is, and let go of it again. The lock is held."""
+        self.check(name)
+        location = self.models[name]
+        version, pipe = version_of(location), self._load(location)
+        self._note_model(name, version, pipe, weights_of(pipe), choose_dtype(self.dtype, torch.device(self.device)))
+
+    def _note_model(self, name: str, version: int, pipe: Any, weights: str, dtype: torch.dtype) -> None:
+        info = ModelInfo(
+            name=name,
+            architecture=type(pipe.transformer).__name__,
+            parameters=sum(p.numel() for p in pipe.transformer.parameters()),
+            labels=dict(pipe.id2label),
+            image_size=pipe.image_size,
+            cells=pipe.latent_shape[-1],
+            masked_pass=isinstance(pipe.transformer, MDT),
+            device=self.device,
+            dtype=str(dtype).removeprefix("torch."),
+            weights=weights,
+        )
+        self._info[name] = version, info
 
 
 def seconds_needed(requests: Sequence[Request]) -> float:

@@ -13,7 +13,7 @@ from app.images import open_image
 from app.inpaint_session import publish_results
 from app.inpainting import MAX_VARIANTS, Inpainting, Settings
 from app.painting import open_mask
-from app.request import MAX_SEED, check_whole
+from app.request import MAX_SEED, check_whole, counting
 from app.studio import clear_errors
 from mdt_core.inpainting import find_method
 
@@ -48,7 +48,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
             settings = Settings(
                 model=name,
                 class_label=None if class_label in (None, "") else engine.class_index(name, class_label),
-                seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(num_variants)),
+                seeds=counting(seed, num_variants),
                 method=method,
                 sampler=sampler or find_method(method).sampler,
                 num_inference_steps=num_inference_steps,

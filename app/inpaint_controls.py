@@ -8,7 +8,7 @@ import gradio as gr
 from app.controls import class_choices, seed_picker, to_label
 from app.engine import ModelInfo
 from app.inpainting import FALLBACK, LEAST_STRENGTH, MAX_VARIANTS, PRESETS, Settings
-from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, max_steps
+from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, check_whole, counting, max_steps
 from app.studio import GLUE
 from mdt_core.canvas import MAX_GROW
 from mdt_core.inpainting import METHODS
@@ -139,14 +139,12 @@ def wire_presets(preset: gr.Radio, controls: Controls, model: gr.Dropdown, descr
 def values_to_settings(model: str, *values: Any) -> Settings:
     """The controls' values -> settings; the seeds of variants count up. ValueError where one is out of range."""
     label, method, sampler, steps, strength, scale, power, content, count, seed, area, grow, feather = values
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"The seed must be a whole number from 0 to {MAX_SEED}, not {seed!r}.")
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_VARIANTS:
-        raise ValueError(f"The number of variants must be a whole number from 1 to {MAX_VARIANTS}, not {count!r}.")
+    check_whole("seed", seed, 0, MAX_SEED)
+    check_whole("number of variants", count, 1, MAX_VARIANTS)
     return Settings(
         model=model,
         class_label=to_label(label),
-        seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(count)),
+        seeds=counting(seed, count),
         method=method,
         sampler=sampler,
         num_inference_steps=steps,

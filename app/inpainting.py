@@ -188,9 +188,7 @@ def recipe_of(request: Inpainting, index: int, info: ModelInfo, painted: np.ndar
 
 def settings_from(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Settings, list[str]]:
     """The settings for one variant that a recipe describes, for the model `info`, and what could not be taken over."""
-    settings, notes = Settings(info.name), []
-    if recipe.get("model") != info.name:
-        notes.append(f"made with another model, {recipes.shorten(recipe.get('model'))}")
+    settings, notes = Settings(info.name), recipes.differences(recipe, info)
     values = {name: recipe.get(name) for name in NAMES} | {"seeds": (recipe.get("seed"),)}
     for name in ("sampler", *(name for name in NAMES if name != "sampler")):  # the sampler bounds the steps
         try:

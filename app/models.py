@@ -3,6 +3,7 @@
 A name is looked up here and never becomes part of a path, so that nothing else on the machine can be opened.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def version_of(location: str) -> int:
         return hash(tuple(sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)))
     except OSError:  # one was replaced at this moment
         return 0
+
+
+def weights_of(pipe) -> str:
+    """16 hexadecimal digits that change with a model's weights: of a few of each tensor, for training moves all."""
+    found = hashlib.sha256()
+    for part in (pipe.transformer, getattr(pipe, "vae", None)):
+        for weight in part.parameters() if part is not None else ():
+            some = weight.detach().reshape(-1)
+            found.update(some[:: max(1, len(some) // 16)].float().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def find_models(chosen: str, shipped: Path = MODELS) -> dict[str, str]:

@@ -42,7 +42,7 @@ class Labelled(Protocol):
 
 
 def of_image(request: Request, index: int, info: ModelInfo) -> dict[str, Any]:
-    """The recipe of one image of a request, by itself: a batch never changes a picture."""
+    """The recipe of one image of a request, by itself: a batch changes a picture by rounding, on a GPU alone."""
     label = request.class_labels[index]
     return {
         "kind": "generate",
@@ -72,6 +72,7 @@ def settings_of(request: Any, info: ModelInfo) -> dict[str, Any]:
     """What recipes of all kinds hold."""
     return {
         "model": request.model,
+        "weights": info.weights,
         "dtype": info.dtype,
         **{name: getattr(request, name) for name in SETTINGS},
         "versions": {package: version(package) for package in PACKAGES},
@@ -83,10 +84,11 @@ def name_of(label: int | None, info: ModelInfo) -> str | None:
     return None if label is None else info.labels[label]
 
 
-def to_png(image: Image.Image, recipe: Mapping[str, Any]) -> bytes:
-    """The picture as PNG bytes with its recipe inside."""
+def to_png(image: Image.Image, recipe: Mapping[str, Any] | None) -> bytes:
+    """The picture as PNG bytes with its recipe inside, where there is one."""
     text = PngInfo()
-    text.add_itxt(KEY, json.dumps(recipe, ensure_ascii=False))
+    if recipe is not None:
+        text.add_itxt(KEY, json.dumps(recipe, ensure_ascii=False))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
@@ -112,13 +114,26 @@ def read(path: str | Path, kind: str = "generate") -> dict[str, Any]:
     return recipe
 
 
-def to_request(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Request, list[str]]:
-    """The request for one image that a recipe describes, for the model `info`, and what could not be taken over."""
-    request, notes = Request(info.name, (None,), (0,)), []
+def differences(recipe: Mapping[str, Any], info: ModelInfo) -> list[str]:
+    """What of the model and the machine is not as it was when the recipe was written."""
+    notes = []
     if recipe.get("model") != info.name:
         notes.append(f"made with another model, {shorten(recipe.get('model'))}")
+    elif recipe.get("weights", info.weights) != info.weights:
+        notes.append(f"{info.name} has other weights now: another picture comes out")
     if recipe.get("dtype", "float32") != info.dtype:
         notes.append(f"made in {shorten(recipe.get('dtype'))}, not in {info.dtype}: pixels may differ a little")
+    versions = recipe.get("versions")
+    for package in PACKAGES if isinstance(versions, dict) else ():
+        then, now = (str(text).partition("+")[0] for text in (versions.get(package), version(package)))
+        if then != now:
+            notes.append(f"made with {package} {shorten(then)}, not {now}: pixels may differ a little")
+    return notes
+
+
+def to_request(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Request, list[str]]:
+    """The request for one image that a recipe describes, for the model `info`, and what could not be taken over."""
+    request, notes = Request(info.name, (None,), (0,)), differences(recipe, info)
     values = {"seeds": (recipe.get("seed"),)} | {name: recipe.get(name) for name in SETTINGS}
     values["skip_unconditional"] = recipe.get("skip_unconditional", True)  # older recipes: they all did
     for name, value in values.items():

@@ -137,6 +137,11 @@ def max_steps(sampler: str) -> int:
     return SAMPLERS[sampler].max_steps
 
 
+def counting(seed: int, count: int) -> tuple[int, ...]:
+    """So many seeds from this one on; after the largest comes 0."""
+    return tuple((seed + i) % (MAX_SEED + 1) for i in range(count))
+
+
 def check_whole(what: str, value: Any, low: int, high: int) -> None:
     """ValueError unless `value` is a whole number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

@@ -84,4 +84,5 @@ def clear_errors() -> Iterator[None]:
         text = html.escape(text[:1].upper() + text[1:], quote=False)  # it may quote a file from a stranger
         raise gr.Error(text, print_exception=False) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise gr.Error("The memory does not suffice: ask for fewer images at once.", print_exception=False) from error
+        text = "The memory does not suffice: ask for fewer images at once, or choose a smaller model."
+        raise gr.Error(text, print_exception=False) from error

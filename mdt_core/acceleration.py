@@ -43,9 +43,8 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device, width: int | No
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU multiplies in bfloat16 itself: one before Ampere only imitates it, slower than float32."""
-    with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    """Whether a GPU multiplies in bfloat16 itself: Nvidia's before Ampere only imitate it, slower than float32."""
+    return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= 8
 
 
 def lower_products(model: nn.Module, dtype: torch.dtype) -> nn.Module:

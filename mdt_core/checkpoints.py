@@ -37,9 +37,14 @@ class Checkpoint:
         save_file(_contiguous(self.optimizer), folder / "optimizer.safetensors")
 
 
+def resumable(run: Run) -> dict[int, Path]:
+    """The checkpoints that a run can go on from: step -> folder. The others hold averaged weights alone."""
+    return {step: folder for step, folder in run.checkpoints.items() if (folder / "optimizer.safetensors").exists()}
+
+
 def resume(run: Run, model: MDTTransformer, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
     """Load the run's last checkpoint into model, average and optimizer; the number of steps it has done."""
-    whole = {step: folder for step, folder in run.checkpoints.items() if (folder / "optimizer.safetensors").exists()}
+    whole = resumable(run)
     if not whole:
         return 0
     step, folder = max(whole.items())

@@ -1,6 +1,6 @@
 """Options for speed: refused where they cannot work, and their cost in the result is what is said of it."""
 
-from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,9 +75,10 @@ def test_what_was_chosen_for_one_device_is_not_taken_to_another(pipe):  # noqa: 
 
 
 def test_bfloat16_by_itself_only_on_a_gpu_that_has_it(monkeypatch):
-    """A T4 says that it supports bfloat16 where imitating it counts."""
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    """torch says of a T4, too, that it supports bfloat16: it imitates it. A second GPU may be of another kind."""
+    kinds = {"cuda:0": SimpleNamespace(major=9), "cuda:1": SimpleNamespace(major=7)}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: kinds[str(device)])
+    assert choose_dtype("auto", torch.device("cuda:0")) == torch.bfloat16
     assert choose_dtype("auto", torch.device("cuda:1")) == torch.float32
 
 

@@ -16,11 +16,13 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import recipes
+from app.comparison import Comparison
 from app.controls import NO_CLASS, check_offered, class_choices, for_model, steps_of, to_request
 from app.engine import Engine
 from app.plots import guidance_curve
 from app.request import MAX_SEED, Request
 from app.studio import WAITING
+from app.tabs.compare import Compare
 from app.tabs.generate import Generate
 from app.ui import build, launch, launch_options, offer
 from tests.stand_in import StandInPipeline
@@ -130,9 +132,24 @@ def test_a_run_can_be_stopped_while_it_waits_for_the_model(engine: Engine) -> No
         waiting = threading.Thread(target=lambda: sent.append(next(run)), daemon=True)
         waiting.start()
         waiting.join(10)
-        assert sent and sent[0] == {tab.status: WAITING, tab.picture: None}
+        assert sent and sent[0] == {tab.status: WAITING, tab.picture: None, tab.again: gr.update(interactive=False)}
         run.close()
     assert len(list(engine.run((Request("shapes", (0,), (0,), num_inference_steps=2),)))) == 2
+
+
+def test_a_stopped_grid_can_be_saved(engine: Engine) -> None:
+    """Catches an hour's cells that are lost with the last ones."""
+    handlers = (getattr(event.fn, "__self__", None) for event in build(engine, Path("runs")).fns.values())
+    tab = next(handler for handler in handlers if isinstance(handler, Compare))
+    base = Request("shapes", (None,), (3,), num_inference_steps=60)  # longer than a preview is shown
+    run = tab.run(Comparison(base, (0, 1), "guidance_scale", (1.0, 2.0)))
+    grid = next(run)[tab.grid]
+    assert tab.save not in tab.finish(grid)  # nothing is there yet
+    while not 1 <= grid.done < 4:
+        next(run)
+    run.close()
+    recipe = recipes.read(tab.finish(grid)[tab.save]["value"], kind="compare")
+    assert recipe["class_names"] == ["circle", "square"] and recipe["values"] == [1.0, 2.0]
 
 
 def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:
@@ -164,6 +181,8 @@ def test_images_are_shared_out_among_the_classes() -> None:
     assert to_request("m", [0, 1, 2], 1, 5, "dpm++", 25, 3.8, 4.0).class_labels == (0, 1, 2)
     with pytest.raises(ValueError, match="seed must be"):
         to_request("m", [0], 1, None, "dpm++", 25, 3.8, 4.0)
+    with pytest.raises(ValueError, match=r"number of images must be a whole number from 1 to 16, not 4\.5"):
+        to_request("m", [0], 4.5, 0, "dpm++", 25, 3.8, 4.0)
 
 
 def test_a_thousand_classes_are_found_by_name_and_index(engine: Engine) -> None:
@@ -181,7 +200,9 @@ def test_another_model_keeps_the_classes_that_it_has(engine: Engine) -> None:
     assert for_model(other, [2, 1], before=info)["value"] == [1, 0]
     assert for_model(info, [7], before=other)["value"] == [0]
     with pytest.raises(ValueError, match="still those of other: wait until shapes is open"):
-        check_offered(other, "shapes")
+        check_offered(other, info)
+    with pytest.raises(ValueError, match="shapes was replaced and has other classes now: load the page again"):
+        check_offered(dataclasses.replace(info, labels={0: "square", 1: "circle"}), info)
 
 
 def test_a_model_that_is_gone_stays_the_chosen_one(engine: Engine) -> None:
@@ -251,14 +272,29 @@ from app.ui import build, launch
 from gradio_client import Client
 from tests.stand_in import StandInPipeline
 
+def load(location):
+    if location == "B":
+        raise ValueError("this file is cut short")
+    return pipe if location == "A" else StandInPipeline({0: "tower"}, seconds=0.05)
+
 pipe = StandInPipeline(seconds=0.05)
-engine = Engine({"shapes": "A"}, device="cpu", load=lambda _: pipe)
+engine = Engine({"shapes": "A", "cut": "B", "towers": "C"}, device="cpu", load=load)
 demo = build(engine, Path("runs"))
 
 run = engine.run((Request("shapes", (0, 1), (3, 4), num_inference_steps=40),))
 assert next(run).x_0[0].size == (32, 32)
 run.close()                                        # Stop reaches the worker
 assert pipe.log == [], "the run was not in another process"
+assert engine.describe("towers").labels == {0: "tower"} and engine._pipe is pipe  # ready for the workers
+with engine._lock:                                 # of another visitor, who opens a model
+    *_, last = engine.run((Request("towers", (0,), (0,), num_inference_steps=2),))
+assert last.images
+try:
+    list(engine.run((Request("cut", (0,), (0,)),)))
+except ValueError as error:
+    assert str(error) == "this file is cut short"
+else:
+    raise AssertionError("a damaged model was drawn with")
 assert spaces.asked and 20 < spaces.asked[0] < 60, spaces.asked
 
 _, url, _ = launch(demo, prevent_thread_lock=True, quiet=True)
@@ -276,8 +312,11 @@ demo.close()
 
 
 def test_the_app_runs_on_zero_gpu() -> None:
-    """Catches torch before spaces, tensors or locks in what crosses to the worker, and a Stop that does not."""
-    done = run_python("-c", ON_ZERO_GPU, PYTHONPATH=f"{ROOT / 'tests' / 'zero_gpu'}{os.pathsep}{ROOT}")
+    """Catches torch before spaces, tensors or locks in what crosses to the worker, a Stop that does not, errors that
+    lose their words there, a worker that waits for a lock nobody holds, and a first model that another one drives out.
+    """
+    path = f"{ROOT / 'tests' / 'zero_gpu'}{os.pathsep}{ROOT}"
+    done = run_python("-c", ON_ZERO_GPU, PYTHONPATH=path, SPACES_ZERO_GPU="true")
     assert "all is well" in done.stdout, done.stderr
     done = run_python("app.py", "--help", PYTHONPATH=str(ROOT / "tests" / "zero_gpu"))
     assert done.returncode == 0, done.stderr

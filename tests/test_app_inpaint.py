@@ -18,9 +18,11 @@ from app import recipes
 from app.engine import Engine
 from app.examples import find_examples
 from app.inpaint_controls import preset_of, preset_settings, settings_to_values, values_to_settings
+from app.inpaint_session import Job
 from app.inpainting import MAX_TOTAL, Inpainting, Settings, fingerprint, mask_from, recipe_of, settings_from
-from app.painting import to_image
+from app.painting import Easel, to_image
 from app.request import MAX_SEED
+from app.tabs.inpaint import Inpaint
 from app.ui import build, launch_options
 from mdt_core.samplers import SAMPLERS
 from tests.stand_in_inpaint import InpaintingStandIn
@@ -115,6 +117,16 @@ def test_a_gpu_gets_one_batch() -> None:
     *_, last = engine.run((REQUEST,))
     assert [asked["seeds"] for asked in pipe.asked] == [[5, 6]]
     assert len(last.images) == 2
+
+
+def test_a_run_that_ends_leaves_another_picture_alone() -> None:
+    """Opened and painted on meanwhile: catches its mask lost under the result of the picture before."""
+    handlers = (getattr(event.fn, "__self__", None) for event in build(make_engine()[0], Path("runs")).fns.values())
+    tab = next(handler for handler in handlers if isinstance(handler, Inpaint))
+    before, now = Easel(PICTURE, "before"), Easel(PICTURE, "now")
+    job = Job(SETTINGS, before, MASK, seen=3, total=6)
+    assert tab.finish(job, now).keys() == {tab.start, tab.stop, tab.status}
+    assert tab.finish(job, before).keys() > {tab.start, tab.stop, tab.status} and not job.running
 
 
 def test_closing_stops_within_a_step_and_frees_the_model() -> None:

@@ -14,6 +14,10 @@ CALLS = {
     "evaluate": "--floor",
     "export": "nowhere --out made",
     "inpainting": "--model nowhere --methods magic",
+    "inpainting ": "--model nowhere --device abacus",
+    "neighbours ": "--samples nowhere --training nowhere --out made.png --device abacus",
+    "evaluate ": "--model nowhere --device abacus --grid made.png",
+    "convergence ": "evaluate nowhere --device abacus",
     "latents": "nowhere --vae nowhere --out made",
     "neighbours": "--samples nowhere --training nowhere --out made.png --rows 0",
 }
@@ -24,6 +28,7 @@ def test_a_wrong_call_ends_with_one_line_and_status_2(name, tmp_path, monkeypatc
     """Catches a traceback, a usage text in front of the reason, and a status that says that the work failed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name, *CALLS[name].split()])
+    name = name.strip()
     with pytest.raises(SystemExit) as end:
         importlib.import_module(f"train.{name}").main()
     said = capsys.readouterr().err

@@ -226,6 +226,9 @@ def test_seeds_are_averaged(tmp_path):
     np.testing.assert_allclose(found[0].mean("kid_efflite0"), [2.5, 2.4, 2.3])
     assert found[0].kid_error == pytest.approx(0.01 / math.sqrt(2))
     assert "2.5 ± 0.71" in speedup.report(found, "c")
+    namesake = log_run(tmp_path / "elsewhere" / "c", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40)
+    with pytest.raises(ValueError, match="one name: rename"):
+        speedup.contenders([adamw, namesake])
 
 
 def test_shares_of_the_classes_make_a_recipe(tmp_path):

@@ -45,11 +45,29 @@ def test_a_split_comes_back_with_its_class_names(tmp_path):
     assert np.array_equal(found.images, split.images) and np.array_equal(found.labels, split.labels)
 
 
+def test_a_split_that_was_rendered_otherwise_is_not_kept_in_silence(tmp_path, monkeypatch):
+    """Catches a larger training split beside test images that it holds, and a number that is not heeded."""
+    monkeypatch.setattr(avatars, "render_split", lambda split, per_class, size, workers: some_split(per_class))
+    counts = {"train": 6, "validation": 2, "test": 3}
+    avatars.build(tmp_path, 8, counts, 1)
+    avatars.build(tmp_path, 8, counts, 1)  # kept
+    with pytest.raises(ValueError, match=r"train\.safetensors is there already, with per_class 6, not 9"):
+        avatars.build(tmp_path, 8, counts | {"train": 9}, 1)
+    (tmp_path / "train.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"validation\.safetensors is there already, with train_per_class 6, not 9"):
+        avatars.build(tmp_path, 8, counts | {"train": 9}, 1)
+    with pytest.raises(ValueError, match="at least 1"):
+        avatars.build(tmp_path / "new", 8, counts | {"test": 0}, 1)
+
+
 def test_settings_change_a_recipe():
     recipe = find_recipe("avatars", ["steps=10", "mask_ratio=(0.2, 0.4)", "latents=elsewhere", "learning_rate=1"])
     assert find_recipe("avatars", ["steps=1e4"]).training.steps == 10_000  # as people write it
     assert find_recipe("avatars-dit", ["mask_ratio=(0.3, 0.5)"]).training.mask_ratio == (0.3, 0.5)
     assert recipe.training.steps == 10 and recipe.training.mask_ratio == (0.2, 0.4)
+    assert find_recipe("avatars", ["repeats={'thumbs': 2}", "without=('dense_inputs',)"]).repeats == {"thumbs": 2}
+    with pytest.raises(ValueError, match="samples_per_class must be at least 1"):
+        find_recipe("avatars", ["samples_per_class=0"])
     assert recipe.latents == "elsewhere" and recipe.model == RECIPES["avatars"].model
 
 
@@ -65,6 +83,10 @@ def test_settings_change_a_recipe():
         ("avatars-dit", ["mask_ratio=0.3"]),
         ("avatars-dit", ["mask_ratio=(0.3,)"]),
         ("avatars", ["without=relative_bias"]),
+        ("avatars", ["without=(1,)"]),
+        ("avatars-dit", ["mask_ratio=('a', 'b')"]),
+        ("avatars", ["repeats={'thumbs': 'often'}"]),
+        ("avatars", ["repeats={1: 2}"]),
     ],
 )
 def test_a_wrong_recipe_or_setting_is_named(name, setting):

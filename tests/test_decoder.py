@@ -2,6 +2,8 @@
 
 import json
 import sys
+from argparse import Namespace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,15 +95,22 @@ def test_the_second_stage_changes_the_decoder_alone_and_goes_on_from_its_drafts(
     pictures = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(24) % STYLES
     split = avatars.Split(pictures.numpy(), labels.numpy(), labels.numpy())
-    monkeypatch.setattr(decoder, "load", lambda folder, split_name: split)
+    for name in ("train", "validation"):
+        avatars.save(tmp_path / "data", name, split)
     shard = {"mean": torch.randn(24, 4, 8, 8), "std": torch.zeros(24, 4, 8, 8), "labels": labels}
     (tmp_path / "latents").mkdir()
     names = {"id2label": json.dumps(dict(enumerate("abc")))}
     save_file(shard, tmp_path / "latents" / "train-00000-of-00001.safetensors", metadata=names)
-    command = f"decoder --model {tmp_path}/model --data x --latents {tmp_path}/latents --out {tmp_path}/out"
+    command = (
+        f"decoder --model {tmp_path}/model --data {tmp_path}/data --latents {tmp_path}/latents --out {tmp_path}/out"
+    )
     sizes = "--num-samples 4 --num-trips 4 --draft-batch 4 --steps 2 --batch-size 6 --log-every 1"
     monkeypatch.setattr(sys, "argv", f"{command} {sizes}".split())
+    firsts, draw_drafts = [], decoder.draw_drafts
+    monkeypatch.setattr(decoder, "draw_drafts", lambda *args: firsts.append(args[3]) or draw_drafts(*args))
+    monkeypatch.setattr(decoder, "tqdm", partial(decoder.tqdm, disable=True))  # such a bar does not count
     decoder.main()
+    assert firsts == [10**6, 10**6 + 4]
     tuned = type(pipe.vae).from_pretrained(tmp_path / "out")
     for part, changed in (("encoder", False), ("decoder", True)):
         pairs = zip(getattr(pipe.vae, part).parameters(), getattr(tuned, part).parameters(), strict=True)
@@ -112,3 +121,20 @@ def test_the_second_stage_changes_the_decoder_alone_and_goes_on_from_its_drafts(
     with pytest.raises(SystemExit):
         decoder.main()
     assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "made_of, words", [({"encoder": "0" * 16}, "another autoencoder"), ({"source": "0"}, "other pi")]
+)
+def test_latents_of_another_set_or_encoder_are_refused(pipe, tmp_path, made_of, words):
+    """Catches pictures that are paired with the latents of others."""
+    pipe.save_pretrained(tmp_path / "model")
+    pictures = np.zeros((3, 3, 32, 32), np.uint8)
+    avatars.save(tmp_path / "data", "train", avatars.Split(pictures, np.arange(3), np.arange(3)))
+    (tmp_path / "latents").mkdir()
+    meta = {"id2label": json.dumps(dict(enumerate("abc"))), "made_of": json.dumps(made_of)}
+    shard = {"mean": torch.zeros(3, 4, 8, 8), "labels": torch.arange(3)}
+    save_file(shard, tmp_path / "latents" / "train-00000-of-00001.safetensors", metadata=meta)
+    where = {name: tmp_path / name for name in ("data", "latents", "out", "model")}
+    with pytest.raises(ValueError, match=words):
+        decoder.tune(Namespace(**where | {"model": str(where["model"])}, seed=0))

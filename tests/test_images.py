@@ -69,6 +69,15 @@ def test_names_replace_folders(tmp_path):
     names = tmp_path / "names.json"
     names.write_text(json.dumps({"0": "tench", "1": "goldfish"}))
     assert open_images(tmp_path / "images", "train", 8, names=names).id2label == {0: "tench", 1: "goldfish"}
+    (tmp_path / "images" / "n02").rename(tmp_path / "images" / "n10")
+    for number in range(2, 11):
+        some_image(tmp_path / "images" / f"n{10 + number}" / "1.png")
+    names.write_text(json.dumps({str(i): f"name {i}" for i in range(11)}, sort_keys=True))  # 0, 1, 10, 2, ...
+    assert open_images(tmp_path / "images", "train", 8, names=names).id2label[2] == "name 2"
+    for wrong in ({"0": ["n01", "tench"], "1": ["n02", "goldfish"]}, "tench", {"n01": "tench"}, [1, 2]):
+        names.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=r"names.json holds no class names"):
+            open_images(tmp_path / "images", "train", 8, names=names)
     names.write_text(json.dumps(["tench"]))
     with pytest.raises(ValueError, match="1 class names"):
         open_images(tmp_path / "images", "train", 8, names=names)

@@ -145,6 +145,9 @@ def test_shards_of_something_else_are_not_continued(folder, vae, tmp_path):
     torch.manual_seed(1)
     with pytest.raises(ValueError, match="encoder"):
         encode(images, small_autoencoder(8, 8, latent_channels=8, block=4), tmp_path / "out", cpu=True)
+    with pytest.raises(ValueError, match="encoder"):  # another split's latents lie in the same space, or nowhere
+        encode(images, small_autoencoder(8, 8, latent_channels=8, block=4), tmp_path / "out", "validation", cpu=True)
+    encode(images, vae, tmp_path / "out", "validation", cpu=True)
     with pytest.raises(ValueError, match="mirror False"):
         encode(images, vae, tmp_path / "out", mirror=True, cpu=True)
     with pytest.raises(ValueError, match="source"):  # the same files, but no classes

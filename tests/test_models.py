@@ -9,7 +9,7 @@ import torch
 from gradio_client import Client
 
 from app.engine import Engine
-from app.models import Models, checkpoint_name, find_models, name_of
+from app.models import Models, checkpoint_name, find_models, name_of, weights_of
 from app.request import Request
 from app.ui import build, launch
 from mdt_core.opening import open_pipeline
@@ -36,6 +36,15 @@ def test_a_checkpoint_opens_with_its_own_weights_and_the_rest_of_its_run(run: Ru
     assert pipe.config.preview_weights is not None
     assert not pipe.transformer.training
     assert open_pipeline(run.folder / "pipeline").id2label == NAMES  # a pipeline folder opens as before
+
+
+def test_weights_are_told_apart(run: Run) -> None:
+    one, other = (open_pipeline(run.checkpoints[step]) for step in (1, 2))
+    assert weights_of(one) == weights_of(open_pipeline(run.checkpoints[1])) != weights_of(other)
+    before = weights_of(one)
+    with torch.no_grad():
+        one.vae.decoder.layers[-1].bias += 1e-3
+    assert weights_of(one) != before
 
 
 @pytest.mark.parametrize("harm", ["cut short", "empty", "no config", "a key less", "another model's", "no pipeline"])

@@ -1,5 +1,6 @@
 """Recipes: what goes into a PNG comes out again; what comes from a stranger does no harm."""
 
+import dataclasses
 import json
 import struct
 import zlib
@@ -74,6 +75,20 @@ def test_another_models_recipe_is_taken_over_by_class_name() -> None:
     request, notes = recipes.to_request(recipes.of_image(Request("avatars", (2,), (7,)), 0, INFO), other)
     assert request.class_labels == (None,)
     assert notes[-1] == "emoji has no class 'crane'"
+
+
+def test_what_has_changed_since_is_said() -> None:
+    """Catches "the same picture again" where a model was trained on under its name, or a library is another one."""
+    then = dataclasses.replace(INFO, weights="0123", dtype="float32")
+    recipe = recipes.of_image(Request("avatars", (0,), (7,)), 0, then)
+    assert recipes.differences(recipe, then) == []
+    assert recipes.differences({key: value for key, value in recipe.items() if key != "weights"}, then) == []  # older
+    now = dataclasses.replace(then, weights="4567", dtype="bfloat16")
+    recipe["versions"] = recipe["versions"] | {"torch": "2.7.0+cu128"}
+    weights, dtype, torch = recipes.differences(recipe, now)
+    assert weights == "avatars has other weights now: another picture comes out"
+    assert dtype.startswith("made in 'float32', not in bfloat16")
+    assert torch.startswith("made with torch '2.7.0', not 2.") and "+" not in torch
 
 
 @pytest.mark.parametrize(

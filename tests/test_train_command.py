@@ -13,6 +13,7 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 
 from mdt_core import MDTPipeline, MDTTransformer
+from mdt_core.official import open_autoencoder
 from mdt_core.opening import open_pipeline
 from mdt_core.runs import Run, pipeline_of
 from train import avatars
@@ -21,7 +22,7 @@ from train.autoencoder import small_autoencoder
 from train.config import RECIPES
 from train.costs import table
 from train.encode import encode
-from train.export import export_run
+from train.export import export, export_run
 from train.images import DrawnImages
 
 
@@ -101,7 +102,25 @@ def test_a_run_of_another_model_is_left_as_it_is(settings, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["avatars", "--output-dir", str(run.folder), "--set", *settings, "steps=2"])
     assert end.value.code == 2 and "model DiT-XS/2 there and MDTv2-XS/2 here" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["avatars-dit", "--output-dir", str(run.folder), "--set", *settings, "optimizer=adan"])
+    assert "optimizer adamw there and adan here" in capsys.readouterr().err
+    renamed = tmp_path / "renamed"
+    split = avatars.load(tmp_path, "train")
+    avatars.save(renamed, "train", avatars.Split(split.images, split.labels, split.seeds, names=("v", "w", "x")))
+    encode(DrawnImages(renamed, "train"), open_autoencoder(tmp_path / "vae"), renamed)
+    with pytest.raises(SystemExit):
+        main(["avatars-dit", "--output-dir", str(run.folder), "--set", *settings, f"latents={renamed}", "steps=3"])
+    assert "classes ['cat', 'dog', 'hen'] there and ['v', 'w', 'x'] here" in capsys.readouterr().err
     assert run.config == before
+
+
+def test_latents_of_another_autoencoder_are_refused(settings, tmp_path, capsys):
+    """Catches a run whose samples are decoded by an autoencoder that knows nothing of its latents."""
+    small_autoencoder(8, 8, latent_channels=8, block=4).save_pretrained(tmp_path / "other")
+    with pytest.raises(SystemExit):
+        main(["avatars", "--output-dir", str(tmp_path / "run"), "--set", *settings, f"vae={tmp_path / 'other'}"])
+    assert "was encoded by another autoencoder than" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_a_folder_is_written(settings, tmp_path, capsys):
@@ -137,6 +156,9 @@ def test_without_classes_and_from_another_runs_weights(settings, tmp_path):
 
     theirs, ours = (MDTPipeline.from_pretrained(run.folder / "pipeline") for run in (first, second))
     assert ours.num_classes == 0 and len(ours([None], num_inference_steps=1, seeds=[0]).images) == 1
+    first.folder.rename(tmp_path / "gone")  # to go on takes no more than the run itself
+    main(["avatars", "--output-dir", str(second.folder), *start, "--set", *settings, *more, "steps=2"])
+    assert list(second.checkpoints)[-1] == 2
     for key, value in ours.transformer.state_dict().items():
         of_table = theirs.transformer.state_dict()[key][-len(value) :]  # of the class table, the null class's row
         assert torch.equal(value, of_table), key
@@ -174,6 +196,18 @@ def test_a_run_is_shipped_small_and_its_checkpoint_still_opens(settings, tmp_pat
     assert "block_out_channels" not in json.loads(kept.read_text())
     with pytest.raises(ValueError, match="not at"):
         export_run(run, tmp_path / "other", [7])
+
+    before = sorted(tmp_path.rglob("*"))
+    for out, words in ((tmp_path, "replace the run"), (run.folder, "replace the run"), (tmp_path / "vae", "something")):
+        with pytest.raises(ValueError, match=words):
+            export_run(run, out)
+        with pytest.raises(ValueError, match=words):
+            export(run, str(tmp_path / "vae"), out)
+    with pytest.raises(ValueError, match="holds no run"):
+        export_run(Run(tmp_path / "typo"), small.folder)
+    with pytest.raises(ValueError, match="something"):  # another run that can go on
+        export_run(small, run.folder)
+    assert sorted(tmp_path.rglob("*")) == before
 
     export_run(run, tmp_path / "short", until=1)
     short = Run(tmp_path / "short")

@@ -14,8 +14,8 @@ from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
 from mdt_core.acceleration import choose_dtype
-from mdt_core.checkpoints import initialize_from
-from mdt_core.machine import cpus_alone, devices
+from mdt_core.checkpoints import initialize_from, resumable
+from mdt_core.machine import cpus_alone, devices, use_own_cores
 from mdt_core.official import open_autoencoder
 from mdt_core.runs import Run
 from mdt_core.training import full_disk_is_told, train
@@ -55,22 +55,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_recipe(recipe: Recipe, run: Run) -> None:
     """Train, and at the end assemble the pipeline folder."""
-    check_same_model(run, recipe)
+    data, vae = Latents(recipe.latents, repeats=recipe.repeats), open_autoencoder(recipe.vae)
+    data.check_encoder(vae, recipe.vae)
+    id2label = {} if recipe.unconditional else data.id2label
+    described = recipe.describe() | {"classes": [id2label.get(label, "no class") for label in columns(id2label)]}
+    check_same_run(run, described)
     accelerator = make_accelerator(recipe, run)
     recipe.training.images_of_process(accelerator.num_processes)  # raises before the folder is written
-    data = Latents(recipe.latents, repeats=recipe.repeats)
     channels, side, _ = data.shape
-    id2label = {} if recipe.unconditional else data.id2label
     training = replace(recipe.training, label_dropout=1.0) if recipe.unconditional else recipe.training
     set_seed(training.seed)
     model = create_model(recipe.model, side, len(id2label), recipe.decoder_layers, channels, recipe.without)
-    if recipe.init_from is not None:
+    if recipe.init_from is not None and not resumable(run):
         initialize_from(model, recipe.init_from)
-    vae = open_autoencoder(recipe.vae)
     if accelerator.is_main_process:
-        classes = [id2label.get(label, "no class") for label in columns(id2label)]
         with full_disk_is_told(run):
-            run.write_config(recipe.describe() | {"classes": classes})
+            run.write_config(described)
             if not (run.folder / "pipeline").exists():  # what a checkpoint lacks: autoencoder, class names, preview
                 write_pipeline(assemble(model, vae, id2label, data), run.folder / "pipeline")
         millions = sum(p.numel() for p in model.parameters()) / 1e6
@@ -90,10 +90,12 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     accelerator.end_training()
 
 
-def check_same_model(run: Run, recipe: Recipe) -> None:
-    """Raise ValueError where the folder holds a run of another model, before anything of it is overwritten."""
-    there, here = run.config if run.checkpoints else {}, json.loads(json.dumps(recipe.describe()))
-    keys = [key for key in ("model", "decoder_layers", "without", "unconditional") if key in there]
+def check_same_run(run: Run, described: dict) -> None:
+    """Raise ValueError where the folder holds a run that cannot go on so, before anything of it is overwritten."""
+    there, here = run.config if run.checkpoints else {}, json.loads(json.dumps(described))
+    there, here = (each | {"optimizer": each.get("training", {}).get("optimizer")} for each in (there, here))
+    keys = [key for key in ("model", "decoder_layers", "without", "unconditional", "classes") if key in there]
+    keys += ["optimizer"] * bool(there["optimizer"])
     if differing := [f"{key} {there[key]} there and {here[key]} here" for key in keys if there[key] != here[key]]:
         raise ValueError(f"{run.folder} holds another run, {', '.join(differing)}: choose another --output-dir")
 
@@ -140,4 +142,5 @@ def sample_sheet(
 
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
+    use_own_cores()
     main()

@@ -124,23 +124,40 @@ def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None
         folder: where to write.
         size: side of the images in pixels.
         counts: split -> images per class. "train" comes first: the other splits drop what it holds.
+
+    Raises:
+        ValueError: a split that is there was rendered otherwise, or a number is below 1.
     """
+    if min(size, *counts.values()) < 1:
+        raise ValueError("a size and the images per class must be at least 1")
     for split, per_class in counts.items():
         path = folder / f"{split}.safetensors"
+        made_of = {"size": size, "per_class": per_class, "train_per_class": counts["train"]}
         if path.exists():
+            check_same(path, made_of)
             print(f"{path} is there already, kept")
             continue
         rendered = render_split(split, per_class, size, workers)
         if split != "train":
             rendered = without(rendered, set(digests(load(folder, "train").images)))
-        save(folder, split, rendered)
+        save(folder, split, rendered, made_of)
 
 
-def save(folder: Path, split: str, made: Split) -> None:
+def check_same(path: Path, made_of: dict[str, int]) -> None:
+    """Raise ValueError where a split was rendered otherwise. (What it dropped hangs on the training images.)"""
+    with safe_open(path, framework="numpy") as file:
+        before = json.loads((file.metadata() or {}).get("made_of", "{}"))
+    if differing := [key for key in before if before[key] != made_of.get(key)]:
+        was = ", ".join(f"{key} {before[key]}, not {made_of.get(key)}" for key in differing)
+        raise ValueError(f"{path} is there already, with {was}: delete it, or name another folder")
+
+
+def save(folder: Path, split: str, made: Split, made_of: dict[str, int] | None = None) -> None:
     """Write a split to `folder/SPLIT.safetensors`, whole or not at all."""
     path = Path(folder) / f"{split}.safetensors"
     tensors = {name: getattr(made, name) for name in ("images", "labels", "seeds")}
     meta = {"id2label": json.dumps(dict(enumerate(made.names))), "dropped": str(made.dropped)}
+    meta["made_of"] = json.dumps(made_of or {})
     write_whole(path, partial(save_file, tensors, metadata=meta))
     print(f"{path}: {len(made.labels)} images of {len(made.names)} classes, {made.images.shape[-1]} px")
 

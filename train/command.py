@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Callable, Sequence
 
+from mdt_core.machine import use_own_cores
+
 
 class Parser(argparse.ArgumentParser):
     """A command line, and what it runs."""
@@ -14,6 +16,7 @@ class Parser(argparse.ArgumentParser):
     def run(self, command: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None) -> None:
         """Parse and call; what is wrong with the arguments, or with what they name, is told as a wrong call."""
         args = self.parse_args(argv)
+        use_own_cores()
         try:
             command(args)
         except (ValueError, OSError, ImportError) as error:

@@ -32,6 +32,11 @@ class Recipe:
     data_shape: tuple[int, int, int] = (4, 16, 16)  # latent channels, side and classes that `--list` reckons with
     expect: str = ""  # what comes out, by whose word
 
+    def __post_init__(self) -> None:
+        for name in ("samples_per_class", "sample_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
     def describe(self) -> dict:
         return asdict(self)
 
@@ -155,10 +160,16 @@ def _as_kind(value, kind):
         fits = isinstance(value, int | float if plain is float else plain)
         if isinstance(value, bool) and plain is not bool:  # which Python calls an int
             fits = False
-        if plain is tuple and fits and parts[-1] is not ...:
-            fits = len(value) == len(parts)
-        if fits:
-            return value
+        if not fits:
+            continue
+        if plain is tuple:
+            parts = [parts[0]] * len(value) if parts[-1] is ... else parts
+            if len(value) == len(parts):
+                return tuple(_as_kind(part, kind) for part, kind in zip(value, parts, strict=True))
+            continue
+        if plain is dict:
+            return {_as_kind(key, parts[0]): _as_kind(part, parts[1]) for key, part in value.items()}
+        return value
     raise TypeError
 
 

@@ -23,7 +23,7 @@ from accelerate.utils import gather_object
 
 from mdt_core import MDTTransformer
 from mdt_core.acceleration import choose_dtype
-from mdt_core.machine import cpus_alone
+from mdt_core.machine import choose_device, cpus_alone
 from mdt_core.official import open_autoencoder
 from mdt_core.runs import Run
 from mdt_core.timing import take_turns
@@ -97,6 +97,7 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate the milestones of every run."""
+    args.device = args.device and choose_device(args.device)
     state = PartialState(cpu=args.device == "cpu" or cpus_alone())
     device = args.device or state.device
     with state.main_process_first():

@@ -40,6 +40,7 @@ from train.adversary import Adversary, reconstruction_loss
 from train.autoencoder import pixels_of, psnr
 from train.avatars import Split, load
 from train.command import Parser
+from train.images import DrawnImages
 from train.latents import Latents
 from train.samples import fingerprint
 
@@ -90,16 +91,18 @@ def drafts(args: argparse.Namespace, pipe: MDTPipeline, data: Latents, device: t
         random = torch.Generator().manual_seed(args.seed)
         indices = torch.randperm(len(data), generator=random)[: args.num_trips]
         labels = torch.arange(args.num_samples) % pipe.num_classes
-        size, nothing, samples, trips = args.draft_batch, torch.empty(0), [], []
+        size, first, samples, trips = args.draft_batch, 10**6, [], []
         with tqdm(total=len(labels) + len(indices), desc="draft", unit="image") as bar:
             for some in labels.split(size):
                 nothing = torch.empty(len(some), *data.shape, device=device)
-                samples.append(draw_drafts(pipe, nothing, some.to(device), 10**6 + bar.n, 0).cpu())
+                samples.append(draw_drafts(pipe, nothing, some.to(device), first, 0).cpu())
+                first += len(some)  # not the bar's count: a bar that is switched off does not count
                 bar.update(len(some))
             for some in indices.split(size):
                 mean, _, classes = (x.to(device) for x in data.batch(some.tolist()))
                 start = int(torch.randint(TRIPS_FROM[0], TRIPS_FROM[1] + 1, (), generator=random))
-                trips.append(draw_drafts(pipe, mean, classes, 10**6 + bar.n, start).cpu())
+                trips.append(draw_drafts(pipe, mean, classes, first, start).cpu())
+                first += len(some)
                 bar.update(len(some))
         tensors = {"samples": torch.cat(samples), "labels": labels, "trips": torch.cat(trips), "indices": indices}
         write_whole(path, lambda partial: save_file(tensors, partial, metadata={"made_of": made_of}))
@@ -156,11 +159,12 @@ def tune(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
-    pipe, data, images = (
-        MDTPipeline.from_pretrained(args.model).to(device),
-        Latents(args.latents),
-        load(args.data, "train"),
-    )
+    pipe, data = MDTPipeline.from_pretrained(args.model).to(device), Latents(args.latents)
+    source = DrawnImages(args.data, "train")
+    images = source.split
+    data.check_encoder(pipe.vae, f"that of {args.model}")
+    if data.made_of.get("source") not in (None, source.digest):
+        raise ValueError(f"{args.latents} was made of other pictures than {args.data}: run train.latents on those")
     drawn = drafts(args, pipe, data, device)
     vae = grown(pipe.vae, args.width, args.blocks)
     vae = vae.to(device, memory_format=torch.channels_last)

@@ -150,12 +150,13 @@ def encode(
 
 
 def check_same(out: Path, split: str, paths: list[Path], made_of: dict) -> None:
-    """Raise ValueError where `out` holds shards of other images, another encoder or other settings."""
-    for path in sorted(out.glob(f"{split}-*-of-*.safetensors")):
+    """Raise ValueError where `out` holds shards of another encoder, or of this split of other images or settings."""
+    for path in sorted(out.glob("*-*-of-*.safetensors")):
         with safe_open(path, framework="pt") as file:
             before = json.loads(file.metadata().get("made_of", "{}"))
-        differs = [key for key in made_of if before.get(key) != made_of[key]]
-        if differs or path not in paths:
+        ours = path.name.startswith(f"{split}-")
+        differs = [key for key in (made_of if ours else ["encoder"]) if before.get(key) != made_of[key]]
+        if differs or (ours and path not in paths):
             was = ", ".join(f"{key} {before.get(key, 'unknown')}" for key in differs) or "another number of shards"
             raise ValueError(f"{path} is there already and was made with {was}: delete {out} or name another folder")
 

@@ -26,7 +26,7 @@ import torch
 from accelerate import PartialState
 from tqdm import trange
 
-from mdt_core.machine import cpus_alone
+from mdt_core.machine import choose_device, cpus_alone
 from train import features, metrics, samples
 from train.command import Parser
 from train.grid import draw_grid
@@ -78,7 +78,7 @@ def sample(args: argparse.Namespace, state: PartialState) -> Iterator[Candidate]
     only_grid = args.grid and not args.reference
     base = samples.Sampling(
         weights=samples.fingerprint(pipe),
-        num_images=args.num_images or (args.per_class * pipe.num_classes if only_grid else 5000),
+        num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
         first_seed=args.seed,
         num_inference_steps=args.steps,
         sampler=args.sampler,
@@ -192,6 +192,7 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Sample or read, draw the grid, judge, report."""
     check(args)
+    args.device = args.device and choose_device(args.device)
     state = PartialState(cpu=args.device == "cpu" or cpus_alone())
     device = torch.device(args.device or state.device)
     if args.reconstruct:

@@ -51,12 +51,22 @@ def write_pipeline(pipeline: MDTPipeline, out: Path) -> None:
     write_whole(out, fill)
 
 
+def check_replaceable(out: Path, run: Run, older: bool) -> None:
+    """Raise ValueError where the folder `out`, to be written in one piece, is neither new nor an `older` export."""
+    if run.folder.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--out {out} would replace the run itself: choose another folder")
+    resumable = any(out.glob("checkpoints/*/optimizer.safetensors"))
+    if resumable or (out.exists() and any(out.iterdir()) and not older):
+        raise ValueError(f"{out} holds something else, which would be deleted: choose a new folder")
+
+
 def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
     """Write the pipeline folder of a run's checkpoint, by default its last.
 
     Raises:
-        ValueError: the run has no such checkpoint.
+        ValueError: the run has no such checkpoint, or `out` holds something else.
     """
+    check_replaceable(out, run, older=(out / "model_index.json").exists())
     steps = list(run.checkpoints)
     if not steps or (step is not None and step not in steps):
         raise ValueError(f"{run.folder} has checkpoints at steps {steps}, not at {step or 'any'}")
@@ -81,8 +91,11 @@ def export_run(run: Run, out: Path, weights: list[int] = (), until: int | None =
         weights: steps whose averaged weights go with it, in float16, so that they can be opened.
 
     Raises:
-        ValueError: the run has no such checkpoint.
+        ValueError: there is no such run or checkpoint, or `out` holds something else.
     """
+    check_replaceable(out, run, older="training" in Run(out).config)
+    if "training" not in run.config:
+        raise ValueError(f"{run.folder} holds no run: name the folder that training wrote")
     last = math.inf if until is None else until
     if missing := set(weights) - {step for step in run.checkpoints if step <= last}:
         raise ValueError(f"{run.folder} has checkpoints at steps {list(run.checkpoints)}, not at {sorted(missing)}")

@@ -177,5 +177,14 @@ def open_images(
         return DrawnImages(source, split)
     if size is None:
         raise ValueError(f"{source} holds image files: say how large they are to be encoded, as --size 256")
-    found = json.loads(names.read_text("utf-8")) if names else None
-    return ImageFolder(source, size, classes, list(found.values()) if isinstance(found, dict) else found)
+    return ImageFolder(source, size, classes, read_names(names) if names else None)
+
+
+def read_names(path: Path) -> list[str]:
+    """Class names from a JSON file, in the order of their indices. ValueError where it holds something else."""
+    found = json.loads(path.read_text("utf-8"))
+    if isinstance(found, dict) and found.keys() == {str(index) for index in range(len(found))}:
+        found = [found[str(index)] for index in range(len(found))]
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{path} holds no class names: a list of them is needed, or an object from 0, 1, ... to names")
+    return found

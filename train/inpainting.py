@@ -26,10 +26,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from mdt_core.inpainting import METHODS, resampling_order
+from mdt_core.machine import choose_device
 from train import evaluate, features, holes, metrics, samples
 from train.command import Parser
 from train.painters import WITHOUT_MODEL, Painting, paint, parse_method, steps_within
@@ -117,7 +117,7 @@ def build_parser() -> Parser:
     parser.add_argument("--grow", type=int, default=8, help="pixels by which the mask is dilated (default 8)")
     parser.add_argument("--feather", type=int, default=4, help="pixels over which the new part fades in (default 4)")
     parser.add_argument("--batch-size", type=int, default=25, help="changes the speed, not the pictures")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="default: the best there is")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")
     return parser
 
@@ -125,6 +125,7 @@ def build_parser() -> Parser:
 def run(args: argparse.Namespace) -> None:
     """Paint what is not painted yet, draw the grid, judge, report."""
     methods = {name: parse_method(name) for name in args.methods}
+    args.device = choose_device(args.device)
     pipe = evaluate.load_pipeline(args.model, args.device)
     originals = samples.read("avatars:validation", args.data)
     if not holes.STROKE_MASKS <= args.num_images <= len(originals.images):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mdt_core.official import open_autoencoder
 from train.command import Parser
-from train.encode import DTYPES, encode
+from train.encode import DTYPES, encode, fingerprint
 from train.images import CLASS_RULES, open_images
 
 SAFETENSORS_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
@@ -66,12 +66,12 @@ class Latents:
                 f"{folder} holds {len(paths)} of {expected or 'the'} shards of {split!r}: "
                 f"run `python -m train.latents ... --split {split} --out {folder}`, it goes on where it stopped"
             )
-        self.shards = [Shard(path) for path in paths]
-        meta = self.shards[0].metadata
-        self.id2label = {int(index): name for index, name in json.loads(meta["id2label"]).items()}
+        self.folder, self.shards = Path(folder), [Shard(path) for path in paths]
+        named = json.loads(self.shards[0].metadata["id2label"])
+        self.id2label = {int(index): name for index, name in named.items()}
         self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
         self.order = None  # with balance or repeats: index -> image
-        balance = json.loads(meta.get("made_of", "{}")).get("balance")
+        balance = self.made_of.get("balance")
         if balance or repeats:
             labels = np.concatenate([shard["labels"] for shard in self.shards])
             self.order = balanced(labels, balance or 0.0)  # 0: each image once
@@ -88,6 +88,17 @@ class Latents:
                 raise ValueError(f"repeats: {name} needs a whole number of at least 1, not {count!r}")
             times[index_of[name]] = count
         return times
+
+    @property
+    def made_of(self) -> dict:
+        """What train.encode wrote down of the images and the autoencoder; empty of older shards."""
+        return json.loads(self.shards[0].metadata.get("made_of", "{}"))
+
+    def check_encoder(self, vae, name: str) -> None:
+        """Raise ValueError where another encoder than that of `vae`, called `name`, made these latents."""
+        encoder = self.made_of.get("encoder")
+        if encoder not in (None, fingerprint(vae)):
+            raise ValueError(f"{self.folder} was encoded by another autoencoder than {name}: name the one that made it")
 
     @property
     def unmirrored(self) -> int:

@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import trange
 
+from mdt_core.machine import choose_device
 from train import features, samples
 from train.command import Parser
 from train.judging import JUDGES, open_judge
@@ -151,6 +152,7 @@ def run(args: argparse.Namespace) -> None:
     """Search, draw, report."""
     if min(args.rows, args.neighbours) < 1:
         raise ValueError("--rows and --neighbours must be at least 1")
+    args.device = choose_device(args.device)
     eye, cache = open_judge(args.judge, args.device), args.data / "features"
     name, _, split = args.training.partition(":")
     held_out = args.held_out or (f"{name}:validation" if name in samples.BUILT_SETS and split == "train" else None)
@@ -180,7 +182,7 @@ def build_parser() -> Parser:
     parser.add_argument("--rows", type=int, default=12, help="samples in the picture (default 12)")
     parser.add_argument("--neighbours", type=int, default=5, help="training images beside each (default 5)")
     parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="whose features")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="default: the best there is")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")
     return parser
 

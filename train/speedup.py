@@ -74,7 +74,10 @@ def contenders(runs: Sequence[Run]) -> list[Contender]:
         if not training.get("decay"):
             training.pop("steps", None)  # a constant learning rate does not know how long the run will be
         groups.setdefault(repr([config, sorted(training.items())]), []).append(run)
-    return [_contender(group) for group in groups.values()]
+    found = [_contender(group) for group in groups.values()]
+    if len({one.name for one in found}) < len(found):
+        raise ValueError(f"two contenders have one name: rename a folder ({', '.join(str(r.folder) for r in runs)})")
+    return found
 
 
 def _contender(runs: list[Run]) -> Contender:

@@ -37,8 +37,11 @@ SIDE = 1600  # pixels of the largest sheet that is streamed
 
 @dataclass
 class Grid:
-    """How far a comparison has come; kept by the session."""
+    """A comparison, its sheet, and how far it has come; kept by the session."""
 
+    comparison: Comparison
+    info: ModelInfo
+    sheet: Sheet
     cells: int
     done: int = 0
     seconds: float = 0.0
@@ -109,7 +112,7 @@ class Compare:
     ) -> Update:
         """Check the settings before the run joins the queue."""
         with clear_errors():
-            check_offered(offered, model)
+            check_offered(offered, self.engine.describe(model))
             base = to_request(model, [], 1, seed, sampler, *sampling)
             labels = tuple(map(to_label, classes))
             comparison = Comparison(base, labels, axis, parse_values(axis, values))
@@ -129,7 +132,7 @@ class Compare:
         info = self.engine.describe(comparison.base.model)
         requests = comparison.requests(info.labels)
         sheet = Sheet(comparison, info.labels, info.image_size)
-        grid = Grid(len(requests))
+        grid = Grid(comparison, info, sheet, len(requests))
         start, shown = perf_counter(), 0.0
         yield {self.grid: grid, self.stage: show(jpeg_uri(sheet.image, SIDE))}
         with clear_errors(), closing(self.engine.run(requests)) as frames:
@@ -142,10 +145,14 @@ class Compare:
                 if picture and perf_counter() - shown >= PREVIEW_SECONDS:
                     yield {self.stage: show(jpeg_uri(sheet.image, SIDE)), self.status: describe(frame, grid)}
                     shown = perf_counter()
-        png = recipes.to_png(sheet.image, recipes.of_comparison(comparison, info))
-        name = f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}"
-        file = publish(png, name, self.save)
-        yield {self.stage: show(data_uri(png, "image/png")), self.save: gr.update(value=file, visible=True)}
+        yield self._publish(grid)
+
+    def _publish(self, grid: Grid) -> Update:
+        """The sheet as it is, to be looked at and saved with the recipe of the whole."""
+        comparison = grid.comparison
+        png = recipes.to_png(grid.sheet.image, recipes.of_comparison(comparison, grid.info))
+        file = publish(png, f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}", self.save)
+        return {self.stage: show(data_uri(png, "image/png")), self.save: gr.update(value=file, visible=True)}
 
     def finish(self, grid: Grid | None) -> Update:
         """Ended, stopped or failed: the page is ready again."""
@@ -154,6 +161,7 @@ class Compare:
             ready[self.status] = progress(1, f"{grid.cells} cells in {clock(grid.seconds)}")
         elif grid:
             ready[self.status] = progress(grid.done / grid.cells, f"Stopped after {grid.done} of {grid.cells} cells.")
+            ready |= self._publish(grid) if grid.done else {}
         return ready
 
     def load(self, path: str, model: str) -> list[Any]:

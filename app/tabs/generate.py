@@ -141,11 +141,13 @@ class Generate:
 
     def run(self, view: str, offered: ModelInfo, *settings: Any) -> Iterator[Update]:
         """Frame by frame; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
-        yield {self.status: WAITING, self.picture: None}
+        # A picture of before may have been clicked while this run waited.
+        yield {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
         with clear_errors():
             request = to_request(*settings)
-            check_offered(offered, request.model)
-            labels = self.engine.describe(request.model).labels
+            info = self.engine.describe(request.model)
+            check_offered(offered, info)
+            labels = info.labels
             trajectory = Trajectory(request.for_labels(labels), labels, view)
         shown = 0.0
         with clear_errors(), closing(self.engine.run((request,))) as frames:
@@ -203,6 +205,8 @@ class Generate:
 
     def use_again(self, trajectory: Trajectory, picture: str) -> tuple[list[int], int, int]:
         """The chosen picture's class and seed, for one image."""
+        if picture not in trajectory.files:  # another run has begun
+            return gr.skip(), gr.skip(), gr.skip()
         index = trajectory.files.index(picture)
         label = trajectory.request.class_labels[index]
         return [NO_CLASS if label is None else label], 1, trajectory.request.seeds[index]

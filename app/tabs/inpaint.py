@@ -19,7 +19,7 @@ from app.inpaint_controls import method_choices, preset_of, settings_to_values, 
 from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
 from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
 from app.inpainting import FALLBACK, fingerprint, mask_from, settings_from
-from app.painting import Easel, editor_value, footprint_view, mask_of, open_mask, reduce
+from app.painting import Easel, editor_value, enlarge, footprint_view, mask_of, open_mask, reduce
 from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
 from app.tabs.generate import describe
 from app.trajectory import STAGE_SIDE
@@ -44,7 +44,8 @@ class Inpaint(Page):
         page = [self.start, self.stop, self.status, easel, job, outcome, *views]
 
         offers = [self.controls.label, self.controls.method, self.offered]
-        studio.opened.success(self.offer, [model, *offers], [*offers, self.preset], **GLUE)
+        for event in (studio.opened.success, studio.page.load):
+            event(self.offer, [model, *offers], [*offers, self.preset], **GLUE)
         wire_presets(self.preset, self.controls, model, self.engine.describe)
         self.open.upload(self.take_upload, self.open, page, **CHECK)
         self.example.select(self.take_example, model, [*page, self.controls.label], **GLUE)
@@ -67,7 +68,7 @@ class Inpaint(Page):
 
         check = self.start.click(self.begin, [self.offered, model, editor, easel, *settings], page, **CHECK)
         run = check.success(self.run, job, page, show_progress="hidden", api_visibility="private", **GPU)
-        on_end(run, self.finish, job, page)
+        on_end(run, self.finish, [job, self.easel], page)
         self.stop.click(None, cancels=[run])
         gr.api(make_endpoint(self.engine, self.slider), api_name="inpaint", **GPU)
 
@@ -201,11 +202,12 @@ class Inpaint(Page):
     ) -> Update:
         """Check picture, mask and settings before the run joins the queue."""
         with clear_errors():
-            check_offered(offered, model)
+            info = self.engine.describe(model)
+            check_offered(offered, info)
             if easel is None:
                 raise ValueError("There is no picture yet: open or paste one, or take an example.")
             job = Job(values_to_settings(model, *values), easel, mask_of(value, easel.shown))
-            job.request().check(self.engine.describe(model))
+            job.request().check(info)
         captions = job.captions()
         return {
             self.job: job,
@@ -232,14 +234,15 @@ class Inpaint(Page):
                         self.stage: pictures(frame.x_0, captions),
                         self.status: progress(frame.index / frame.total, describe(frame)),
                     }
-        yield {self.outcome: job.outcome}
 
-    def finish(self, job: Job | None) -> Update:
+    def finish(self, job: Job | None, easel: Easel | None) -> Update:
         """Ended, stopped or failed: the page is ready again, and the painted mask is still there."""
         update = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
         if job is None:
             return update
         job.running = False
+        if job.easel is not easel:  # another picture was opened meanwhile
+            return update
         if job.outcome is None:
             if job.seen:
                 text = f"Stopped after step <b>{job.seen}</b> of {job.total}. The mask is still there."
@@ -247,6 +250,7 @@ class Inpaint(Page):
             return update | self.show(PAINTING)
         return {
             **update,
+            self.outcome: job.outcome,
             **self.show(RESULT, job, job.outcome),
             **self._compare(job.outcome),
             self.variants: gr.update(value=job.outcome.shown, visible=len(job.outcome.shown) > 1),
@@ -264,12 +268,15 @@ class Inpaint(Page):
             update = {} if easel else self._take(easel := Easel(open_image(path), Path(path).stem))
         mask = mask_from(recipe)
         if mask is not None and mask.shape == easel.size[::-1]:  # a client's, which is not made smaller for a browser
-            mask = reduce(mask, easel.shown)
+            whole, mask = mask, reduce(mask, easel.shown)
+            if not np.array_equal(enlarge(mask, easel.size), whole):
+                notes.append("its mask was made a little coarser for the editor")
         if mask is None or mask.shape != easel.shown[::-1]:
             notes.append("its mask does not fit the picture: paint one")
         else:
             update |= self.show(PAINTING)
-            update[self.editor] = gr.update(value=editor_value(easel.display(), mask), visible=True)
+            value = editor_value(easel.display(), mask)
+            update[self.editor] = gr.update(value=value, brush=brush(easel.shown), visible=True)
         for note in notes:
             gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
         same = recipe.get("source") == fingerprint(easel.picture())
@@ -292,6 +299,8 @@ class Inpaint(Page):
     def offer(self, model: str, label: int, method: str, before: ModelInfo) -> Update:
         """Another model was chosen: its classes, and the methods that it can do."""
         info = self.engine.describe(model)
+        if info == before:
+            return {self.offered: info}
         update, choices = for_model(info, [label], before), method_choices(info)
         update["value"] = update["value"][0]
         kept = method if method in dict(choices).values() else FALLBACK
