@@ -31,7 +31,7 @@ def test_a_checkpoint_draws_and_a_broken_one_is_told(page: Page, run: Run, tmp_p
     choose(page, "tried @ 2")
     expect(page.locator("#about")).to_contain_text("tried @ 2")
     expect(page.locator("#generate-classes")).to_contain_text(NAMES[0])
-    put(page, "generate-steps", 4)
+    put(page, "generate-steps", 100)  # long enough for Stop to be seen
     put(page, "generate-count", 1)
     generate(page)
     (tmp_path / "a.png").write_bytes(files(page)[0])
