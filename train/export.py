@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mdt_core import MDTPipeline, MDTTransformer
+from mdt_core.checkpoints import resumable
 from mdt_core.official import open_autoencoder
 from mdt_core.runs import Run, write_whole
 from train.command import Parser
@@ -55,8 +56,7 @@ def check_replaceable(out: Path, run: Run, older: bool) -> None:
     """Raise ValueError where the folder `out`, to be written in one piece, is neither new nor an `older` export."""
     if run.folder.resolve().is_relative_to(out.resolve()):
         raise ValueError(f"--out {out} would replace the run itself: choose another folder")
-    resumable = any(out.glob("checkpoints/*/optimizer.safetensors"))
-    if resumable or (out.exists() and any(out.iterdir()) and not older):
+    if resumable(Run(out)) or (out.exists() and any(out.iterdir()) and not older):
         raise ValueError(f"{out} holds something else, which would be deleted: choose a new folder")
 
 
