@@ -33,7 +33,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
         strength: float = 1.0,
         guidance_scale: float = 3.8,
         guidance_power: float = 4.0,
-        masked_content: str = "fill",
+        masked_content: str = "auto",
         area: str = "whole",
         grow: int = 8,
         feather: int = 4,
@@ -64,7 +64,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
             request = Inpainting(settings, picture, open_mask(uploaded(mask), picture.size))
             for frame in engine.run((request,)):
                 last = frame
-        files = publish_results(request, last.images, info, "inpainted", request.mask, at)
+        files = publish_results(request, last.images, info, "inpainted", at)
         return [gr.FileData(path=path) for path in files]
 
     return inpaint

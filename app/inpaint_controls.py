@@ -15,7 +15,12 @@ from mdt_core.inpainting import METHODS
 from mdt_core.samplers import SAMPLERS
 
 METHOD_NAMES = {"mdt": "MDT", "repaint": "RePaint", "blend": "Blend"}
-CONTENT_NAMES = {"fill": "Blurred surroundings", "original": "What is there", "noise": "Noise"}
+CONTENT_NAMES = {
+    "auto": "What suits the strength",
+    "fill": "Blurred surroundings",
+    "original": "What is there",
+    "noise": "Noise",
+}
 AREA_NAMES = {"whole": "Whole picture", "crop": "Largest square", "masked": "Only around the mask"}
 DEFAULT_PRESET = "Balanced"
 

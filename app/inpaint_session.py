@@ -5,7 +5,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from gradio.components import Component
 from PIL import Image
 
@@ -14,7 +13,7 @@ from app.engine import ModelInfo
 from app.files import publish
 from app.images import jpeg_uri
 from app.inpainting import Inpainting, Settings, recipe_of
-from app.painting import Easel, enlarge
+from app.painting import Easel, read_mask
 from app.trajectory import STAGE_SIDE, caption, columns_for
 
 
@@ -35,7 +34,7 @@ class Job:
 
     settings: Settings
     easel: Easel
-    painted: np.ndarray  # (H, W) bool, as the editor has it
+    mask: bytes = field(repr=False)  # PNG of the picture's size: what is painted from now on is not for this run
     running: bool = True
     seen: int = 0  # steps done
     total: int = 0
@@ -44,7 +43,7 @@ class Job:
 
     def request(self) -> Inpainting:
         """What the engine is asked for."""
-        return Inpainting(self.settings, self.easel.picture(), enlarge(self.painted, self.easel.size))
+        return Inpainting(self.settings, self.easel.picture(), read_mask(self.mask))
 
     def captions(self) -> list[str]:
         """One per variant."""
@@ -52,13 +51,13 @@ class Job:
 
 
 def publish_results(
-    request: Inpainting, images: Sequence[Image.Image], info: ModelInfo, name: str, painted: np.ndarray, at: Component
+    request: Inpainting, images: Sequence[Image.Image], info: ModelInfo, name: str, at: Component
 ) -> list[str]:
     """The variants as PNG files with their recipes, where `at` serves its files from."""
     label = caption(request.settings.class_label, info.labels)
     return [
         publish(
-            recipes.to_png(image, recipe_of(request, i, info, painted)),
+            recipes.to_png(image, recipe_of(request, i, info)),
             f"{name}-{label}-{request.settings.seeds[i]}",
             at,
         )
@@ -71,7 +70,7 @@ def publish_outcome(
 ) -> Outcome:
     """The results of a run, and copies small enough for a browser."""
     easel = job.easel
-    files = shown = publish_results(request, images, info, easel.name, job.painted, at)
+    files = shown = publish_results(request, images, info, easel.name, at)
     if easel.shown != easel.size:
         shown = [publish(to_png(image.resize(easel.shown)), "variant", at) for image in images]
     return Outcome(files, shown, publish(to_png(easel.display()), "before", at), job.captions())

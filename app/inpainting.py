@@ -6,7 +6,6 @@ scaled down, so that a photo of 8192 pixels costs no more to look at than a smal
 
 import base64
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,11 +18,11 @@ from app import recipes
 from app.engine import ModelInfo
 from app.frames import Frame, follow
 from app.images import MAX_PIXELS
-from app.painting import small_canvas, to_image
+from app.painting import mask_png, read_mask, small_canvas
 from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, SKIP_TOLERANCE, check_number, check_whole, max_steps
 from app.trajectory import STAGE_SIDE, columns_for
-from mdt_core.canvas import AREAS, MAX_GROW
-from mdt_core.inpainting import MASKED_CONTENTS, METHODS
+from mdt_core.canvas import AREAS, MAX_GROW, fit_box
+from mdt_core.inpainting import MASKED_CONTENTS, METHODS, choose_content
 from mdt_core.samplers import SAMPLERS
 
 MAX_VARIANTS = 8
@@ -40,8 +39,8 @@ NAMES = {
     },
 }
 
-
 LEAST_STRENGTH = 0.01
+MAX_MASK = 2**18  # bytes of PNG in a recipe: PIL reads texts of a megabyte at most
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Settings:
     guidance_scale: float = 3.8
     guidance_power: float = 4.0
     strength: float = 1.0
-    masked_content: str = "fill"
+    masked_content: str = "auto"
     area: str = "whole"
     grow: int = 8  # picture pixels
     feather: int = 4
@@ -75,6 +74,7 @@ class Settings:
         check_number("guidance scale", self.guidance_scale, *GUIDANCE_SCALE)
         check_number("guidance power", self.guidance_power, *GUIDANCE_POWER)
         check_number("strength", self.strength, LEAST_STRENGTH, 1)
+        choose_content(self.masked_content, self.strength)
         check_whole("grow", self.grow, 0, MAX_GROW)
         check_whole("feather", self.feather, 0, MAX_GROW)
 
@@ -108,7 +108,8 @@ class Inpainting:
 
     def check(self, info: ModelInfo) -> None:
         """ValueError where the mask does not suit the picture or the model; cheap, and done before the queue."""
-        self.small_canvas(info.image_size, info.cells, STAGE_SIDE)
+        cell = info.image_size // info.cells
+        fit_box(self.mask, info.image_size, cell=cell, area=self.settings.area, grow=self.settings.grow)
 
     def small_canvas(self, image_size: int, cells: int, side: int):
         """The canvas scaled down to `side` pixels, to look at."""
@@ -168,11 +169,9 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
 # --- recipes -----------------------------------------------------------------------------------------------
 
 
-def recipe_of(request: Inpainting, index: int, info: ModelInfo, painted: np.ndarray) -> dict[str, Any]:
-    """The recipe of one variant. `painted`: the mask as the editor has it, which may be smaller than the picture."""
-    settings = request.settings
-    buffer = io.BytesIO()
-    to_image(painted).convert("1").save(buffer, "PNG")
+def recipe_of(request: Inpainting, index: int, info: ModelInfo) -> dict[str, Any]:
+    """The recipe of one variant; without its mask, where that takes more than MAX_MASK bytes."""
+    settings, mask = request.settings, mask_png(request.mask)
     return {
         "kind": "inpaint",
         "class_label": settings.class_label,
@@ -182,7 +181,7 @@ def recipe_of(request: Inpainting, index: int, info: ModelInfo, painted: np.ndar
         **{name: getattr(settings, name) for name in ("method", "strength", "masked_content", "area")},
         **{name: getattr(settings, name) for name in ("grow", "feather")},
         "source": fingerprint(request.picture),
-        "mask": base64.b64encode(buffer.getvalue()).decode(),
+        "mask": base64.b64encode(mask).decode() if len(mask) <= MAX_MASK else None,
     }
 
 
@@ -205,10 +204,7 @@ def settings_from(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Settings,
 def mask_from(recipe: Mapping[str, Any]) -> np.ndarray | None:
     """The mask in a recipe; None where there is none that can be read."""
     try:
-        mask = Image.open(io.BytesIO(base64.b64decode(recipe["mask"])), formats=("PNG",))
-        if mask.width * mask.height > MAX_PIXELS:
-            return None
-        return np.asarray(mask.convert("L")) > 127
+        return read_mask(base64.b64decode(recipe["mask"]))
     except Exception:  # missing, no text, no picture, damaged: it is a stranger's file
         return None
 

@@ -3,20 +3,21 @@
 The editor works on at most DISPLAY_SIDE pixels, so that a photo of 8192 does not have to fit into a browser's canvas
 and back again at every stroke; and what is not repainted never passes through it, so that known pixels stay exact.
 
-    upload -> Easel -> editor_value() -> brush, eraser -> mask_of() -> enlarge() -> pipeline
+    upload -> Easel -> editor_value() -> brush, eraser -> mask_of() -> Easel.mask() -> pipeline
 
 Masks are bool arrays (H, W), true where to repaint.
 """
 
+import io
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from app.images import open_header, open_image
-from mdt_core.canvas import MIN_SIDE, Canvas, fit_canvas
+from app.images import MAX_PIXELS, open_header, open_image
+from mdt_core.canvas import MIN_SIDE, Canvas, fit_box, prepare
 from mdt_core.rgb import mask_array
 
 DISPLAY_SIDE = 1024  # pixels of the editor's longer side
@@ -43,6 +44,7 @@ class Easel:
         picture.save(self._file("picture"))
         self.shown = shown_size(self.size, DISPLAY_SIDE)  # (W, H) pixels of the copy in the editor
         picture.resize(self.shown, Image.Resampling.LANCZOS).save(self._file("display"))
+        self._laid: bytes | None = None  # PNG
 
     def picture(self) -> Image.Image:
         """The picture itself, RGB."""
@@ -52,14 +54,30 @@ class Easel:
         """The copy that the editor shows, RGB."""
         return Image.open(self._file("display"))
 
+    def lay(self, mask: np.ndarray | None) -> np.ndarray:
+        """Take a mask of the picture's own size, (H, W), or none -> what the editor shows of it, (h, w)."""
+        self._laid = None if mask is None else mask_png(mask)
+        return mask_of(None, self.shown) if mask is None else reduce(mask, self.shown)
+
+    def mask(self, painted: np.ndarray) -> np.ndarray:
+        """The editor's mask (h, w) at the picture's own size, (H, W).
+
+        The mask that was laid keeps its pixels, but where it was erased; what was painted is as wide as it was shown.
+        """
+        shown = enlarge(painted, self.size)
+        if self._laid is None:
+            return shown
+        laid = read_mask(self._laid)
+        return laid & shown | enlarge(painted & ~reduce(laid, self.shown), self.size)
+
     def _file(self, name: str) -> Path:
         return Path(self._folder.name) / f"{name}.bmp"  # not compressed: a large picture is saved in a second
 
 
 def shown_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(W, H) scaled down to `side` along the longer side, but never below MIN_SIDE along the shorter one."""
-    scale = min(1, max(side / max(size), MIN_SIDE / min(size)))
-    return round(size[0] * scale), round(size[1] * scale)
+    """(W, H) scaled down to `side` along the longer side, but with MIN_SIDE or more along the shorter one."""
+    scale = min(1, side / max(size))
+    return max(MIN_SIDE, round(size[0] * scale)), max(MIN_SIDE, round(size[1] * scale))
 
 
 def mask_of(value: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray:
@@ -84,7 +102,7 @@ def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     """An uploaded mask, white where to repaint; transparency counts as black. ValueError unless it has `size`."""
     mask, header = open_image(path), open_header(path)  # the first refuses what is damaged, and lays it on white
     if header.has_transparency_data:
-        mask = header
+        mask = ImageOps.exif_transpose(header)
     if mask.size != size:
         (width, height), (wanted_width, wanted_height) = mask.size, size
         raise ValueError(
@@ -99,38 +117,56 @@ def to_image(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
+def mask_png(mask: np.ndarray) -> bytes:
+    """A mask as a PNG of one bit a pixel."""
+    buffer = io.BytesIO()
+    to_image(mask).convert("1").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def read_mask(data: bytes) -> np.ndarray:
+    """The mask of `mask_png`. ValueError where it has more than MAX_PIXELS; a decoder's errors as they come."""
+    image = Image.open(io.BytesIO(data), formats=("PNG",))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"a mask of {image.width} x {image.height} pixels is too large")
+    return np.asarray(image.convert("L")) > 127
+
+
 def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The editor's mask at the picture's own size (W, H)."""
-    return np.asarray(to_image(mask).resize(size, Image.Resampling.NEAREST)) > 0
+    rows, columns = (_nearest(large, small) for large, small in zip(size[::-1], mask.shape, strict=True))
+    return mask[rows][:, columns]
 
 
 def reduce(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A picture's mask at a smaller size (W, H): neither a thin stroke nor a small rest is lost."""
     if mask.shape == size[::-1]:
         return mask
-    share = np.asarray(to_image(mask).resize(size, Image.Resampling.BOX))
-    small = share > 0
-    if small.all() and not mask.all():
-        small[np.unravel_index(share.argmin(), share.shape)] = False
-    return small
+    count = mask
+    for axis, small in enumerate(size[::-1]):
+        starts = np.searchsorted(_nearest(mask.shape[axis], small), np.arange(small))
+        count = np.add.reduceat(count, starts, axis, dtype=np.uint32)
+    shown = count > 0
+    if shown.all() and not mask.all():
+        shown[np.unravel_index(count.argmin(), count.shape)] = False
+    return shown
+
+
+def _nearest(large: int, small: int) -> np.ndarray:
+    """For each of `large` pixels in a row, which of the `small` ones in its place it lies in; ascending."""
+    return (2 * np.arange(large) + 1) * small // (2 * large)
 
 
 def small_canvas(
     picture: Image.Image, mask: np.ndarray, side: int, size: int, *, area: str, grow: int, feather: int, cell: int
 ) -> Canvas:
     """The canvas of a picture scaled down to `side`, for what is only looked at. Arguments and errors: `fit_canvas`."""
+    box = fit_box(mask, size, cell=cell, area=area, grow=grow)  # what is wrong shows at the picture's own size only
     shown = shown_size(picture.size, side)
-    scale = shown[0] / picture.size[0]
+    scale = max(shown) / max(picture.size)
     small = np.asarray(picture.resize(shown, Image.Resampling.LANCZOS, reducing_gap=2) if scale < 1 else picture)
-    return fit_canvas(
-        small,
-        reduce(mask, shown),
-        max(1, round(size * scale)),
-        cell=cell if scale == 1 else 0,  # whether the mask is large enough shows at the picture's own size only
-        area=area,
-        grow=round(grow * scale),
-        feather=round(feather * scale),
-    )
+    edges = {"grow": round(grow * scale), "feather": round(feather * scale)}
+    return prepare(small, reduce(mask, shown), size, box.scaled(scale), **edges)
 
 
 def footprint_view(canvas: Canvas, cells: int) -> Image.Image:

@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from mdt_core.inpainting import METHODS
+from mdt_core.canvas import AREAS
+from mdt_core.inpainting import MASKED_CONTENTS, METHODS
 from mdt_core.machine import add_options, choose_device, devices, use_own_cores
 from mdt_core.official import load_official, resolve
 from mdt_core.opening import is_checkpoint, open_pipeline
@@ -24,6 +25,7 @@ from mdt_core.samplers import SAMPLERS
 from mdt_core.transformer import MDTTransformer
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"
+PAINTING = ("method", "strength", "area", "masked_content", "grow", "feather")  # flags of `inpaint` alone
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling(inpaint, steps=50, sampler=None)
     inpaint.add_argument("--method", default="mdt", help=f"{', '.join(METHODS)} (%(default)s)")
     inpaint.add_argument("--strength", type=float, default=1.0, help="below 1: start from the picture (%(default)s)")
+    inpaint.add_argument("--area", default="whole", help=f"{', '.join(AREAS)}: what the model sees (%(default)s)")
+    inpaint.add_argument(
+        "--masked-content",
+        default="auto",
+        help=f"{', '.join(MASKED_CONTENTS)}: what the hole starts from (%(default)s)",
+    )
     inpaint.add_argument("--grow", type=int, default=8, metavar="PX", help="widen the mask (%(default)s)")
     inpaint.add_argument("--feather", type=int, default=4, metavar="PX", help="fade in over these (%(default)s)")
     inpaint.set_defaults(run=run_inpaint)
@@ -93,7 +101,7 @@ def run_inpaint(args: argparse.Namespace) -> None:
     _check_image_path(args.out)
     image, mask = _open_image(args.image), _open_image(args.mask)
     pipe = _open_pipeline(args)
-    chosen = {"method": args.method, "strength": args.strength, "grow": args.grow, "feather": args.feather}
+    chosen = {name: getattr(args, name) for name in PAINTING}
     _run(pipe, args, pipe.stream_inpaint(image, mask, [args.label], **chosen, **_sampling(args)))
 
 
@@ -190,6 +198,8 @@ def _open_image(path: Path) -> Image.Image:
         return ImageOps.exif_transpose(Image.open(path))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: too large, at most {2 * Image.MAX_IMAGE_PIXELS:,} pixels can be opened") from error
     except Exception as error:  # decoders raise all kinds of exceptions on broken data
         raise ValueError(f"{path}: not a picture that can be opened, or a damaged one") from error
 

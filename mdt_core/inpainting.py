@@ -53,8 +53,7 @@ METHODS = {
     "mdt": Method(repeats=4, window=(0.6, 0.92), handover=700),
 }
 
-
-MASKED_CONTENTS = ("fill", "original", "noise")
+MASKED_CONTENTS = ("auto", "fill", "original", "noise")
 
 
 def inpaint(
@@ -152,6 +151,24 @@ def resampling_order(start: int, num_inference_steps: int, method: Method) -> li
     return order
 
 
+def choose_content(masked_content: str, strength: float) -> str:
+    """What the hole starts from: as named, or of "auto" the one that suits the strength.
+
+    "fill": its blurred surroundings, so that the old object does not leak through the autoencoder; "original": the old
+    object, which a strength below 1 means to keep a part of; "noise": latents of pure noise.
+
+    Raises:
+        ValueError: if there is no such masked content, or noise is to be started from half-way.
+    """
+    if masked_content not in MASKED_CONTENTS:
+        raise ValueError(f'the masked content is one of {", ".join(MASKED_CONTENTS)}, not "{masked_content}"')
+    if masked_content == "noise" and strength < 1:
+        raise ValueError('a hole of "noise" takes the whole trajectory: strength 1, or another masked content')
+    if masked_content == "auto":
+        return "fill" if strength == 1 else "original"
+    return masked_content
+
+
 def starting_latents(
     masked_content: str,
     encode: Callable[[Tensor], Tensor],
@@ -163,19 +180,13 @@ def starting_latents(
     """The picture's latents to hold, and those to start from: `known` and `content` of `inpaint`.
 
     Args:
-        masked_content: what stands in the hole at first. "fill": its blurred surroundings, so that the old object does
-            not leak through the autoencoder; "original": the old object; "noise": latents of pure noise.
+        masked_content: "fill", "original" or "noise", see `choose_content`.
         encode: pixels (1, 3, S, S) in [-1, 1] -> latents (1, C, h, w).
         pixels: (1, 3, S, S).
         hole: (S, S) bool.
         hardness: (h, w), as for `inpaint`.
         generators: one per image.
-
-    Raises:
-        ValueError: if there is no such masked content.
     """
-    if masked_content not in MASKED_CONTENTS:
-        raise ValueError(f'the masked content is one of {", ".join(MASKED_CONTENTS)}, not "{masked_content}"')
     known = encode(pixels if masked_content == "original" else fill(pixels, hole))
     if masked_content != "noise":
         return known, known

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mdt_core.autoencoder import downscale
 from mdt_core.canvas import fit_canvas
-from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
+from mdt_core.inpainting import Method, choose_content, find_method, inpaint, starting_latents
 from mdt_core.labels import ClassLabel
 from mdt_core.pictures import MDTPipelineOutput, PipelineStep
 from mdt_core.rgb import mask_array, picture_array
@@ -47,7 +47,7 @@ class Repainting:
         guidance_channels: int | str | None = "config",
         skip_tolerance: float = 1e-2,
         area: str = "whole",
-        masked_content: str = "fill",
+        masked_content: str = "auto",
         grow: int = 8,
         feather: int = 4,
     ) -> Iterator[PipelineStep]:
@@ -60,10 +60,11 @@ class Repainting:
                 one seed per variant.
             method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
             num_inference_steps: of the whole trajectory; a method's repeats come on top.
-            strength: in (0, 1]; below 1 it starts from the noised picture.
+            strength: in (0, 1], the part of the trajectory that is run: below 1 it starts from the noised picture.
             sampler: by default the method's.
             area: "whole" picture, largest "crop", or a square around the "masked" part, at the model's resolution.
-            masked_content: "fill" (blurred surroundings), "original" or "noise".
+            masked_content: what the hole starts from: "fill" (blurred surroundings), "original", "noise" (strength 1
+                only), or "auto": "original" where the strength is below 1, else "fill".
             grow: picture pixels by which the mask is dilated. Outside the grown mask nothing changes, exactly.
             feather: picture pixels over which the new part fades in, inside the grown ring.
 
@@ -74,14 +75,13 @@ class Repainting:
         rngs = generators(seeds)
         if find_method(method).masked_pass and not isinstance(self.transformer, MDT):
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
+        content = choose_content(masked_content, strength)
         image, mask = picture_array(image), mask_array(mask)
         cell = downscale(self.vae)
         canvas = fit_canvas(image, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)
         hardness = canvas.hardness(*self.latent_shape[1:])
         with torch.no_grad():
-            known, content = starting_latents(
-                masked_content, self._encode, canvas.pixels(), canvas.hole(), hardness, rngs
-            )
+            known, start = starting_latents(content, self._encode, canvas.pixels(), canvas.hole(), hardness, rngs)
         denoise = self._guided(
             class_labels,
             sampling_timesteps(sampler or find_method(method).sampler, num_inference_steps),
@@ -101,7 +101,7 @@ class Repainting:
             num_inference_steps=num_inference_steps,
             strength=strength,
             patch_size=self.transformer.config.patch_size,
-            content=content,
+            content=start,
         )
 
         def pasted(pixels: Tensor) -> list[Image.Image]:

@@ -16,7 +16,7 @@ from app.examples import find_examples
 from app.inpaint_controls import preset_of, preset_settings, settings_to_values, values_to_settings
 from app.inpaint_session import Job
 from app.inpainting import MAX_TOTAL, Inpainting, Settings, fingerprint, mask_from, recipe_of, settings_from
-from app.painting import Easel
+from app.painting import Easel, mask_png
 from app.request import MAX_SEED
 from app.tabs.inpaint import Inpaint
 from app.ui import build
@@ -41,6 +41,7 @@ def make_engine(seconds: float = 0.0) -> tuple[Engine, InpaintingStandIn]:
         ({"method": "magic"}, "no method 'magic': choose one of blend, repaint, mdt"),
         ({"area": None}, "no area None: choose one of whole, crop, masked"),
         ({"masked_content": "x"}, "no masked content 'x'"),
+        ({"masked_content": "noise", "strength": 0.5}, "strength 1"),
         ({"sampler": "euler"}, "no sampler 'euler'"),
         ({"num_inference_steps": 0}, "steps for ddpm must be a whole number from 1 to 1000, not 0"),
         ({"strength": 0.0}, "strength must be a number from 0.01 to 1, not 0"),
@@ -84,6 +85,22 @@ def test_masks_that_make_no_sense_are_told_before_the_queue(mask: np.ndarray, wo
         Inpainting(SETTINGS, PICTURE, mask).check(engine.describe("a"))
 
 
+def test_a_large_picture_is_checked_at_its_own_size() -> None:
+    """Catches a mask too small for the model that is told after the queue, and one that fits refused from afar."""
+    engine, _ = make_engine()
+    picture = Image.new("RGB", (2000, 1000))
+    small, wide = np.zeros((2, 1000, 2000), bool)
+    small[500:530, 500:530] = True
+    with pytest.raises(ValueError, match=r'cells, .* pixels: paint more, or choose the area "masked"'):
+        Inpainting(dataclasses.replace(SETTINGS), picture, small).check(engine.describe("a"))
+    for left in range(1, 1000, 97):
+        wide[:] = False
+        wide[100:900, left : left + 1000] = True
+        request = Inpainting(dataclasses.replace(SETTINGS, area="crop"), picture, wide)
+        request.check(engine.describe("a"))
+        assert request.small_canvas(16, 4, 640).painted.any()
+
+
 def test_frames_have_previews_inside_the_picture_and_end_with_the_images() -> None:
     """Catches previews of the model's square alone, a change outside the mask, images of another order."""
     engine, pipe = make_engine(seconds=0.13)
@@ -120,7 +137,7 @@ def test_a_run_that_ends_leaves_another_picture_alone() -> None:
     handlers = (getattr(event.fn, "__self__", None) for event in build(make_engine()[0], Path("runs")).fns.values())
     tab = next(handler for handler in handlers if isinstance(handler, Inpaint))
     before, now = Easel(PICTURE, "before"), Easel(PICTURE, "now")
-    job = Job(SETTINGS, before, MASK, seen=3, total=6)
+    job = Job(SETTINGS, before, mask_png(MASK), seen=3, total=6)
     assert tab.finish(job, now).keys() == {tab.start, tab.stop, tab.status}
     assert tab.finish(job, before).keys() > {tab.start, tab.stop, tab.status} and not job.running
 
@@ -156,7 +173,7 @@ def test_a_recipe_keeps_every_setting_the_mask_and_the_picture_it_was_for(tmp_pa
     info = engine.describe("a")
     settings = Settings("a", 2, (7, 8), "blend", "ddim", 9, 2.5, 1.25, 0.5, "original", "masked", 3, 1)
     request = Inpainting(settings, PICTURE, MASK)
-    (tmp_path / "a.png").write_bytes(recipes.to_png(PICTURE, recipe_of(request, 1, info, MASK)))
+    (tmp_path / "a.png").write_bytes(recipes.to_png(PICTURE, recipe_of(request, 1, info)))
     recipe = recipes.read(tmp_path / "a.png", kind="inpaint")
     found, notes = settings_from(recipe, info)
     assert notes == []

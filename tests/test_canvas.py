@@ -1,13 +1,16 @@
 """The way of a picture to the model and back: exact outside the grown mask, for any size, shape and mask."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from mdt_core.canvas import AREAS, _squared_distance, fit_canvas
+from mdt_core.canvas import AREAS, Box, _squared_distance, fit_box, fit_canvas
 
 SIZE, CELLS = 32, 8  # of the model: pixels and latent cells along a side
 
@@ -76,12 +79,14 @@ def test_every_cell_that_the_grown_mask_touches_is_repainted(problem):
     except ValueError:
         return
     inside = np.zeros_like(mask)
-    inside[max(canvas.top, 0) : canvas.top + canvas.side, max(canvas.left, 0) : canvas.left + canvas.side] = True
+    box = canvas.box
+    inside[max(box.top, 0) : box.top + box.side, max(box.left, 0) : box.left + box.side] = True
     footprint = canvas.footprint(CELLS, CELLS)
     assert footprint[grown_by_definition(mask & inside, chosen["grow"]) & inside].all()
     assert not footprint[~inside].any()
     hardness = canvas.hardness(CELLS, CELLS)
     assert hardness.min() >= 0 and hardness.max() == 1
+    assert (canvas.opacity[canvas.painted] == 1).all()  # at corners too, where the staying part is nearest
 
 
 def test_a_picture_of_the_models_size_keeps_its_pixels():
@@ -120,9 +125,9 @@ def test_areas():
     """A wide picture: a letterbox reaches beyond it, a crop goes to the mask, "masked" to its surroundings."""
     picture, mask = random_picture(100, 300), box_mask(100, 300, 30, 230, 70, 270)
     whole, crop, masked = (fit(picture, mask, area=area, grow=5, context=1.6) for area in AREAS)
-    assert (whole.left, whole.top, whole.side) == (0, -100, 300)
-    assert (crop.left, crop.top, crop.side) == (200, 0, 100)
-    assert (masked.left, masked.top, masked.side) == (210, 10, 80)
+    assert whole.box == Box(0, -100, 300)
+    assert crop.box == Box(200, 0, 100)
+    assert masked.box == Box(210, 10, 80)
     assert whole.pixels().shape == (1, 3, SIZE, SIZE)
 
 
@@ -131,7 +136,7 @@ def test_a_new_part_fades_at_the_edge_of_its_box():
     picture, mask = np.zeros((100, 300, 3), np.uint8), box_mask(100, 300, 30, 100, 70, 198)
     canvas = fit(picture, mask, area="crop", grow=10, feather=5)
     line = canvas.paste(torch.ones(3, SIZE, SIZE))[50, :, 0]
-    end = canvas.left + canvas.side
+    end = canvas.box.left + canvas.box.side
     assert end < 300 and line[end] == 0 and 0 < line[end - 1] < 80
     assert fit(picture, mask, area="crop", grow=0).opacity.min() in (0, 1)
 
@@ -175,6 +180,35 @@ def test_a_large_picture_takes_a_small_window():
     canvas = fit(picture, mask, area="masked")
     assert canvas.opacity.nbytes < 2e6
     assert canvas.paste(random_pixels()).shape == picture.shape
+
+
+@pytest.mark.parametrize("shape", [(60, 6000), (6000, 60)])
+def test_a_long_picture_takes_no_square_of_its_length(shape):
+    """A megabyte that the letterbox makes a square of 108: neither what the model sees nor the result needs it."""
+    picture = random_picture(*shape)
+    tracemalloc.start()
+    canvas = fit(picture, box_mask(*shape, 0, 0, *(n // 2 for n in shape)), cell=0)
+    seen, result = canvas.pixels(), canvas.paste(random_pixels())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seen.shape == (1, 3, SIZE, SIZE) and result.shape == picture.shape
+    assert peak < 30e6
+
+
+def test_a_long_picture_is_seen_as_its_padded_square():
+    """The edges repeated to a square, and that brought to the model's size: side by side, up to rounding."""
+    for shape in ((20, 64), (64, 20)):
+        picture = random_picture(*shape) // 2 + 64
+        rows, columns = (np.arange(64).clip((64 - n) // 2, (64 - n) // 2 + n - 1) - (64 - n) // 2 for n in shape)
+        square = Image.fromarray(picture[rows][:, columns]).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        canvas = fit(picture, box_mask(*shape, 4, 4, 14, 14))
+        seen = (canvas.pixels()[0].permute(1, 2, 0).numpy() + 1) * 127.5
+        assert np.abs(seen - np.asarray(square, float)).max() <= 2
+
+
+def test_a_mask_as_wide_as_the_crop_fits():
+    mask = box_mask(100, 300, 10, 37, 90, 137)
+    assert fit_box(mask, SIZE, area="crop") == Box(37, 0, 100)
 
 
 @pytest.mark.parametrize(

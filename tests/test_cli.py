@@ -92,7 +92,22 @@ def test_inpaint_keeps_the_picture_outside_the_mask(pipeline, tmp_path):
     Image.fromarray(noise).save(tmp_path / "in.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
     pictures = ["--image", tmp_path / "in.png", "--mask", tmp_path / "mask.png", "--out", tmp_path / "out.png"]
-    how = ["--method", "repaint", "--strength", 0.5, "--grow", 2, "--feather", 1, "--sampler", "ddpm"]
+    how = [
+        "--method",
+        "repaint",
+        "--strength",
+        0.5,
+        "--area",
+        "masked",
+        "--masked-content",
+        "fill",
+        "--grow",
+        2,
+        "--feather",
+        1,
+        "--sampler",
+        "ddpm",
+    ]
     run("inpaint", "--model", pipeline, *pictures, "--class", 1, "--seed", 3, "--steps", 4, "--scale", 2, *how)
     made = np.asarray(Image.open(tmp_path / "out.png"))
     grown = np.zeros((30, 50), bool)
@@ -101,6 +116,7 @@ def test_inpaint_keeps_the_picture_outside_the_mask(pipeline, tmp_path):
     assert (made[mask > 0] != noise[mask > 0]).mean() > 0.5
 
     chosen = {"method": "repaint", "strength": 0.5, "grow": 2, "feather": 1, "sampler": "ddpm"}
+    chosen |= {"area": "masked", "masked_content": "fill"}
     settings = {"seeds": [3], "num_inference_steps": 4, "guidance_scale": 2.0, **chosen}
     expected = MDTPipeline.from_pretrained(pipeline).optimize().inpaint(noise, mask > 0, [1], **settings).images[0]
     assert np.array_equal(made, np.asarray(expected))
@@ -181,6 +197,9 @@ def test_generate_refuses_in_one_line(pipeline, tmp_path, capsys, monkeypatch, f
     [
         (["--image", "nowhere.png"], "nowhere.png: no such file"),
         (["--image", "broken.png"], "broken.png: not a picture"),
+        (["--image", "bomb.png"], "bomb.png: too large, at most"),
+        (["--area", "half"], "whole, crop, masked"),
+        (["--masked-content", "grey"], "auto, fill, original, noise"),
         (["--mask", "small.png"], "mask"),
         (["--mask", "black.png"], "mask"),
         (["--method", "magic"], "magic"),
@@ -198,6 +217,7 @@ def test_inpaint_refuses_in_one_line(pipeline, tmp_path, capsys, monkeypatch, fl
     spot.paste(255, (28, 28, 36, 36))
     spot.save("spot.png")
     Path("broken.png").write_bytes(b"no picture")
+    Image.new("1", (30_000, 30_000)).save("bomb.png")
     pictures = ["--image", "in.png", "--mask", "spot.png", "--out", "out.png", "--class", "star"]
     assert reason in refused(capsys, "inpaint", "--model", pipeline, *pictures, "--steps", 2, *flags)
     assert not (tmp_path / "out.png").exists()

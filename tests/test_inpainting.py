@@ -9,6 +9,7 @@ import torch
 from mdt_core.inpainting import (
     METHODS,
     Method,
+    choose_content,
     fill,
     find_method,
     inpaint,
@@ -240,6 +241,11 @@ def test_starting_latents(masked_content):
         assert content is known
 
 
-def test_unknown_masked_content_is_refused():
-    with pytest.raises(ValueError, match="fill, original, noise"):
-        starting_latents("grey", lambda x: x, torch.zeros(1, 3, 8, 8), torch.ones(8, 8) > 0, torch.ones(8, 8), [])
+def test_masked_content_suits_the_strength():
+    """Below 1 a part of the original is meant to stay: its blurred fill or noise would be kept in its place."""
+    assert [choose_content("auto", strength) for strength in (1, 1.0, 0.99, 0.1)] == ["fill", "fill"] + 2 * ["original"]
+    assert choose_content("fill", 0.5) == "fill" and choose_content("noise", 1.0) == "noise"
+    with pytest.raises(ValueError, match="auto, fill, original, noise"):
+        choose_content("grey", 1.0)
+    with pytest.raises(ValueError, match='"noise" takes the whole trajectory: strength 1'):
+        choose_content("noise", 0.5)

@@ -99,9 +99,26 @@ def test_an_easel_keeps_the_picture_and_shows_a_copy() -> None:
         Easel(Image.new("RGB", (1, 1)))
 
 
+def test_a_mask_that_was_laid_keeps_its_pixels() -> None:
+    """3000 px wide, shown at 1024: catches a mask that grows by its way through the editor, and a lost stroke."""
+    easel = Easel(Image.new("RGB", (3000, 2000)))
+    laid = np.random.default_rng(0).random((2000, 3000)) < 0.001
+    laid[700:900, 1001:1999] = True
+    shown = easel.lay(laid)
+    assert shown.shape == easel.shown[::-1] and np.array_equal(easel.mask(shown), laid)
+    painted, erased = shown.copy(), shown.copy()
+    painted[:20, :20] = True
+    erased[:, :500] = False
+    cut = enlarge(erased, easel.size)
+    assert np.array_equal(easel.mask(painted), laid | enlarge(painted & ~shown, easel.size))
+    assert np.array_equal(easel.mask(erased), laid & cut) and not easel.mask(erased)[:, :1400].any()
+    assert np.array_equal(easel.mask(easel.lay(~easel.mask(shown))), ~laid), "inverted"
+    assert not easel.mask(easel.lay(None)).any()
+
+
 @pytest.mark.parametrize(
     ("size", "shown"),
-    [((64, 64), (64, 64)), ((8192, 8192), (1024, 1024)), ((8192, 16), (4096, 8)), ((9, 3000), (8, 2667))],
+    [((64, 64), (64, 64)), ((8192, 8192), (1024, 1024)), ((8192, 16), (1024, 8)), ((9, 3000), (8, 1024))],
 )
 def test_the_copys_size(size: tuple[int, int], shown: tuple[int, int]) -> None:
     """Catches a panorama whose copy has no height left."""
@@ -126,6 +143,18 @@ def test_a_mask_is_opened_from_any_mode(tmp_path: Path) -> None:
     assert (open_mask(save(tmp_path / "grey.png", grey), SIZE) == HALF).all()
 
 
+def test_a_mask_is_turned_upright_like_its_picture(tmp_path: Path) -> None:
+    """A camera's orientation: catches a transparent mask that stays on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    for mode in ("L", "RGBA"):
+        mask = to_image(HALF).convert(mode)
+        if mode == "RGBA":
+            mask.putalpha(to_image(HALF))
+        mask.save(tmp_path / "turned.png", exif=exif)
+        assert np.array_equal(open_mask(tmp_path / "turned.png", SIZE[::-1]), np.rot90(HALF, -1)), mode
+
+
 def test_a_mask_of_another_size_or_a_broken_one_is_refused(tmp_path: Path) -> None:
     """Catches a mask that is stretched silently, and a decoder's exception."""
     with pytest.raises(ValueError, match="The mask has 16 x 24 pixels, the picture 24 x 16: make them the same size"):
@@ -146,6 +175,9 @@ def test_masks_change_their_size_without_loss() -> None:
     assert reduce(thin, SIZE).sum() == 1
     assert (~reduce(~thin, SIZE)).sum() == 1
     assert reduce(HALF, SIZE) is HALF
+    dot = np.zeros((60, 30_000), bool)
+    dot[31, 12_345] = True
+    assert reduce(dot, (1024, 8)).sum() == 1, "a hundredth of a pixel, but not lost"
 
 
 @pytest.mark.parametrize("area", ["whole", "crop", "masked"])
@@ -159,8 +191,8 @@ def test_the_small_canvas_is_the_large_one_seen_from_afar(area: str) -> None:
     small = small_canvas(picture, mask, 240, **settings)
     assert large.picture.shape == (640, 960, 3)
     assert small.picture.shape == (160, 240, 3)
-    assert abs(small.side * 4 - large.side) <= 8
-    assert abs(small.left * 4 - large.left) <= 8
+    assert abs(small.box.side * 4 - large.box.side) <= 8
+    assert abs(small.box.left * 4 - large.box.left) <= 8
     far = large.footprint(8, 8)[2::4, 2::4]
     assert (small.footprint(8, 8) != far).mean() < 0.06
 

@@ -274,6 +274,19 @@ def test_inpainting_takes_arrays_and_masks_of_any_kind(pipe, picture, mask):
             mask_array(wrong)
 
 
+def test_a_part_of_the_trajectory_starts_from_the_original(pipe, picture, mask):
+    """By default, as `strength` promises: catches a start from the blurred fill, of which a part would be kept."""
+    made = {
+        (content, strength): pipe.inpaint(
+            picture, mask, "cat", seeds=3, strength=strength, masked_content=content, **SETTINGS
+        ).images[0]
+        for content in ("auto", "original", "fill")
+        for strength in (0.5, 1.0)
+    }
+    assert difference(made["auto", 0.5], made["original", 0.5]) == 0 < difference(made["auto", 0.5], made["fill", 0.5])
+    assert difference(made["auto", 1.0], made["fill", 1.0]) == 0
+
+
 def test_a_dit_has_no_masked_pass_but_inpaints(pipe, picture, mask):
     model = DiT(sample_size=8, in_channels=8, patch_size=2, hidden_size=32, depth=2, num_heads=2, num_classes=3)
     plain = MDTPipeline(model, pipe.vae)
@@ -291,6 +304,7 @@ def test_a_dit_has_no_masked_pass_but_inpaints(pipe, picture, mask):
         ({"method": "magic"}, "magic"),
         ({"strength": 0.0}, "strength"),
         ({"masked_content": "old"}, "old"),
+        ({"masked_content": "noise", "strength": 0.5}, "strength 1"),
     ],
 )
 def test_a_wrong_inpainting_is_named(pipe, picture, mask, wrong, message):

@@ -11,7 +11,9 @@ feathered inside the grown mask; `--grow 0 --feather 0` pastes them hard at the 
     KID, error   of the results against the real pictures, by the offline judge, with its standard error
     excess       that KID less the one of the untouched pictures, which is the floor of real against real
     distance     root mean square feature distance to the original inside the hole; 1: as far as another picture
-    seam, error  squared jump across the grown mask's border over that of the originals at the same place; 1 is ideal
+    seam, error  squared jump across the grown mask's border, where new pixels end, over that of the originals at the
+                 same place; 1 is ideal
+    inner seam   the same across the border of the mask as it was painted
     outside      largest difference to the original outside the grown mask, in grey levels: must be 0
 
 Rows without a model are there for comparison: the mean colour, Telea's fill (2004, An image inpainting technique based
@@ -61,6 +63,7 @@ def judge(args: argparse.Namespace, originals: np.ndarray, masks: dict[str, np.n
             "distance": holes.hole_distance(seen, real, masks[kind]),
             "seam": seam.value,
             "seam error": seam.error,
+            "inner seam": holes.seam_ratio(images, originals, masks[kind]).value,
             "outside": float(holes.outside_difference(images, originals, grown[kind])),
         }
 

@@ -18,8 +18,8 @@ from app.inpaint_api import make_endpoint
 from app.inpaint_controls import method_choices, preset_of, settings_to_values, values_to_settings, wire_presets
 from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
 from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
-from app.inpainting import FALLBACK, fingerprint, mask_from, settings_from
-from app.painting import Easel, editor_value, enlarge, footprint_view, mask_of, open_mask, reduce
+from app.inpainting import FALLBACK, Inpainting, fingerprint, mask_from, settings_from
+from app.painting import Easel, editor_value, enlarge, footprint_view, mask_of, mask_png, open_mask
 from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
 from app.tabs.generate import describe
 from app.trajectory import STAGE_SIDE
@@ -109,14 +109,13 @@ class Inpaint(Page):
 
     def _take(self, easel: Easel, mask: np.ndarray | None = None) -> Update:
         """Put a picture on the easel; a mask is of its own size."""
-        display = easel.display()
-        painted = mask_of(None, easel.shown) if mask is None else reduce(mask, easel.shown)
+        value = editor_value(easel.display(), easel.lay(mask))
         return {
             self.easel: easel,
             self.outcome: None,
             self.status: READY,
             **self.show(PAINTING),
-            self.editor: gr.update(value=editor_value(display, painted), brush=brush(easel.shown), visible=True),
+            self.editor: gr.update(value=value, brush=brush(easel.shown), visible=True),
         }
 
     # --- the mask --------------------------------------------------------------------------------------------
@@ -126,7 +125,7 @@ class Inpaint(Page):
         with clear_errors():
             if easel is None:
                 raise ValueError("Open the picture first, then its mask.")
-            mask = reduce(open_mask(path, easel.size), easel.shown)
+            mask = easel.lay(open_mask(path, easel.size))
             return {
                 **self.show(PAINTING),
                 self.editor: gr.update(value=editor_value(easel.display(), mask), visible=True),
@@ -134,11 +133,14 @@ class Inpaint(Page):
 
     def invert_mask(self, value: dict[str, Any] | None, easel: Easel | None) -> Any:
         """Paint what is not painted."""
-        return gr.skip() if easel is None else editor_value(easel.display(), ~mask_of(value, easel.shown))
+        if easel is None:
+            return gr.skip()
+        painted = easel.lay(~easel.mask(mask_of(value, easel.shown)))
+        return editor_value(easel.display(), painted)
 
     def clear_mask(self, easel: Easel | None) -> Any:
         """Paint nothing."""
-        return gr.skip() if easel is None else editor_value(easel.display(), mask_of(None, easel.shown))
+        return gr.skip() if easel is None else editor_value(easel.display(), easel.lay(None))
 
     # --- what is shown ---------------------------------------------------------------------------------------
 
@@ -172,8 +174,9 @@ class Inpaint(Page):
         """What will be repainted, or the sentence that says why nothing would be."""
         info = self.engine.describe(model)
         try:
-            job = Job(values_to_settings(model, *values), easel, mask_of(value, easel.shown))
-            canvas = job.request().small_canvas(info.image_size, info.cells, STAGE_SIDE)
+            mask = easel.mask(mask_of(value, easel.shown))
+            request = Inpainting(values_to_settings(model, *values), easel.picture(), mask)
+            canvas = request.small_canvas(info.image_size, info.cells, STAGE_SIDE)
         except ValueError as error:
             return message(str(error)[:1].upper() + str(error)[1:].rstrip(".") + ".")
         legend = "teal: new, fading in at its edge · amber: made anew, but not kept"
@@ -206,8 +209,10 @@ class Inpaint(Page):
             check_offered(offered, info)
             if easel is None:
                 raise ValueError("There is no picture yet: open or paste one, or take an example.")
-            job = Job(values_to_settings(model, *values), easel, mask_of(value, easel.shown))
-            job.request().check(info)
+            mask = easel.mask(mask_of(value, easel.shown))
+            settings = values_to_settings(model, *values)
+            Inpainting(settings, easel.picture(), mask).check(info)
+            job = Job(settings, easel, mask_png(mask))
         captions = job.captions()
         return {
             self.job: job,
@@ -223,17 +228,17 @@ class Inpaint(Page):
         yield {self.status: WAITING}
         start = perf_counter()
         request, captions = job.request(), job.captions()
-        with clear_errors(), closing(self.engine.run((request,))) as frames:
-            for frame in frames:
-                job.seen, job.total, job.seconds = frame.index + 1, frame.total, perf_counter() - start
-                if frame.images:
-                    info = self.engine.describe(request.model)
-                    job.outcome = publish_outcome(job, request, frame.images, info, self.slider)
-                elif frame.x_0:
-                    yield {
-                        self.stage: pictures(frame.x_0, captions),
-                        self.status: progress(frame.index / frame.total, describe(frame)),
-                    }
+        with clear_errors():
+            info = self.engine.describe(request.model)
+            with closing(self.engine.run((request,))) as frames:
+                for frame in frames:
+                    job.seen, job.total, job.seconds = frame.index + 1, frame.total, perf_counter() - start
+                    if frame.x_0 and not frame.images:
+                        yield {
+                            self.stage: pictures(frame.x_0, captions),
+                            self.status: progress(frame.index / frame.total, describe(frame)),
+                        }
+            job.outcome = publish_outcome(job, request, frame.images, info, self.slider)
 
     def finish(self, job: Job | None, easel: Easel | None) -> Update:
         """Ended, stopped or failed: the page is ready again, and the painted mask is still there."""
@@ -267,15 +272,12 @@ class Inpaint(Page):
             settings, notes = settings_from(recipe, info)
             update = {} if easel else self._take(easel := Easel(open_image(path), Path(path).stem))
         mask = mask_from(recipe)
-        if mask is not None and mask.shape == easel.size[::-1]:  # a client's, which is not made smaller for a browser
-            whole, mask = mask, reduce(mask, easel.shown)
-            if not np.array_equal(enlarge(mask, easel.size), whole):
-                notes.append("its mask was made a little coarser for the editor")
-        if mask is None or mask.shape != easel.shown[::-1]:
-            notes.append("its mask does not fit the picture: paint one")
+        if mask is None or mask.shape not in (easel.size[::-1], easel.shown[::-1]):
+            notes.append("its mask is missing, or does not fit the picture: paint one")
         else:
             update |= self.show(PAINTING)
-            value = editor_value(easel.display(), mask)
+            laid = mask if mask.shape == easel.size[::-1] else enlarge(mask, easel.size)  # before: as the editor had it
+            value = editor_value(easel.display(), easel.lay(laid))
             update[self.editor] = gr.update(value=value, brush=brush(easel.shown), visible=True)
         for note in notes:
             gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
