@@ -39,8 +39,11 @@ def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
 
 
 def num_kept(num_tokens: int, mask_ratio: float) -> int:
-    """K of a masked pass; of many tokens a multiple of 8: tensor cores like it, and there are few distinct shapes."""
-    step = 8 if num_tokens >= 64 else 1
+    """K of a masked pass, a multiple of 8 from 256 tokens on: tensor cores like it, and there are few distinct shapes.
+
+    Of fewer tokens 8 would be too large a share: of 64, K is even.
+    """
+    step = min(8, max(1, num_tokens // 32))
     return max(1, round(num_tokens * (1 - mask_ratio) / step) * step)
 
 

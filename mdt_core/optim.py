@@ -2,7 +2,7 @@
 
 Both optimizers take `max_grad_norm`. After `step()`, `grad_norm` is the gradients' global norm before clipping and
 `taken` says whether it was finite: where it was not, nothing changed. Both are tensors on the parameters' device, and
-no step waits for that device.
+no step waits for that device, but for AdamW on Apple's.
 """
 
 import math
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 COMPILE_FROM = 2**20  # parameters: below, compiling costs more than it can save
+TOLD_IN_KERNEL = ("cuda", "cpu")  # devices whose fused AdamW heeds `grad_scale` and `found_inf`
 
 
 # --- gradients -----------------------------------------------------------------------------------------------
@@ -40,7 +41,8 @@ class AdamW(torch.optim.AdamW):
     """torch's AdamW, fused, with clipping by global norm.
 
     The fused kernel divides the gradients by `grad_scale` and does nothing where `found_inf` is 1, two attributes
-    made for mixed precision: clipping is such a scale.
+    made for mixed precision: clipping is such a scale. On MPS many a version of torch ignores them: there the gradients
+    are scaled here, and the host waits to see whether there is to be a step.
     """
 
     def __init__(self, params, lr: float = 1e-3, *, max_grad_norm: float | None = None, **settings):
@@ -53,7 +55,12 @@ class AdamW(torch.optim.AdamW):
             gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
             self.grad_norm, scale = clip_scale(gradients, self.max_grad_norm)
             self.taken = scale > 0
-            self.grad_scale, self.found_inf = 1 / scale, 1 - self.taken.float()
+            if scale.device.type in TOLD_IN_KERNEL:
+                self.grad_scale, self.found_inf = 1 / scale, 1 - self.taken.float()
+            elif self.taken:
+                torch._foreach_mul_(gradients, scale)
+            else:
+                return loss
         super().step()
         return loss
 

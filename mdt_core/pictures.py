@@ -93,7 +93,7 @@ class Pictures:
             rng = generators(range(8))
             coarse = initial_latents(rng, (self.latent_shape[0], 8, 8))
             latents = torch.nn.functional.interpolate(coarse, self.latent_shape[1:], mode="bicubic")
-        pixels = torch.cat([decode(self.vae, z.to(self.vae.dtype).to(self.device)) for z in latents.split(8)])
+        pixels = torch.cat([decode(self.vae, z.to(self.vae.device, self.vae.dtype)) for z in latents.split(8)])
         block = min(downscale(self.vae), 4) if downscale(self.vae) < 8 else 1
         weights = fit_preview(latents.float().cpu(), pixels.float().cpu(), block)
         self.register_to_config(preview_weights=weights.tolist())

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 from torch import Tensor
 
-from mdt_core.acceleration import CudaGraph, choose_dtype, lower_products, one_by_one
+from mdt_core.acceleration import CudaGraph, choose_dtype, compile_blocks, lower_products, one_by_one
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
 from mdt_core.labels import ClassLabel, as_list, class_index, whole
@@ -158,7 +158,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
                 pictures of a batch size wait for it, tens of seconds on a CPU. Changes a result by rounding alone.
             dtype: what matrix products run in. "auto": bfloat16 on a GPU, and on a CPU with AMX for models at least
                 384 wide, else float32; "float32", "bfloat16" or "float16". bfloat16 changes a model's output by about
-                1%. On a CPU it takes a copy of the weights: call again where they change.
+                1%. 16 bits take a copy of the weights, half as large: call again where they change.
             cuda_graphs: on a GPU, replay the launches of small batches. Changes nothing.
 
         Returns:
@@ -168,11 +168,11 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             ValueError: an option that this device does not have.
         """
         self.compute_dtype = choose_dtype(dtype, self.device, self.transformer.config.hidden_size)
-        lowered = self.device.type == "cpu" and self.compute_dtype != torch.float32
+        lowered = self.compute_dtype != torch.float32
         self._twin = lower_products(self.transformer, self.compute_dtype) if lowered else None
         self._cuda_graphs = cuda_graphs
         if compile:
-            (self._twin or self.transformer).compile_repeated_blocks()
+            compile_blocks(self._twin or self.transformer)
         return self
 
     def to(self, *args, **kwargs) -> "MDTPipeline":

@@ -12,15 +12,18 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from functools import partial
+from time import perf_counter
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import fsdp2_prepare_model
+from accelerate.utils import InitProcessGroupKwargs, fsdp2_prepare_model
 from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from mdt_core.acceleration import compile_blocks
 from mdt_core.checkpoints import Checkpoint, resume
 from mdt_core.cost import peak_flops, step_flops
 from mdt_core.diffusion import Diffusion
@@ -34,7 +37,8 @@ from mdt_core.runs import Run
 from mdt_core.training_config import TrainingConfig, TrainingError, learning_rate
 from mdt_core.transformer import MDTTransformer
 
-COMPILED_KINDS = 32  # of a block, before torch gives up and runs what is left uncompiled
+# How long processes wait for each other: while the main one writes files, draws or judges. NCCL's own is 10 minutes.
+PATIENCE = timedelta(hours=2)
 
 
 def train(
@@ -65,7 +69,9 @@ def train(
         TrainingError: the gradient stayed not finite, a checkpoint does not fit the model, or the disk is full.
         ValueError: the batch does not divide among the processes, or the precision is another one.
     """
-    accelerator = accelerator or Accelerator(cpu=cpus_alone(), mixed_precision="no")
+    accelerator = accelerator or Accelerator(
+        cpu=cpus_alone(), mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+    )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise ValueError(f'training takes mixed_precision "no" or "bf16", not "{accelerator.mixed_precision}"')
     local = config.images_of_process(accelerator.num_processes)
@@ -109,7 +115,7 @@ def train(
 
             done, clock.steps = step + 1, clock.steps + 1
             bar.update()
-            stopping = stop.requested(accelerator, done)
+            stopping = stop.requested(accelerator)
             milestone = done in sample_steps or done == config.steps
             saving = done % config.save_every == 0 or milestone or stopping
             logging = done % config.log_every == 0 or done == config.steps
@@ -145,6 +151,7 @@ def train(
                         run.write_sample(done, draw_samples(now.average.to(device), done))
                     run.write_checkpoint(done, now.write)
                     run.prune_checkpoints(config.keep_checkpoints, milestones=sample_steps)
+                del now  # of sharded weights it is a whole copy
                 accelerator.wait_for_everyone()
             if stopping:
                 tell(f"stopped after step {done}, saved; the same command goes on from here")
@@ -163,15 +170,13 @@ def make_optimizer(model: MDTTransformer, config: TrainingConfig) -> Adan | Adam
 
 
 def prepare_blocks(model: MDTTransformer, config: TrainingConfig) -> None:
-    """Let the model's blocks recompute their activations, or be compiled, in place; no weight changes its name."""
-    if config.recompute:
+    """Let the model's blocks be compiled and recompute their activations, in place; no weight changes its name."""
+    if config.compile:
+        compile_blocks(model)
+    if config.recompute:  # around what is compiled, for torch.compile leaves out a function that calls `checkpoint`
         for block in model.modules():
             if isinstance(block, Block):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if config.compile:
-        # One block is compiled anew for a full and a masked pass, with and without shortcut, queries and gradient.
-        torch._dynamo.config.recompile_limit = max(COMPILED_KINDS, torch._dynamo.config.recompile_limit)
-        model.compile_repeated_blocks()
 
 
 @contextmanager
@@ -187,12 +192,16 @@ def full_disk_is_told(run: Run) -> Iterator[None]:
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl+C, while it is entered, into a question that the loop asks after every step."""
+    """Turns SIGTERM and Ctrl+C, while it is entered, into a question that the loop asks after every step.
 
-    ASK_EVERY = 10  # steps: many processes must agree, and asking makes them wait for each other
+    Many processes must agree, and agreeing makes them wait for each other: they do so after every tenth step, or after
+    each one where it takes long, for a launcher soon kills who does not stop.
+    """
+
+    AGREE_EVERY, LONG = 10, 1.0  # steps, and seconds of one
 
     def __enter__(self) -> "StopSignal":
-        self.received = False
+        self.received, self.agreed, self.steps, self.every = False, perf_counter(), 0, 1
         self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -203,9 +212,17 @@ class StopSignal:
     def _receive(self, number, frame) -> None:
         self.received = True
 
-    def requested(self, accelerator: Accelerator, done: int) -> bool:
-        """Whether any process was asked to stop, `done` steps done."""
-        if accelerator.num_processes == 1 or done % self.ASK_EVERY:
-            return self.received and accelerator.num_processes == 1
-        flag = torch.tensor(float(self.received), device=accelerator.device)
-        return bool(accelerator.reduce(flag, "sum") > 0)
+    def requested(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked to stop; called by all of them after each step."""
+        if accelerator.num_processes == 1:
+            return self.received
+        self.steps += 1
+        if self.steps < self.every:
+            return False
+        before, self.agreed = self.agreed, perf_counter()
+        mine = torch.tensor([self.received, (self.agreed - before) / self.steps], device=accelerator.device)
+        received, seconds = accelerator.reduce(mine, "sum").tolist()
+        # Of sums, which are the same in every process: so all of them ask again after the same step.
+        self.every = 1 if seconds > self.LONG * accelerator.num_processes else self.AGREE_EVERY
+        self.steps = 0
+        return received > 0

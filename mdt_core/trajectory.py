@@ -8,6 +8,7 @@ Letters: N batch, W timesteps computed at a time, L distinct labels, M numbers o
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ class Trajectory:
         timesteps: those to come, in their order.
         class_labels: those to come, null class included; no others may be asked for.
         budget: bytes of modulation to hold at a time.
-        wrap: what to make of the function that evaluates the blocks, such as a CUDA graph of it.
+        wrap: what to make of the function that evaluates the blocks, such as a CUDA graph of it. A masked pass goes
+            without: every number of kept tokens would be recorded anew.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Trajectory:
         self.model, self.timesteps, self.budget, self.wrap = model, list(timesteps), budget, wrap
         self.labels = sorted(set(class_labels))
         self.layers = [m for m in model.modules() if hasattr(m, "adaLN_modulation")]
+        self.widths = [layer.adaLN_modulation[-1].out_features for layer in self.layers]
         self.biases = [m for m in model.modules() if hasattr(m, "relative_position_bias_table")]
         used = [model.t_embedder, model.y_embedder, *(layer.adaLN_modulation for layer in self.layers), *self.biases]
         self._slots = [(m._parameters, name) for part in used for m in part.modules() for name in m._parameters]
@@ -61,7 +64,8 @@ class Trajectory:
         if t not in self._rows:
             self._compute(t, x.device)
         rows = self._rows[t] + self._place[class_labels]
-        return self.evaluate(x, self._table.index_select(0, rows), keep)
+        run = self._evaluate if keep is None else self._evaluate_masked
+        return run(x, self._table.index_select(0, rows), keep)
 
     def _fingerprint(self, x: Tensor) -> tuple:
         """Changes with the weights that were used, whether written in place, replaced or moved, and with autocast."""
@@ -74,16 +78,17 @@ class Trajectory:
         """What depends on the weights alone: every position bias, and an empty table."""
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else self.model.dtype
-        self._bias = {module: module().to(dtype) for module in self.biases}
+        bias = {module: module().to(dtype) for module in self.biases}
+        # No method of this object: it would hold itself, and its tables stay until Python looks for such circles.
+        self._evaluate_masked = partial(evaluate, self.model, self.layers, self.widths, bias)
+        self._evaluate = self._evaluate_masked if self.wrap is None else self.wrap(self._evaluate_masked)
         # Of a label within its timestep's rows; a label that was not announced leads out of the table: an error.
         self._place = torch.full((self.model.config.num_classes + 1,), -(2**31), device=device)
         self._place[self.labels] = torch.arange(len(self.labels), device=device)
         self._rows = {}
-        self.evaluate = self._evaluate if self.wrap is None else self.wrap(self._evaluate)
 
     def _compute(self, t: int, device: torch.device) -> None:
         """The table of modulations (W L, M) from timestep `t` on."""
-        self.widths = [layer.adaLN_modulation[-1].out_features for layer in self.layers]
         row = sum(self.widths) * self.layers[0].adaLN_modulation[-1].weight.element_size() * len(self.labels)
         at = self.timesteps.index(t) if t in self.timesteps else len(self.timesteps)
         window = [t, *dict.fromkeys(s for s in self.timesteps[at:] if s != t)][: max(1, self.budget // row)]
@@ -93,10 +98,19 @@ class Trajectory:
         self._table = torch.cat([layer.adaLN_modulation(c) for layer in self.layers], dim=1)
         self._rows = {s: i * len(self.labels) for i, s in enumerate(window)}
 
-    def _evaluate(self, x: Tensor, modulation: Tensor, keep: Tensor | None) -> Tensor:
-        """(N, C, h, w), (N, M) -> (N, 2C, h, w)."""
-        modulations = dict(zip(self.layers, modulation.split(self.widths, dim=1), strict=True))
-        return self.model.predict(x, Known(modulations, self._bias), keep)
+
+def evaluate(
+    model: MDTTransformer,
+    layers: Sequence[nn.Module],
+    widths: Sequence[int],
+    bias: dict[nn.Module, Tensor],
+    x: Tensor,
+    modulation: Tensor,
+    keep: Tensor | None,
+) -> Tensor:
+    """x (N, C, h, w) and the modulation (N, M) of all `layers`, each as wide as `widths` says -> (N, 2C, h, w)."""
+    modulations = dict(zip(layers, modulation.split(widths, dim=1), strict=True))
+    return model.predict(x, Known(modulations, bias), keep)
 
 
 class Known:

@@ -1,5 +1,7 @@
 """Options for speed: refused where they cannot work, and their cost in the result is what is said of it."""
 
+from copy import deepcopy
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mdt_core import MDTPipeline, bench
-from mdt_core.acceleration import choose_dtype, lower_products
+from mdt_core.acceleration import COMPILED_KINDS, choose_dtype, lower_products
 from mdt_core.bench_rows import ROWS, Row
 from mdt_core.kernels import attention
 from mdt_core.timing import Timing
@@ -107,6 +109,23 @@ def test_a_lowered_twin_computes_what_autocast_does(pipe):  # noqa: F811
         assert torch.equal(twin(x, t, y), model(x, t, y))
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert twin.pos_embed is model.pos_embed
+
+
+def test_a_gpu_too_is_given_weights_that_are_lowered_once(pipe, monkeypatch):  # noqa: F811
+    """Catches a cast of every weight in every evaluation, which on a GPU takes longer than a small batch's products."""
+    monkeypatch.setattr(MDTPipeline, "device", torch.device("cuda"))
+    assert pipe.optimize(dtype="bfloat16")._twin.de_blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert pipe.optimize(dtype="float32")._twin is None
+
+
+def test_a_compiled_pipeline_draws_the_same_and_is_compiled_as_often_as_it_needs(pipe, monkeypatch):  # noqa: F811
+    """Catches torch's limit of 8 kinds of call, which inpainting after drawing passes: the rest stays uncompiled."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled, settings = deepcopy(pipe), {"seeds": 1, "num_inference_steps": 1, "output_type": "latent"}
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compiled.optimize(compile=True, dtype="float32")
+        assert torch._dynamo.config.recompile_limit == COMPILED_KINDS
+        torch.testing.assert_close(compiled("cat", **settings).images, pipe("cat", **settings).images)
 
 
 def test_the_bench_ends_with_json(monkeypatch, capsys):

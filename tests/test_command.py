@@ -4,6 +4,9 @@ import importlib
 import sys
 
 import pytest
+import torch
+
+from train.command import use_machine
 
 CALLS = {
     "autoencoder": "nowhere --out made",
@@ -34,3 +37,16 @@ def test_a_wrong_call_ends_with_one_line_and_status_2(name, tmp_path, monkeypatc
     said = capsys.readouterr().err
     assert end.value.code == 2
     assert said.startswith(f"python -m train.{name}: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("gpu", "precision"), [(True, "high"), (False, "highest")])
+def test_a_gpu_multiplies_by_tf32_and_a_cpu_as_ever(gpu, precision, monkeypatch):
+    """Catches samples that take a GPU several times as long as training's, and figures of a CPU that change."""
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    try:
+        torch.set_float32_matmul_precision("highest")
+        use_machine()
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)

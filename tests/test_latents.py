@@ -1,6 +1,7 @@
 """Latents: what is encoded comes back, however often the encoding was interrupted and by however many processes."""
 
 import json
+import mmap
 import os
 import struct
 import subprocess
@@ -249,6 +250,41 @@ def test_memory_stays_flat_while_a_large_set_is_read_at_random(tmp_path):
         mean, _, _ = data.batch(rng.integers(len(data), size=64))
     assert mean.shape == (64, *shape)
     assert anonymous_memory() - before < 16 * 2**20
+
+
+def test_every_row_is_announced_before_it_is_read(tmp_path, monkeypatch):
+    """Catches a thread that waits for one page after the other of a set that is not in memory yet."""
+    announced = []
+
+    class Watched(mmap.mmap):
+        def madvise(self, advice, *span):
+            if advice == mmap.MADV_WILLNEED:
+                announced.append(span)
+            super().madvise(advice, *span)
+
+    monkeypatch.setattr(mmap, "mmap", Watched)
+    shape, row = (4, 32, 32), 4 * 32 * 32 * 4
+    sparse_shard(tmp_path / "train-00000-of-00001.safetensors", 8, shape)
+    Latents(tmp_path).batch([5, 2])
+    starts = [8 + 1024 + part * 8 * row + index * row for part in (0, 1) for index in (2, 5)]  # mean, then std
+    for (page, length), start in zip(sorted(announced), starts, strict=True):
+        assert page % mmap.PAGESIZE == 0 and start - mmap.PAGESIZE < page <= start and page + length == start + row
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts Linux's open files")
+def test_a_set_of_more_shards_than_files_may_be_open_is_read(tmp_path):
+    """A mapped file is an open one: ImageNet has 626 shards, and macOS allows 256."""
+    import resource
+
+    for i in range(32):
+        sparse_shard(tmp_path / f"train-{i:05}-of-00032.safetensors", 1, (4, 2, 2))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now_open = len(os.listdir("/proc/self/fd"))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (now_open + 8, limits[1]))
+        assert len(Latents(tmp_path)) == 32
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def anonymous_memory() -> int:

@@ -103,6 +103,13 @@ def test_held_out_images_that_training_holds_too_raise_what_is_expected():
     assert report["copy rate, drawing anew"] == pytest.approx(0.1 + 0.9 * 0.05)
 
 
+def test_a_device_without_float64_leaves_the_search_to_the_cpu():
+    """Apple's GPUs have no float64."""
+    points = np.random.default_rng(0).normal(size=(20, 5))
+    ours, theirs = (neighbours.nearest(points[:3], points, 2, device) for device in ("mps", "cpu"))
+    assert torch.equal(ours.indices, theirs.indices) and torch.equal(ours.distances, theirs.distances)
+
+
 def test_without_held_out_images_there_is_no_rate(sets, capsys):
     """Would catch a rate against nothing."""
     call(sets)

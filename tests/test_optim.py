@@ -105,7 +105,7 @@ def test_the_compiled_step_is_the_eager_one():
 
 @pytest.mark.parametrize(("ours", "plain"), [(Adan, Adan), (AdamW, torch.optim.AdamW)])
 @pytest.mark.parametrize("scale", [1e-4, 1.0])
-def test_clipping_inside_is_clipping_before(ours, plain, scale):
+def test_clipping_inside_is_clipping_before(kernel, ours, plain, scale):
     """Catches a norm of one parameter instead of all, and a factor that also lengthens small gradients."""
     (w1, inside), (w2, outside) = make(ours, max_grad_norm=1.0), make(plain)
     for _ in range(3):
@@ -118,10 +118,20 @@ def test_clipping_inside_is_clipping_before(ours, plain, scale):
     assert_close(w1, w2, rtol=0, atol=1e-6)
 
 
+@pytest.fixture(params=["cpu", "mps"])
+def kernel(request, monkeypatch):
+    """torch's fused AdamW as it is on the CPU, and as on MPS, where it ignores what it is told for mixed precision."""
+    if request.param == "mps":
+        fused = torch._fused_adamw_
+        deaf = lambda *tensors, grad_scale, found_inf, **settings: fused(*tensors, **settings)  # noqa: E731
+        monkeypatch.setattr(torch, "_fused_adamw_", deaf)
+        monkeypatch.setattr("mdt_core.optim.TOLD_IN_KERNEL", ("cuda",), raising=False)
+
+
 @pytest.mark.parametrize("kind", [Adan, AdamW])
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_changes_nothing(kind, before, bad):
+def test_a_step_that_is_not_finite_changes_nothing(kernel, kind, before, bad):
     """Catches NaN that reaches a moment or the average, and a step count that moves on without a step."""
     weights, optimizer = make(kind, max_grad_norm=1.0, weight_decay=0.1)
     model = torch.nn.ParameterList(weights)

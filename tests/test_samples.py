@@ -1,6 +1,9 @@
 """Sampling runs: one seed an image, finished images kept, and files that are what they say."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +86,29 @@ def test_batches_and_processes_change_nothing(tmp_path, batch_size, processes):
     found = draw(pipe, tmp_path / "one", batch_size, processes)
     np.testing.assert_array_equal(found.images, draw(Pipeline(), tmp_path / "other").images)
     assert sorted(pipe.drawn) == list(range(100, 111))
+
+
+def test_one_process_claims_the_folder_for_all_and_in_one_piece(tmp_path, monkeypatch):
+    """Would catch processes that read what another has just emptied, and a note that a kill leaves half written."""
+    claimed, claim = [], samples.claim
+    monkeypatch.setattr(samples, "claim", lambda *given: claimed.append(index) or claim(*given))
+    for index in (0, 1):
+        state = SimpleNamespace(num_processes=2, process_index=index, is_main_process=index == 0)
+        state.wait_for_everyone, state.main_process_first = lambda: None, nullcontext
+        samples.draw_together(Pipeline(), SAMPLING, tmp_path, 4, state)
+    assert claimed == [0]
+
+    whole = Path.write_text
+
+    def cut_short(path, text):
+        whole(path, text[:9])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Path, "write_text", cut_short)
+    with pytest.raises(OSError, match="full"):
+        claim(tmp_path, SAMPLING)
+    monkeypatch.undo()
+    claim(tmp_path, SAMPLING)
 
 
 def test_an_interrupted_run_goes_on(tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.official import open_autoencoder
 from mdt_core.opening import open_pipeline
 from mdt_core.runs import Run, pipeline_of
+from tests.tiny import NAMES, tiny_pipeline
 from train import avatars
-from train.__main__ import main
+from train.__main__ import main, make_accelerator
 from train.autoencoder import small_autoencoder
 from train.config import RECIPES
 from train.costs import table
 from train.encode import encode
-from train.export import export, export_run
+from train.export import assemble, export, export_run
 from train.images import DrawnImages
 
 
@@ -76,6 +78,33 @@ def test_two_processes_on_a_cpu_share_one_run(settings, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("48 images, 3 classes") == 1  # told by the main process
     assert [row["step"] for row in run.metrics] == [1, 2] and 2 in run.checkpoints
+
+
+def test_processes_are_patient_and_look_for_unused_weights_only_where_there_are_some(tmp_path):
+    """Catches a main process that the others give up on while it writes, and a search after every step for nothing."""
+    for name, unused in (("avatars", False), ("avatars-dit", False), ("avatars-mdt-no-mask", True)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = make_accelerator(RECIPES[name], Run(tmp_path))
+        assert accelerator.ddp_handler.find_unused_parameters is unused
+        assert accelerator.init_handler.timeout >= timedelta(hours=1)
+
+
+def test_a_preview_is_fitted_to_a_few_pictures_where_the_autoencoder_is():
+    """A class is every 30th image. Catches hundreds decoded while the other processes wait, and all of one class."""
+    asked = []
+
+    class Data:
+        def __len__(self) -> int:
+            return 960
+
+        def batch(self, indices: list[int]) -> tuple[torch.Tensor]:
+            asked.extend(indices)
+            return (torch.randn(len(indices), 8, 8, 8),)
+
+    tiny = tiny_pipeline()
+    pipe = assemble(tiny.transformer.to("meta"), tiny.vae, NAMES, Data())
+    assert len(set(asked)) == len(asked) == 32 and len({index % 30 for index in asked}) > 10
+    assert len(pipe.config.preview_weights[0]) == 9
 
 
 @pytest.mark.parametrize(

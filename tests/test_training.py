@@ -5,22 +5,25 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import weakref
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch._dynamo.utils import counters
 
 from mdt_core import MDTv2
-from mdt_core.checkpoints import initialize_from
+from mdt_core.checkpoints import Checkpoint, initialize_from
 from mdt_core.cost import forward_macs
 from mdt_core.diffusion import Diffusion
-from mdt_core.draws import Draws, batch_indices, num_kept
+from mdt_core.draws import Draws, batch_indices
 from mdt_core.losses import training_terms
 from mdt_core.runs import Run
-from mdt_core.training import train
+from mdt_core.training import StopSignal, prepare_blocks, train
 from mdt_core.training_config import TrainingError, exponential_steps, learning_rate
 from tests.tiny_training import CONFIG, EightImages, equal, small_model, weights
 
@@ -70,6 +73,35 @@ def test_sigterm_saves_and_leaves_and_the_same_call_goes_on(tmp_path):
     assert max(run.checkpoints) == 6
 
 
+@pytest.mark.parametrize(("seconds", "steps"), [(0.1, [1, 11, 21]), (3.0, [*range(1, 31)])])
+def test_many_processes_agree_to_stop_soon_enough(monkeypatch, seconds, steps):
+    """Catches slow steps of which ten pass before the processes ask: a launcher kills them after 30 seconds."""
+    now, asked = [0.0], []
+    monkeypatch.setattr("mdt_core.training.perf_counter", lambda: now[0], raising=False)
+    told = torch.tensor([1.0, 0.0])  # by another process, always
+    reduce = lambda mine, how: asked.append(step) or 2 * mine + told  # noqa: E731
+    accelerator = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
+    with StopSignal() as stop:
+        for step in range(1, 31):
+            now[0] += seconds
+            assert stop.requested(accelerator) is (step in steps)
+    assert asked == steps
+
+
+def test_a_checkpoint_is_let_go_once_it_is_written(tmp_path, monkeypatch):
+    """Catches a copy of all weights and moments that is held until the next one is made beside it."""
+    made, kept, of, data = [], [], Checkpoint.of, EightImages()
+
+    def watched(*state):
+        made.append(weakref.ref(now := of(*state)))
+        return now
+
+    monkeypatch.setattr(Checkpoint, "of", watched)
+    data.batch = lambda indices, batch=data.batch: kept.append([ref() for ref in made]) or batch(indices)
+    train(small_model(), data, replace(CONFIG, steps=5, save_every=2), Run(tmp_path))
+    assert kept == [[], [], [None], [None], [None, None]]
+
+
 def test_an_image_that_is_not_finite_is_told_of_and_left_out(tmp_path, capsys):
     """Catches NaN weights saved over a good checkpoint, and a report that does not lead to the image."""
     run, poisoned = Run(tmp_path), EightImages()
@@ -108,6 +140,27 @@ def test_recomputed_activations_change_nothing(tmp_path):
     assert row["mfu"] == pytest.approx(6 * macs * row["images_per_second"] / 1e9, rel=1e-3)
     a, b = (weights(tmp_path / name / "checkpoints" / "step_00000006") for name in ("kept", "recomputed"))
     assert equal(a, b)
+
+
+def test_blocks_that_recompute_are_compiled_and_a_copy_has_its_own_weights(monkeypatch):
+    """Catches a checkpoint inside what is compiled, which leaves the whole block out, and weights bound to its code."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    plain = small_model()
+    for weight in plain.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    compiled, batch = deepcopy(plain), (torch.randn(2, 4, 8, 8), torch.tensor([1, 2]), torch.tensor([3, 4]))
+    prepare_blocks(compiled, replace(CONFIG, compile=True, recompute=True))
+    for model in (plain, compiled):
+        model(*batch).square().mean().backward()
+    assert counters["stats"]["unique_graphs"] in (1, 2, 3)  # kinds of blocks, of which there are four
+    for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    copy = deepcopy(compiled)
+    for weight in compiled.parameters():
+        weight.data.zero_()
+    torch.testing.assert_close(copy(*batch), plain(*batch))
 
 
 def test_a_run_can_begin_with_another_models_weights(tmp_path):
@@ -211,39 +264,7 @@ def test_strangers_in_a_run_folder_are_no_steps(tmp_path):
     assert list(run.checkpoints) == [1] and run.metrics == [{"step": 3}]
 
 
-# --- what a step draws ---------------------------------------------------------------------------------------
-
-
-def test_every_image_is_seen_once_an_epoch():
-    """Catches a window that repeats or skips images where epochs meet."""
-    seen = [i for step in range(10) for i in batch_indices(step, 4, 8, seed=3)]
-    assert all(sorted(seen[e : e + 8]) == list(range(8)) for e in range(0, 40, 8))
-    assert seen[:8] != seen[8:16]
-
-
-def test_the_order_of_images_is_the_same_in_every_process():
-    """Catches an order that hangs on Python's hash seed: a resumed run, or a second process, would see another."""
-    code = "from mdt_core.draws import batch_indices; print(batch_indices(0, 8, 1000, seed=3))"
-    orders = {
-        subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert orders == {f"{batch_indices(0, 8, 1000, seed=3)}\n".encode()}
-
-
-def test_masks_hide_the_drawn_share():
-    """Catches a ratio that is the share of kept tokens, or one that is the same at every step."""
-    counts = {Draws.of_step(step, CONFIG, (1, 4, 8, 8), 63, "cpu").keep.shape[1] for step in range(200)}
-    assert min(counts) in (31, 32) and max(counts) in (43, 44) and len(counts) > 10
-    assert [num_kept(256, ratio) for ratio in (0.3, 0.4, 0.5)] == [176, 152, 128]
-
-
-def test_masked_and_full_pass_have_their_own_noise_and_the_same_timesteps():
-    draws = Draws.of_step(0, CONFIG, (4, 4, 8, 8), 16, "cpu")
-    assert not torch.equal(draws.noise, draws.masked_noise)
-    assert draws.timesteps.shape == (4,)
+# --- what follows from the settings ---------------------------------------------------------------------------
 
 
 def test_the_learning_rate_warms_up_and_decays():

@@ -8,19 +8,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, is_tensorboard_available, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    is_tensorboard_available,
+    set_seed,
+)
 from einops import rearrange
 from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
 from mdt_core.acceleration import choose_dtype
 from mdt_core.checkpoints import initialize_from, resumable
-from mdt_core.machine import cpus_alone, devices, use_own_cores
+from mdt_core.machine import cpus_alone, devices
 from mdt_core.official import open_autoencoder
+from mdt_core.presets import model_config
 from mdt_core.runs import Run
-from mdt_core.training import full_disk_is_told, train
+from mdt_core.training import PATIENCE, full_disk_is_told, train
 from mdt_core.training_config import TrainingError, exponential_steps
-from train.command import Parser
+from train.command import Parser, use_machine
 from train.config import RECIPES, Recipe, find_recipe
 from train.costs import table
 from train.export import assemble, export, write_pipeline
@@ -72,6 +78,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
         with full_disk_is_told(run):
             run.write_config(described)
             if not (run.folder / "pipeline").exists():  # what a checkpoint lacks: autoencoder, class names, preview
+                vae.to(accelerator.device)  # the other processes wait
                 write_pipeline(assemble(model, vae, id2label, data), run.folder / "pipeline")
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         print(f"{recipe.model}, {millions:.1f}M parameters, {len(data)} images, {len(id2label)} classes")
@@ -106,13 +113,16 @@ def make_accelerator(recipe: Recipe, run: Run) -> Accelerator:
         raise ValueError("tensorboard=True needs a package: pip install tensorboard")
     bfloat16 = choose_dtype("auto", torch.device(devices()[0])) == torch.bfloat16
     # Without a masked pass, an MDT has weights that no pass uses, and the processes must agree on that.
-    unused = recipe.training.mask_ratio is None
+    unused = recipe.training.mask_ratio is None and model_config(recipe.model)[0] != "DiT"
     accelerator = Accelerator(
         cpu=cpus_alone(),
         mixed_precision="bf16" if bfloat16 else "no",
         log_with="tensorboard" if recipe.tensorboard else None,
         project_dir=run.folder,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
     accelerator.init_trackers("tensorboard")
     return accelerator
@@ -141,6 +151,5 @@ def sample_sheet(
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
-    use_own_cores()
+    use_machine()
     main()

@@ -27,6 +27,7 @@ from mdt_core.machine import choose_device, cpus_alone
 from mdt_core.official import open_autoencoder
 from mdt_core.runs import Run
 from mdt_core.timing import take_turns
+from mdt_core.training import PATIENCE
 from mdt_core.training_config import TrainingConfig
 from train import features, metrics, samples
 from train.bench import Training
@@ -98,7 +99,7 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate the milestones of every run."""
     args.device = args.device and choose_device(args.device)
-    state = PartialState(cpu=args.device == "cpu" or cpus_alone())
+    state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PATIENCE)
     device = args.device or state.device
     with state.main_process_first():
         images = samples.read(args.reference, args.data).images

@@ -8,6 +8,8 @@
     python -m train.evaluate --model PATH --out sweep.npz --reference avatars:test --sweep scale=1:4:0.25
     python -m train.evaluate --samples FILE.npz --reference ADM_REFERENCE.npz --judge inception      FID as published
 
+Each class gets equally many images, in turn; ADM and DiT draw the classes at random, which a published FID includes.
+
 The same command resumes; `accelerate launch -m train.evaluate ...` shares the sampling between processes, with the
 same images. The last line of the output is JSON.
 """
@@ -27,10 +29,11 @@ from accelerate import PartialState
 from tqdm import trange
 
 from mdt_core.machine import choose_device, cpus_alone
+from mdt_core.training import PATIENCE
 from train import features, metrics, samples
 from train.command import Parser
 from train.grid import draw_grid
-from train.judging import JUDGES, Reference, figures, open_judge, open_reference, plot_sweep, table
+from train.judging import JUDGES, Reference, figures, float64_device, open_judge, open_reference, plot_sweep, table
 
 # Word on the command line -> setting that it sweeps over, and its type.
 SWEEPS = {"scale": ("guidance_scale", float), "power": ("guidance_power", float), "steps": ("num_inference_steps", int)}
@@ -126,7 +129,7 @@ def judge(args: argparse.Namespace, candidates: list[Candidate], device: torch.d
     """Judge each candidate against the reference, or one half of the reference against the other."""
     eye = open_judge(args.judge, device)
     real = open_reference(args.reference, eye, args.data)
-    compute = "cuda" if torch.device(device).type == "cuda" else "cpu"  # float64 is not everywhere
+    compute = float64_device(device)
 
     def report(name: str, real: Reference, seen: features.Features, settings: dict) -> dict:
         counts = {"num_images": len(seen), "num_reference": len(real.seen or [])}
@@ -193,7 +196,7 @@ def run(args: argparse.Namespace) -> None:
     """Sample or read, draw the grid, judge, report."""
     check(args)
     args.device = args.device and choose_device(args.device)
-    state = PartialState(cpu=args.device == "cpu" or cpus_alone())
+    state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PATIENCE)
     device = torch.device(args.device or state.device)
     if args.reconstruct:
         args.reference = args.reference or args.reconstruct

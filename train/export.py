@@ -7,6 +7,7 @@ python -m train.export runs/avatars --as-run --until 3200 --weights 400 1600 320
 import argparse
 import json
 import math
+import random
 import shutil
 from pathlib import Path
 
@@ -14,20 +15,26 @@ import torch
 
 from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.checkpoints import resumable
+from mdt_core.machine import choose_device
 from mdt_core.official import open_autoencoder
 from mdt_core.runs import Run, write_whole
 from train.command import Parser
 from train.latents import Latents
 
 SHARD_SIZE = "9MB"  # a Space refuses files over 10 MB
+PREVIEWED = 32  # pictures that the preview is fitted to: each has hundreds of cells for a dozen numbers
 
 
 def assemble(transformer: MDTTransformer, vae, id2label: dict[int, str], data: Latents | None = None) -> MDTPipeline:
-    """Model and autoencoder as a pipeline that guides all channels, its preview fitted to real latents."""
+    """Model and autoencoder as a pipeline that guides all channels, its preview fitted to real latents.
+
+    The fit decodes pictures where the autoencoder is: on a CPU a large one takes minutes for it.
+    """
     pipeline = MDTPipeline(transformer, vae, id2label=id2label, guidance_channels=None)
     if data is not None:
-        every = max(1, len(data) // 256)
-        pipeline.fit_preview(data.batch(list(range(0, len(data), every)))[0])
+        # At random: classes may come in turns, and every so many-th image be of the same one.
+        shown = random.Random(0).sample(range(len(data)), min(PREVIEWED, len(data)))
+        pipeline.fit_preview(data.batch(shown)[0])
     return pipeline
 
 
@@ -73,7 +80,7 @@ def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
     step = step or max(steps)
     data = Latents(run.config["latents"])
     transformer = MDTTransformer.from_pretrained(run.checkpoints[step] / "transformer")
-    write_pipeline(assemble(transformer, open_autoencoder(vae), data.id2label, data), out)
+    write_pipeline(assemble(transformer, open_autoencoder(vae).to(choose_device()), data.id2label, data), out)
     print(f"{out}: step {step} of {run.folder}, autoencoder {vae}")
 
 

@@ -15,6 +15,11 @@ from train.plots import Line, Panel, draw_panels
 JUDGES = ("efflite0", "inception")
 
 
+def float64_device(device: str | torch.device) -> str:
+    """Where to compute in float64: on `device` if it is a CUDA GPU, else on the CPU, for others may lack it."""
+    return str(device) if torch.device(device).type == "cuda" else "cpu"
+
+
 def open_judge(name: str, device: str | torch.device = "cpu") -> Judge:
     """The judge of a name in `JUDGES`; ImportError or OSError where its network is missing."""
     return features.EffLite0(device) if name == "efflite0" else inception.Inception(device)

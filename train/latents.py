@@ -24,6 +24,11 @@ from train.command import Parser
 from train.encode import DTYPES, encode, fingerprint
 from train.images import CLASS_RULES, open_images
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 SAFETENSORS_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
 
 
@@ -32,15 +37,38 @@ class Shard(dict[str, np.ndarray]):
 
     def __init__(self, path: Path):
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         # The system reads up to megabytes ahead of what is touched, which rows at random never use.
-        mapped.madvise(mmap.MADV_RANDOM)
-        start = 8 + int.from_bytes(mapped[:8], "little")  # the safetensors format: length of the header, header, data
-        header = json.loads(mapped[8:start])
+        self._advise("MADV_RANDOM")
+        # The safetensors format: length of the header, header, data.
+        start = 8 + int.from_bytes(self._mapped[:8], "little")
+        header = json.loads(self._mapped[8:start])
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        self._offsets: dict[str, int] = {}
         for name, entry in header.items():
-            kind, offset = SAFETENSORS_DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
-            self[name] = np.ndarray(entry["shape"], kind, buffer=mapped, offset=offset)
+            kind, self._offsets[name] = SAFETENSORS_DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
+            self[name] = np.ndarray(entry["shape"], kind, buffer=self._mapped, offset=self._offsets[name])
+
+    def announce(self, name: str, row: int) -> None:
+        """Let the system begin to read a row of a tensor, and wait for nothing."""
+        size = self[name].strides[0]
+        start = self._offsets[name] + row * size
+        page = start - start % mmap.PAGESIZE
+        self._advise("MADV_WILLNEED", page, start + size - page)
+
+    def _advise(self, advice: str, *span: int) -> None:
+        if hasattr(mmap, advice):  # not on Windows
+            self._mapped.madvise(getattr(mmap, advice), *span)
+
+
+def allow_open_files(more: int) -> None:
+    """Raise this process's limit of open files, as far as it may: each mapped shard is one; macOS begins with 256."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class Latents:
@@ -66,6 +94,7 @@ class Latents:
                 f"{folder} holds {len(paths)} of {expected or 'the'} shards of {split!r}: "
                 f"run `python -m train.latents ... --split {split} --out {folder}`, it goes on where it stopped"
             )
+        allow_open_files(len(paths))
         self.folder, self.shards = Path(folder), [Shard(path) for path in paths]
         named = json.loads(self.shards[0].metadata["id2label"])
         self.id2label = {int(index): name for index, name in named.items()}
@@ -128,6 +157,9 @@ class Latents:
         rows = images - np.concatenate([[0], self.ends])[numbers]
         prefixes = np.where(flipped, "mirror_", "")
         where = list(zip((self.shards[n] for n in numbers), prefixes.tolist(), rows.tolist(), strict=True))
+        for shard, prefix, row in where:  # all of them, before the first is waited for
+            for name in {"mean", "std"} & shard.keys():
+                shard.announce(prefix + name, row)
 
         def moment(name: str) -> Tensor:
             return torch.from_numpy(np.stack([shard[prefix + name][row] for shard, prefix, row in where])).float()

@@ -30,7 +30,7 @@ from tqdm import trange
 from mdt_core.machine import choose_device
 from train import features, samples
 from train.command import Parser
-from train.judging import JUDGES, open_judge
+from train.judging import JUDGES, float64_device, open_judge
 
 ROWS = 2048  # images that are in memory as float64 at once, of either set
 SHARE = 0.05  # of the held-out images: those that count as too near
@@ -60,6 +60,7 @@ def nearest(queries: np.ndarray, points: np.ndarray, k: int = 1, device: str = "
     Args:
         queries: (N, ...).
         points: (M, ...) of the same kind, M >= k.
+        device: where to compute; the CPU does it for a device without float64.
 
     Raises:
         ValueError: queries and points are of different sizes, or there are fewer than k points.
@@ -68,6 +69,8 @@ def nearest(queries: np.ndarray, points: np.ndarray, k: int = 1, device: str = "
         raise ValueError(f"{queries.shape[1:]} cannot be compared with {points.shape[1:]}: images need one size")
     if len(points) < k:
         raise ValueError(f"{k} neighbours are asked for, of {len(points)} training images")
+
+    device = float64_device(device)
 
     def rows(array: np.ndarray, start: int) -> Tensor:
         return torch.as_tensor(array[start : start + ROWS], device=device).flatten(1).double()

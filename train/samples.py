@@ -82,7 +82,7 @@ def claim(folder: Path, sampling: Sampling) -> None:
         if json.loads(note.read_text()) != mine:
             raise ValueError(f"{folder} holds images of another model or other settings: delete it or name another one")
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(mine, indent=1))
+    write_whole(note, lambda path: path.write_text(json.dumps(mine, indent=1)))
 
 
 def missing(folder: Path, num_images: int) -> list[int]:
@@ -124,8 +124,9 @@ def draw(pipe, sampling: Sampling, folder: Path, batches: list[Sequence[int]], p
 
 def draw_together(pipe, sampling: Sampling, folder: Path, batch_size: int, state: PartialState) -> None:
     """What `folder` still lacks of a run's images, drawn by all processes."""
-    with state.main_process_first():
+    if state.is_main_process:
         claim(folder, sampling)
+    state.wait_for_everyone()
     todo = missing(folder, sampling.num_images)
     state.wait_for_everyone()  # every process has the same list before the first image changes it
     batches = share(todo, batch_size, state.process_index, state.num_processes)
