@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.engine import Engine
 from app.models import MODELS, SHIPPED_RUNS, Models, find_models
-from app.ui import build, launch
+from mdt_core.__main__ import Parser
 from mdt_core.machine import add_options, use_own_cores
 
 DEFAULT = MODELS / "avatars"
@@ -20,7 +20,7 @@ DEFAULT = MODELS / "avatars"
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; host and port default to what a Space sets in the environment."""
-    parser = argparse.ArgumentParser(description="Masked diffusion transformers in the browser.")
+    parser = Parser(prog="app.py", description="Masked diffusion transformers in the browser.")
     parser.add_argument(
         "--model",
         default=str(DEFAULT),
@@ -29,14 +29,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--runs", default="runs", type=Path, metavar="FOLDER", help="training runs to look at")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
-    parser.add_argument("--port", default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)), type=int)
+    parser.add_argument("--port", default=os.environ.get("GRADIO_SERVER_PORT", "7860"), type=port)
     add_options(parser)
     return parser.parse_args(arguments)
+
+
+def port(text: str) -> int:
+    """A port as it was typed. argparse.ArgumentTypeError where it is none."""
+    if text.isdecimal() and 1 <= int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Build the page and serve it until interrupted. A model, device or port that cannot be had ends it in one line."""
     options = parse_arguments(arguments)
+    os.environ["GRADIO_SERVER_PORT"] = str(options.port)  # Gradio, when it is imported, stumbles over what is no port
+    from app.ui import build, launch
+
     try:
         models = Models(find_models(options.model), runs=(options.runs, SHIPPED_RUNS))
         use_own_cores()

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from app.comparison import EMPTY, FAINT, INK, PAPER
+from app.fonts import font
 
 MARGIN, GAP, LINE = 14, 8, 20  # pixels; large pictures stand further apart
-FONT, TITLE, SMALL = (ImageFont.load_default(size) for size in (14, 17, 12))
+FONT, TITLE, SMALL = (font(size) for size in (14, 17, 12))
 SMALL_LINE = 16
 
 Cell = Image.Image | str | None  # a picture, why there is none, or nothing

@@ -1,5 +1,6 @@
 """A comparison: classes down, one setting across, every cell at the same seed; and the sheet it is drawn on."""
 
+import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -7,6 +8,7 @@ from operator import itemgetter
 
 from PIL import Image, ImageDraw, ImageFont
 
+from app.fonts import font
 from app.request import Request
 from app.trajectory import caption
 
@@ -69,14 +71,37 @@ class Comparison:
 
 
 def parse_values(axis: str, text: str) -> tuple[float | int | str, ...]:
-    """Values separated by commas (or blanks, but for models), each once. ValueError where one cannot be read."""
+    """Values separated by commas (or blanks, but for models), each once. ValueError where one cannot be read.
+
+    A model's name that has a comma itself stands in double quotes, as in a CSV file.
+    """
     read = AXES[axis].read
-    words = text.split(",") if axis == "model" else text.replace(",", " ").split()
     try:
+        if axis == "model":
+            words = [word for row in csv.reader(text.splitlines(), skipinitialspace=True) for word in row]
+        else:
+            words = text.replace(",", " ").split()
         return tuple(dict.fromkeys(read(word.strip()) for word in words if word.strip()))
-    except ValueError as error:
-        kind = "whole numbers" if read is int else "numbers"
+    except (ValueError, csv.Error) as error:
+        kind = {int: "whole numbers", float: "numbers"}.get(read, "names")
         raise ValueError(f"The values for {AXES[axis].name.lower()} must be {kind} separated by commas.") from error
+
+
+def join_values(values: Iterable[float | int | str]) -> str:
+    """The text that `parse_values` reads as these values, to the last digit."""
+    return ", ".join(map(exact_text, values))
+
+
+def exact_text(value: float | int | str) -> str:
+    """A value as `parse_values` reads it back."""
+    if isinstance(value, str):
+        return '"' + value.replace('"', '""') + '"' if set(value) & set(',"') else value
+    return value_text(value) if float(value_text(value)) == value else repr(value)
+
+
+def value_text(value: float | int | str) -> str:
+    """A column's value as people write it: a float in six digits."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 class Sheet:
@@ -85,7 +110,7 @@ class Sheet:
     def __init__(self, comparison: Comparison, labels: dict[int, str], image_size: int):
         self.cells = comparison.cells()
         self.cell = min(max(CELL, image_size), 2 * CELL)
-        self.font, self.bold = ImageFont.load_default(14), ImageFont.load_default(15)
+        self.font, self.bold = font(14), font(15)
         names = [caption(label, labels) for label in comparison.class_labels]
         self.left = 24 + max(round(self.font.getlength(name)) for name in names)
         self.top, self.gap = 66, 6
@@ -134,13 +159,3 @@ def footer(comparison: Comparison) -> str:
     if not base.skip_unconditional:
         settings["skip_unconditional"] = "no pass skipped"
     return " · ".join(text for setting, text in settings.items() if setting != comparison.axis)
-
-
-def value_text(value: float | int | str) -> str:
-    """A column's value as people write it."""
-    return value if isinstance(value, str) else f"{value:g}"
-
-
-def join_values(values: Iterable[float | int | str]) -> str:
-    """What `parse_values` reads."""
-    return ", ".join(map(value_text, values))

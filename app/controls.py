@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -62,6 +63,11 @@ def class_choices(labels: Mapping[int, str]) -> list[tuple[str, int]]:
         ("no class (unconditional)", NO_CLASS),
         *((f"{name} · {index}", index) for index, name in labels.items()),
     ]
+
+
+def room_for(classes: Sequence[int], count: int | None) -> Any:
+    """The number of images where there are more classes than that: each gets one at least."""
+    return len(classes) if len(classes) > (count or 0) else gr.skip()
 
 
 def for_model(info: ModelInfo, chosen: Sequence[int], before: ModelInfo) -> dict:
@@ -128,8 +134,8 @@ def random_seed() -> int:
     return random.randint(0, MAX_SEED)
 
 
-def sampling_controls(info: ModelInfo, prefix: str, curve: bool = False) -> Sampling:
-    """Sampler, steps, guidance scale and power, and below them the guidance curve that follows them."""
+def sampling_controls(info: ModelInfo, prefix: str, classes: gr.Dropdown | None = None) -> Sampling:
+    """Sampler, steps, guidance scale and power; with a picker of classes, also the guidance curve that follows all."""
     defaults = Request(info.name, (None,), (0,), num_inference_steps=10 if info.slow else 25)
     with gr.Row():
         sampler = gr.Dropdown(
@@ -164,22 +170,24 @@ def sampling_controls(info: ModelInfo, prefix: str, curve: bool = False) -> Samp
             min_width=120,
             elem_id=f"{prefix}-power",
         )
-    drawing = gr.HTML(elem_id=f"{prefix}-curve") if curve else None
+    drawing = gr.HTML(elem_id=f"{prefix}-curve") if classes else None
     skip = gr.Checkbox(
         defaults.skip_unconditional, label=SKIP_LABEL, container=False, elem_id=f"{prefix}-skip", elem_classes="small"
     )
     controls = Sampling(sampler, steps, scale, power, skip)
     sampler.input(steps_of, sampler, steps, **GLUE)
     if drawing:
-        drawing.value = draw_curve(*[component.value for component in controls.inputs])
-        changes = [component.change for component in controls.inputs]
-        gr.on(changes, draw_curve, controls.inputs, drawing, trigger_mode="always_last", **GLUE)
+        shown = [classes, *controls.inputs]
+        drawing.value = draw_curve(*[component.value for component in shown])
+        changes = [component.change for component in shown]
+        gr.on(changes, draw_curve, shown, drawing, trigger_mode="always_last", **GLUE)
     return controls
 
 
-def draw_curve(sampler: str, steps: int, scale: float, power: float, skip: bool) -> str:
+def draw_curve(classes: Sequence[int], sampler: str, steps: int, scale: float, power: float, skip: bool) -> str:
     """The guidance curve; while the controls change one after the other the steps may exceed the sampler's."""
-    return guidance_curve(sampler, min(steps, max_steps(sampler)), scale, power, skip)
+    guided = any(to_label(choice) is not None for choice in classes)
+    return guidance_curve(sampler, min(steps, max_steps(sampler)), scale, power, skip, guided)
 
 
 def steps_of(sampler: str) -> dict:

@@ -26,6 +26,7 @@ from mdt_core.transformer import MDT
 
 WARM_SECONDS = 3.0  # of a timed warm-up that tell enough
 LARGE_MODEL = 100e6  # parameters; above this a CPU is slow enough to suggest fewer steps
+LENT_SECONDS = 120.0  # that ZeroGPU lends its GPU for at most
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Engine:
         self._load = load
         self._start = gpu(seconds_needed)(self._run)
         self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
+        self._looking = threading.Lock()  # one model at a time is looked into: each takes its memory
         if ON_ZERO_GPU:  # a worker may be forked while another visitor holds it
             os.register_at_fork(after_in_child=lambda: setattr(self, "_lock", threading.Lock()))
         self._visitors: set[object] = set()  # whose runs are going on or waiting
@@ -83,27 +85,30 @@ class Engine:
         self._info: dict[str, tuple[int, ModelInfo]] = {}  # name -> version of its files, and what it is
         self._warming: threading.Thread | None = None
 
-    def check(self, name: str) -> None:
-        """ValueError where there is no model of this name."""
-        if not isinstance(name, str) or name not in self.models:
+    def locate(self, name: str) -> str:
+        """Where the model of this name lies. ValueError where there is none."""
+        location = self.models.get(name) if isinstance(name, str) else None
+        if location is None:
             known = list(self.models)
             more = f" ({len(known) - 8} more)" if len(known) > 8 else ""
             raise ValueError(f"There is no model {name!r}: choose one of {', '.join(known[:8])}{more}.")
+        return location
 
     def find(self, name: Any, otherwise: str) -> str:
         """The model of this name, which may come from a stranger's file; `otherwise` where there is none."""
         return name if isinstance(name, str) and name in self.models else otherwise
 
     def describe(self, name: str) -> ModelInfo:
-        """What there is to know of a model; loads it if it never was, or if its files have changed since."""
-        if not isinstance(name, str) or name not in self._info:
-            self.check(name)
-        version, info = self._info.get(name, (None, None))
-        if info is None or (name in self.models and version != version_of(self.models[name])):
-            with self._lock:
-                # On ZeroGPU this process keeps its first model, ready for the workers; a worker opens any other itself.
-                self._look_into(name) if ON_ZERO_GPU and self._pipe is not None else self._open(name)
-        return self._info[name][1]
+        """What there is to know of a model; reads it if it never was, or if its files have changed since.
+
+        An idle engine opens it. A run that goes on is not waited for, and keeps its model in memory: then the other one
+        is read beside it and let go of again. ValueError where there is no such model or it cannot be read.
+        """
+        info = self._known(name)
+        if info is None:
+            with self._looking:
+                info = self._known(name) or self._read(name)  # somebody else may have asked for it meanwhile
+        return info
 
     def class_index(self, name: str, label: int | str) -> int:
         """The index of a class that is given by index or name. ValueError where the model has no such class."""
@@ -113,6 +118,7 @@ class Engine:
 
     def run(self, requests: Sequence[Request]) -> Iterator[Frame]:
         """Work through the requests, one frame per step; what each took is kept in `speeds`."""
+        self.check_time(requests)
         visitor = object()
         self._visitors.add(visitor)
         try:
@@ -148,14 +154,22 @@ class Engine:
         self._warming = threading.Thread(target=self.warm, args=(name,), daemon=True)
         self._warming.start()
 
-    def await_warm(self, seconds: float) -> None:
-        """Return when the model in use is warm, or after so many seconds."""
-        if self._warming:
-            self._warming.join(seconds)
+    @property
+    def warming(self) -> bool:
+        """Whether `warm_in_background` is at work."""
+        return self._warming is not None and self._warming.is_alive()
 
     def note(self, request: Request, frame: Frame) -> None:
         """Keep what a run took until this frame."""
         self.speeds.note(request.model, len(request.seeds), frame.evaluations, frame.seconds)
+
+    def check_time(self, requests: Sequence[Request]) -> None:
+        """ValueError where ZeroGPU does not lend its GPU for as long as a run may take. Elsewhere a run has all day."""
+        if ON_ZERO_GPU and (seconds := seconds_needed(requests)) > LENT_SECONDS:
+            raise ValueError(
+                f"This may take {seconds:.0f} s on the GPU, which is lent for {LENT_SECONDS:.0f} s at most: "
+                "ask for fewer steps or pictures."
+            )
 
     def seconds(self, request: Request) -> float | None:
         """What a run will take on this machine, from what others took; None before the model's first."""
@@ -169,28 +183,41 @@ class Engine:
 
     def _open(self, name: str) -> Any:
         """The pipeline of this name, loaded if another one is in memory, or another's files. The lock is held."""
-        self.check(name)
-        location = self.models[name]
+        location = self.locate(name)
         version = version_of(location)
         if (name, version) != (self._name, self._version):
             self._name = self._pipe = None  # let go of the old weights before the new ones come
             pipe = self._load(location)
-            weights = weights_of(pipe)
+            self._note_model(name, version, pipe)
             self._pipe = pipe.to(self.device)
             self._pipe.optimize(dtype=self.dtype, compile=self.compile)
             self._pipe.set_progress_bar_config(disable=True)
             self._name, self._version = name, version
-            self._note_model(name, version, self._pipe, weights, self._pipe.compute_dtype)
         return self._pipe
 
-    def _look_into(self, name: str) -> None:
-        """Note what a model is, and let go of it again. The lock is held."""
-        self.check(name)
-        location = self.models[name]
-        version, pipe = version_of(location), self._load(location)
-        self._note_model(name, version, pipe, weights_of(pipe), choose_dtype(self.dtype, torch.device(self.device)))
+    def _known(self, name: str) -> ModelInfo | None:
+        """What was noted of a model, unless its files have changed since. ValueError where there never was one."""
+        if not isinstance(name, str) or name not in self._info:
+            self.locate(name)
+            return None
+        (version, info), location = self._info[name], self.models.get(name)
+        return info if location is None or version == version_of(location) else None  # of one that is gone: what it was
 
-    def _note_model(self, name: str, version: int, pipe: Any, weights: str, dtype: torch.dtype) -> None:
+    def _read(self, name: str) -> ModelInfo:
+        """Open a model, or where another one has to stay in memory, look into it beside that one."""
+        # On ZeroGPU this process keeps its first model, ready for the workers; a worker opens any other itself.
+        stays = ON_ZERO_GPU and self._pipe is not None
+        if stays or not self._lock.acquire(blocking=False):
+            location = self.locate(name)
+            return self._note_model(name, version_of(location), self._load(location))
+        try:
+            self._open(name)
+            return self._info[name][1]
+        finally:
+            self._lock.release()
+
+    def _note_model(self, name: str, version: int, pipe: Any) -> ModelInfo:
+        dtype = choose_dtype(self.dtype, torch.device(self.device), pipe.transformer.config.hidden_size)
         info = ModelInfo(
             name=name,
             architecture=type(pipe.transformer).__name__,
@@ -201,11 +228,12 @@ class Engine:
             masked_pass=isinstance(pipe.transformer, MDT),
             device=self.device,
             dtype=str(dtype).removeprefix("torch."),
-            weights=weights,
+            weights=weights_of(pipe),
         )
         self._info[name] = version, info
+        return info
 
 
 def seconds_needed(requests: Sequence[Request]) -> float:
     """An upper bound of the seconds on a data-centre GPU, for ZeroGPU."""
-    return min(20 + sum(request.gpu_seconds for request in requests), 120)
+    return 20 + sum(request.gpu_seconds for request in requests)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from app.progress import find_runs
+from mdt_core.official import expand
 from mdt_core.runs import Run
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -50,7 +51,7 @@ class Models(Mapping[str, str]):
 
 def version_of(location: str) -> int:
     """A number that changes with the files of a model, wherever it lies here; of a hub id always the same."""
-    path = Path(location).expanduser()
+    path = expand(location)
     files = [path] if path.is_file() else [*path.glob("*.json"), *path.glob("*/*.json"), *path.glob("*/*.safetensors")]
     try:
         return hash(tuple(sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)))
@@ -72,14 +73,14 @@ def find_models(chosen: str, shipped: Path = MODELS) -> dict[str, str]:
     """Name -> location: the chosen model first, then the others that are shipped."""
     models = {name_of(chosen): chosen}
     for folder in sorted(index.parent for index in shipped.glob("*/model_index.json")):
-        if not (Path(chosen).exists() and folder.samefile(chosen)):
+        if not (expand(chosen).exists() and folder.samefile(expand(chosen))):
             models.setdefault(folder.name, str(folder))
     return models
 
 
 def name_of(location: str) -> str:
     """The last part of a path or hub id; of a checkpoint's path, what `checkpoint_name` says."""
-    *_, run, above, last = ["", "", *Path(location).expanduser().resolve().parts]
+    *_, run, above, last = ["", "", *expand(location).resolve().parts]
     step = last.removeprefix("step_")
     return checkpoint_name(run, int(step)) if above == "checkpoints" and step.isdecimal() else last
 

@@ -10,14 +10,22 @@ LEFT, RIGHT, TOP, BOTTOM = 30, 392, 10, 86  # of the axes
 
 
 def guidance_curve(
-    sampler: str, num_inference_steps: int, guidance_scale: float, guidance_power: float, skip: bool = True
+    sampler: str,
+    num_inference_steps: int,
+    guidance_scale: float,
+    guidance_power: float,
+    skip: bool = True,
+    guided: bool = True,
 ) -> str:
     """The curve with a dot per step; hollow dots on a shaded ground are steps without an unconditional pass.
 
+    `guided`: whether any image has a class. Without one there is nothing to guide to: the curve is flat, and no pass is
+    left out, for a step has only one.
+
     ValueError as for a request with these values.
     """
-    weights = guidance_weights(sampler, num_inference_steps, guidance_scale, guidance_power)
-    skipped = [skip and skips(weight) for weight in weights]
+    weights = guidance_weights(sampler, num_inference_steps, guidance_scale if guided else 1.0, guidance_power)
+    skipped = [guided and skip and skips(weight) for weight in weights]
     span = max(len(weights) - 1, 1)
     top = max(guidance_scale, 2)  # a scale of 1 is a flat line at the bottom
 
@@ -39,7 +47,9 @@ def guidance_curve(
         for i, (weight, skip) in enumerate(zip(weights, skipped, strict=True))
         if len(weights) <= 60
     )
-    saved = f"{sum(skipped)} of {len(weights)} steps skip the unconditional pass" if any(skipped) else ""
+    said = "" if guided else "no class: not guided"
+    if any(skipped):
+        said = f"{sum(skipped)} of {len(weights)} steps skip the unconditional pass"
     return (
         f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Guidance weight over the steps">'
         f'{ground}<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>'
@@ -48,6 +58,6 @@ def guidance_curve(
         f'<text x="{LEFT - 5}" y="{y(top) + 4}" text-anchor="end">{top:g}</text>'
         f'<text x="{LEFT - 5}" y="{y(1) + 4}" text-anchor="end">1</text>'
         f'<text x="{LEFT}" y="{HEIGHT - 9}">noise</text>'
-        f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 9}" text-anchor="middle">{saved}</text>'
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 9}" text-anchor="middle">{said}</text>'
         f'<text x="{RIGHT}" y="{HEIGHT - 9}" text-anchor="end">image</text></svg>'
     )

@@ -13,7 +13,7 @@ from app.engine import Engine
 from app.request import Request, max_steps
 from app.studio import GLUE, Studio, Update, clock
 
-WARM_SECONDS = 60  # that a page waits at most for the model to be warm, before it says how long runs take
+LOOK_SECONDS = 1.0  # between two looks whether the model is warm, after which the page says how long runs take
 
 # What each is, and how far its pixels are on average (of 255) from those of 250 dpm++ steps: measured on the shipped
 # model, one picture of each class (train/RESULTS.md)
@@ -68,15 +68,16 @@ class Presets:
         with gr.Column(elem_classes="tight"):
             self.picker = gr.Radio(list(PRESETS), value="Balanced", elem_id="generate-preset", **look)
             self.note = gr.HTML(note("Balanced"), elem_id="generate-note")
+        self.clock = gr.Timer(LOOK_SECONDS, active=False)  # runs while the model warms up
 
     def wire(self, studio: Studio, settings: Sequence[Component], sampling: Sampling, run: Dependency) -> None:
         """`settings`: what `to_request` takes after the model. `run`: tells how long it took."""
         self.sampling = sampling
-        told = {"inputs": [studio.model, *settings], "outputs": [self.picker, self.note]} | GLUE
-        gr.on([setting.change for setting in settings], self.tell, trigger_mode="always_last", **told)
-        run.then(self.tell, **told)
-        studio.page.load(self.tell_when_warm, **told)
-        studio.opened.success(self.tell_when_warm, **told)
+        asked, told = [studio.model, *settings], [self.picker, self.note]
+        gr.on([setting.change for setting in settings], self.tell, asked, told, trigger_mode="always_last", **GLUE)
+        run.then(self.tell, asked, told, **GLUE)
+        for look in (studio.page.load, studio.opened.success, self.clock.tick):
+            look(self.tell_when_warm, asked, [*told, self.clock], **GLUE)
         self.picker.input(self.apply, self.picker, sampling.inputs, **GLUE)
 
     def apply(self, name: str) -> Update:
@@ -95,7 +96,7 @@ class Presets:
         try:
             request = to_request(*settings)
         except ValueError:  # a number that is being typed
-            return gr.skip()
+            return {self.note: gr.skip()}
         preset = preset_of(request)
         return {
             self.picker: gr.update(choices=preset_choices(self.engine, request), value=preset),
@@ -103,6 +104,6 @@ class Presets:
         }
 
     def tell_when_warm(self, *settings: Any) -> Update:
-        """The same as soon as the first run has told."""
-        self.engine.await_warm(WARM_SECONDS)
-        return self.tell(*settings)
+        """The same as soon as the warm-up has told. Until then the clock asks: waiting would hold a thread per page."""
+        warming = self.engine.warming
+        return ({} if warming else self.tell(*settings)) | {self.clock: gr.Timer(active=warming)}

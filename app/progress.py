@@ -7,7 +7,6 @@ file changes.
 """
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -30,6 +29,7 @@ READ = (  # everything that the page depends on
     "checkpoints/step_*/transformer/*",
     "pipeline/model_index.json",
 )
+VAST = 1e100  # no logged number says anything beyond, and no axis holds it; NaN is not below it either
 LIVE_SECONDS = 180  # since the last writing, in which a run that is not at its end counts as being trained
 
 Points = list[tuple[int, float]]  # (step, value), by step
@@ -120,7 +120,7 @@ def look_up(name: str, runs: Mapping[str, Path]) -> Progress:
         return Progress(name, problem="The run's folder disappeared while it was read.")
     except json.JSONDecodeError as error:  # rows that are no JSON are left out
         return Progress(name, problem=f"The run's config.json is damaged or half written: {reason(error)}.")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         return Progress(name, problem=f"The run cannot be read: {reason(error)}.")
 
 
@@ -236,9 +236,9 @@ def check_weights(folder: Path, files: Inventory) -> str:
 
 
 def points(rows: Iterable[Mapping[str, Any]], key: str) -> Points:
-    """A column of logged rows where it is a finite number."""
-    pairs = [(row["step"], row.get(key)) for row in rows]
-    return [(int(step), float(y)) for step, y in pairs if isinstance(y, int | float) and step > 0 and math.isfinite(y)]
+    """A column of logged rows where it is a number that can be drawn."""
+    pairs = [(int(row["step"]), row.get(key)) for row in rows]
+    return [(step, float(y)) for step, y in pairs if isinstance(y, int | float) and 0 < step < VAST and abs(y) < VAST]
 
 
 def kid_key(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -165,7 +165,8 @@ def find_classes(labels: list, names: list, info: Labelled, notes: list[str]) ->
     found = []
     for label, name in zip(labels, names, strict=False):
         known = isinstance(name, str) or (name is None and label is None)
-        index = class_named(label if isinstance(label, int) else None, name, info.labels) if known else NOWHERE
+        number = label if isinstance(label, int) and not isinstance(label, bool) else None
+        index = class_named(number, name, info.labels) if known else NOWHERE
         if index == NOWHERE:
             notes.append(f"{info.name} has no class {shorten(name)}")
         else:

@@ -1,6 +1,5 @@
 """What the engine is asked for: a request within its ranges, checked where it is made, and how it becomes frames."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,10 +149,5 @@ def check_whole(what: str, value: Any, low: int, high: int) -> None:
 
 def check_number(what: str, value: Any, low: float, high: float) -> None:
     """ValueError unless `value` is a number in [low, high]."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"The {what} must be a number from {low:g} to {high:g}, not {value!r}.")

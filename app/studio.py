@@ -1,7 +1,7 @@
 """What the tabs share: the engine, the model that the visitor chose, the folder of runs."""
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from gradio.events import Dependency
 from app.engine import Engine, ModelInfo
 from app.models import checkpoint_name
 
+MOST_NOTES = 5  # of a recipe, that are told one by one
 Update = dict[Any, Any]  # what a handler returns or yields: component -> its new value or gr.update
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # of every event that runs a model: one queue for all
 GLUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that only move the page
@@ -83,6 +84,20 @@ def clear_errors() -> Iterator[None]:
         text = str(error)
         text = html.escape(text[:1].upper() + text[1:], quote=False)  # it may quote a file from a stranger
         raise gr.Error(text, print_exception=False) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         text = "The memory does not suffice: ask for fewer images at once, or choose a smaller model."
         raise gr.Error(text, print_exception=False) from error
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of a GPU or of this machine: on a CPU torch tells it by its allocator's name alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def warn(notes: Sequence[str]) -> None:
+    """Tell what of a recipe could not be taken over: a stranger's may lack thousands of things, of which a few tell."""
+    more = [f"and {len(notes) - MOST_NOTES} more"] if len(notes) > MOST_NOTES else []
+    for note in [*notes[:MOST_NOTES], *more]:
+        gr.Warning(html.escape(f"Recipe: {note}.", quote=False))

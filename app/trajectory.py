@@ -5,6 +5,7 @@ temporary folder that disappears together with it.
 """
 
 import html
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,10 +20,17 @@ STAGE_SIDE = 640  # pixels that the tiles of one frame share
 STAGE_ASPECT = 1.5  # width / height of the place they have on the page
 
 
-class Trajectory:
-    """The kept steps of one run. `view` may be changed while the run is going on."""
+@dataclass
+class View:
+    """What a session looks at, a key of VIEWS. Changed while its runs wait and go on, which all see it."""
 
-    def __init__(self, request: Request, labels: dict[int, str], view: str = "x_0"):
+    key: str = "x_0"
+
+
+class Trajectory:
+    """The kept steps of one run, of which the pictures in the session's current view are given out."""
+
+    def __init__(self, request: Request, labels: dict[int, str], view: View):
         self.request = request
         self.view = view
         self.captions = [
@@ -51,14 +59,14 @@ class Trajectory:
             for view, picture in pictures.items():
                 self._file(frame.index, view).write_text(picture, encoding="utf-8")
             self.kept.append(frame.index)
-        return pictures[self.view]
+        return pictures[self.view.key]
 
     def at(self, index: int) -> str:
         """The kept step nearest to a step, as HTML in the current view. Empty where nothing was kept."""
         if not self.kept:
             return ""
         nearest = min(self.kept, key=lambda step: abs(step - index))
-        return self._file(nearest, self.view).read_text(encoding="utf-8")
+        return self._file(nearest, self.view.key).read_text(encoding="utf-8")
 
     def _file(self, index: int, view: str) -> Path:
         return Path(self._folder.name) / f"{index:04d}.{view}.html"

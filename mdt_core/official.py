@@ -9,6 +9,7 @@ The one thing that shapes do not tell is how many of v1's blocks belong to its d
 
 import argparse
 import math
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -189,6 +190,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def expand(source: str | Path) -> Path:
+    """A path with its `~` spelt out. One of an unknown user stays as it is: nothing will be found there."""
+    return Path(os.path.expanduser(source))
+
+
 def resolve(model: str | Path, **hub) -> Path:
     """Find a model: a diffusers pipeline folder, or one published file.
 
@@ -203,7 +209,7 @@ def resolve(model: str | Path, **hub) -> Path:
     Raises:
         ValueError: nothing is there, the hub cannot be reached, or the choice is not clear.
     """
-    path = Path(model).expanduser()
+    path = expand(model)
     if path.is_file():
         return path
     if path.is_dir():

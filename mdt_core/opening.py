@@ -5,7 +5,7 @@ A checkpoint holds the transformer alone (see `runs.py`); its run's pipeline len
 
 from pathlib import Path
 
-from mdt_core.official import one_line
+from mdt_core.official import expand, one_line
 from mdt_core.pipeline import MDTPipeline
 from mdt_core.runs import pipeline_of
 from mdt_core.transformer import MDTTransformer
@@ -17,7 +17,7 @@ def open_pipeline(source: str | Path) -> MDTPipeline:
     Raises:
         ValueError: nothing is there, it is damaged or half written, or it is not a model of this family.
     """
-    folder = Path(source).expanduser()
+    folder = expand(source)
     if not is_checkpoint(folder):
         return MDTPipeline.from_pretrained(source)
     weights, rest = pipeline_of(folder)
@@ -29,7 +29,7 @@ def open_pipeline(source: str | Path) -> MDTPipeline:
 
 def is_checkpoint(source: str | Path) -> bool:
     """Whether this is a checkpoint folder, not a pipeline folder or anything else."""
-    folder = Path(source).expanduser()
+    folder = expand(source)
     return (folder / "transformer").is_dir() and not (folder / "model_index.json").exists()
 
 

@@ -155,7 +155,7 @@ def _rows(path: Path) -> list[dict]:
         try:
             row = json.loads(line)
             rows[int(row["step"])] = row
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):  # also what is JSON, but no row: Infinity for a step
             continue
     return [rows[step] for step in sorted(rows)]
 

@@ -6,6 +6,7 @@ Every picture depends on its class, seed and settings alone, and its steps go fr
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -35,12 +36,12 @@ class StandInPipeline:
     image_size = 32
     latent_shape = (4, 8, 8)
     device = torch.device("cpu")
-    compute_dtype = torch.float32
 
     def __init__(self, labels: dict[int, str] | None = None, seconds: float = 0.005):
         self.id2label = labels or LABELS
         self.num_classes = len(self.id2label)
         self.transformer = torch.nn.Linear(4, 4)
+        self.transformer.config = SimpleNamespace(hidden_size=4)
         self.seconds = seconds
         self.log: list[str] = []
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
+import runpy
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +16,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import recipes
-from app.comparison import Comparison
-from app.controls import NO_CLASS, check_offered, class_choices, for_model, steps_of, to_request
+from app.controls import NO_CLASS, check_offered, class_choices, draw_curve, for_model, room_for, steps_of, to_request
 from app.engine import Engine
 from app.plots import guidance_curve
-from app.request import MAX_SEED, Request
-from app.studio import WAITING
-from app.tabs.compare import Compare
-from app.tabs.generate import Generate
+from app.request import MAX_SEED
 from app.ui import build, launch, launch_options, offer
 from tests.stand_in import StandInPipeline
 
@@ -122,36 +118,6 @@ def test_the_page_is_ready_again_however_a_run_ends(engine: Engine) -> None:
         assert len(after_error) == 1 and (run, False, after_error[0]) in ends
 
 
-def test_a_run_can_be_stopped_while_it_waits_for_the_model(engine: Engine) -> None:
-    """Gradio cannot close a run that has sent nothing yet. Catches a first update that waits for the engine."""
-    handlers = (getattr(event.fn, "__self__", None) for event in build(engine, Path("runs")).fns.values())
-    tab = next(handler for handler in handlers if isinstance(handler, Generate))
-    run = tab.run("x_0", engine.describe("shapes"), "shapes", [0], 1, 0, "dpm++", 3, 3.8, 4.0, True)
-    sent: list[dict] = []
-    with engine._lock:  # another visitor's run
-        waiting = threading.Thread(target=lambda: sent.append(next(run)), daemon=True)
-        waiting.start()
-        waiting.join(10)
-        assert sent and sent[0] == {tab.status: WAITING, tab.picture: None, tab.again: gr.update(interactive=False)}
-        run.close()
-    assert len(list(engine.run((Request("shapes", (0,), (0,), num_inference_steps=2),)))) == 2
-
-
-def test_a_stopped_grid_can_be_saved(engine: Engine) -> None:
-    """Catches an hour's cells that are lost with the last ones."""
-    handlers = (getattr(event.fn, "__self__", None) for event in build(engine, Path("runs")).fns.values())
-    tab = next(handler for handler in handlers if isinstance(handler, Compare))
-    base = Request("shapes", (None,), (3,), num_inference_steps=60)  # longer than a preview is shown
-    run = tab.run(Comparison(base, (0, 1), "guidance_scale", (1.0, 2.0)))
-    grid = next(run)[tab.grid]
-    assert tab.save not in tab.finish(grid)  # nothing is there yet
-    while not 1 <= grid.done < 4:
-        next(run)
-    run.close()
-    recipe = recipes.read(tab.finish(grid)[tab.save]["value"], kind="compare")
-    assert recipe["class_names"] == ["circle", "square"] and recipe["values"] == [1.0, 2.0]
-
-
 def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:
     """Catches fonts and scripts from other hosts: the app has to work without a network."""
     page = urllib.request.urlopen(url).read().decode()
@@ -183,6 +149,12 @@ def test_images_are_shared_out_among_the_classes() -> None:
         to_request("m", [0], 1, None, "dpm++", 25, 3.8, 4.0)
     with pytest.raises(ValueError, match=r"number of images must be a whole number from 1 to 16, not 4\.5"):
         to_request("m", [0], 4.5, 0, "dpm++", 25, 3.8, 4.0)
+
+
+def test_the_number_of_images_is_not_below_that_of_the_classes() -> None:
+    """Catches a slider that says 2 where three pictures come, and one that jumps where there is room."""
+    assert room_for([0, 1, 2], 2) == room_for([0, 1, 2], None) == 3
+    assert room_for([0, 1, 2], 3) == room_for([], 1) == gr.skip()
 
 
 def test_a_thousand_classes_are_found_by_name_and_index(engine: Engine) -> None:
@@ -231,6 +203,16 @@ def test_the_guidance_curve_marks_what_is_skipped() -> None:
     assert guidance_curve("dpm++", 1, 10.0, 8.0)
 
 
+def test_the_guidance_curve_of_no_class_is_flat() -> None:
+    """Catches a curve, and passes said to be saved, of a run that has one pass a step and guides nothing."""
+    settings = ("dpm++", 25, 3.8, 4.0, True)
+    flat = draw_curve([NO_CLASS, NO_CLASS], *settings)
+    heights = {point.split(",")[1] for point in flat.split('class="line" points="')[1].split('"')[0].split()}
+    assert "no class: not guided" in flat and "skip" not in flat and heights == {"86.0"}
+    assert flat == draw_curve([], *settings)
+    assert draw_curve([NO_CLASS, 2], *settings) == draw_curve([2], *settings) == guidance_curve(*settings)
+
+
 def test_the_launch_is_given_the_pages_files() -> None:
     """Catches a style sheet that is left out of the launch."""
     options = launch_options()
@@ -251,12 +233,38 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def test_a_model_that_is_not_there_ends_with_one_line(tmp_path: Path) -> None:
-    """Catches a traceback on a mistyped path."""
-    done = run_python("app.py", "--model", str(tmp_path / "nothing"))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    last = done.stderr.strip().splitlines()
-    assert len(last) == 1, done.stderr
-    assert last[0].startswith("app.py: ")
-    assert "nothing" in last[0]
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("--model /nowhere/nothing", "/nowhere/nothing: no such file or folder"),
+        ("--model ~nobody-of-this-name/x", "~nobody-of-this-name/x: no such file or folder"),
+        ("--port 99999", "a port is a number from 1 to 65535, not '99999'"),
+        ("--port 0", "a port is a number from 1 to 65535, not '0'"),
+        ("--bogus", "unrecognized arguments: --bogus"),
+    ],
+)
+def test_a_wrong_command_ends_with_one_line(
+    call: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Catches a traceback on a mistyped path, user, port or flag, and a usage text in front of the reason."""
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "7860")  # the program sets it, too
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "app.py"))["main"](call.split())
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert said.startswith("app.py: ") and words in said and said.count("\n") == 1
+
+
+def test_a_port_in_the_environment_that_is_none_ends_with_one_line() -> None:
+    """Catches a traceback of Gradio's, which reads the variable by itself when it is imported."""
+    words = "a port is a number from 1 to 65535, not 'x'"
+    assert words in said_at_start("--runs", "nowhere", GRADIO_SERVER_PORT="x")
+    assert "/nowhere: " in said_at_start("--port", "7861", "--model", "/nowhere", GRADIO_SERVER_PORT="x")
+
+
+def said_at_start(*arguments: str, **environment: str) -> str:
+    """The one line with which app.py ends, status 2."""
+    done = run_python("app.py", *arguments, **environment)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("app.py: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr

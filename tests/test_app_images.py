@@ -12,7 +12,7 @@ from app.comparison import Comparison, Sheet, parse_values
 from app.frames import Frame
 from app.images import MAX_PIXELS, jpeg_uri, open_image
 from app.request import Request
-from app.trajectory import Trajectory, columns_for
+from app.trajectory import Trajectory, View, columns_for
 
 RAMP = np.linspace(0, 255, 16, dtype=np.uint8)[None].repeat(8, 0)  # (8, 16)
 
@@ -77,14 +77,14 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> No
 def test_a_trajectory_keeps_both_views_on_disk_and_goes_with_its_owner() -> None:
     """Catches a step that is shown for another, unescaped class names, and files that stay behind."""
     labels = {0: "<b>cat</b>"}
-    trajectory = Trajectory(Request("a", (0, None), (3, 4), num_inference_steps=4), labels)
+    trajectory = Trajectory(Request("a", (0, None), (3, 4), num_inference_steps=4), labels, View())
     for index in range(0, 4, 2):
         tiles = [Image.new("RGB", (8, 8), (index * 60, 0, 0))] * 2
         noisy = [Image.new("RGB", (8, 8), (0, 0, index * 60))] * 2
         trajectory.add(Frame(0, index, 4, 0.1, 1.0, index + 1, 0, kept=True, x_0=tiles, x_t=noisy))
     assert trajectory.kept == [0, 2]
     assert jpeg_uri(Image.new("RGB", (8, 8), (120, 0, 0)), 64) in trajectory.at(3)
-    trajectory.view = "x_t"
+    trajectory.view.key = "x_t"
     assert jpeg_uri(Image.new("RGB", (8, 8), (0, 0, 120)), 64) in trajectory.at(2)
     assert "&lt;b&gt;cat" in trajectory.at(0)
     assert "<b>cat" not in trajectory.at(0)

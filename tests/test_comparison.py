@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from PIL import Image
 
+from app import boards, fonts
 from app.comparison import Comparison, Sheet, footer, join_values, parse_values
 from app.engine import Engine
 from app.request import Request
@@ -20,6 +21,24 @@ def test_models_are_named_with_blanks_and_told_apart_by_commas() -> None:
     assert values == ("avatars @ 7000", "avatars", "avatars @ 50")
     assert parse_values("model", join_values(values)) == values
     assert parse_values("num_inference_steps", "5 10, 25") == (5, 10, 25)
+    with pytest.raises(ValueError, match="model or checkpoint must be names separated by commas"):
+        parse_values("model", "a" * 200_000)  # more than the reader takes
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [
+        ("guidance_scale", (1.2345678, 4.0, 2.5, 10, 1 + 2**-52)),
+        ("guidance_power", (0.01, 0.1 + 0.2, 1e-2 + 1e-9)),
+        ("num_inference_steps", (5, 250)),
+        ("sampler", ("dpm++", "ddim")),
+        ("model", ("lr=1e-3,wd=0 @ 7000", 'the "best", so far', '"', "avatars", "avatars @ 50")),
+    ],
+)
+def test_the_field_of_values_says_exactly_what_was_drawn(axis: str, values: tuple) -> None:
+    """Catches a grid from a recipe whose scales lost their last digits, and a run's name that its comma cuts in two."""
+    assert parse_values(axis, join_values(values)) == values
+    assert join_values((4.0, 2.5, 10)) == "4, 2.5, 10"
 
 
 def test_models_are_drawn_one_after_the_other_and_land_in_their_own_cells() -> None:
@@ -53,6 +72,17 @@ def test_another_model_draws_the_class_of_that_name() -> None:
     lacking = Comparison(dataclasses.replace(BASE, model="b"), (1,), "model", ("b", "a"))
     with pytest.raises(ValueError, match="a has no class 'dot'"):
         list(engine.run(lacking.requests({1: "dot"})))
+
+
+def test_names_are_drawn_in_their_own_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class names of people's own folders. Catches boxes in place of their letters on a sheet or a board, and an app
+    that does not start where the font is not to be had."""
+    sheet = Sheet(Comparison(BASE, (0,), "guidance_scale", (1,)), LABELS, 32)
+    for used in (sheet.font, sheet.bold, boards.FONT, boards.TITLE, boards.SMALL):
+        box = bytes(used.getmask("\U0010fffd"))
+        assert [letter for letter in "éüßñÅłčŞжЯβΩ·–…×" if bytes(used.getmask(letter)) == box] == []
+    monkeypatch.setattr(fonts, "PLEX", fonts.PLEX.with_name("nothing"))
+    assert fonts.font.__wrapped__(14).getlength("square") > 0
 
 
 def test_headings_do_not_run_into_each_other() -> None:

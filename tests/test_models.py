@@ -9,10 +9,11 @@ import torch
 from gradio_client import Client
 
 from app.engine import Engine
-from app.models import Models, checkpoint_name, find_models, name_of, weights_of
+from app.models import Models, checkpoint_name, find_models, name_of, version_of, weights_of
 from app.request import Request
 from app.ui import build, launch
-from mdt_core.opening import open_pipeline
+from mdt_core.official import expand
+from mdt_core.opening import is_checkpoint, open_pipeline
 from mdt_core.runs import Run
 from tests.stand_in import StandInPipeline
 from tests.tiny import NAMES, tiny_pipeline, write_run
@@ -107,12 +108,21 @@ def test_a_link_out_of_the_runs_is_no_model(run: Run, tmp_path: Path) -> None:
 def test_a_model_is_called_by_the_end_of_its_location(tmp_path: Path) -> None:
     """Catches a checkpoint given on the command line that is called like every other, `step_00000001`."""
     assert name_of("runs/avatars/checkpoints/step_00007000") == checkpoint_name("avatars", 7000) == "avatars @ 7000"
-    assert name_of("some/folder/") == name_of("hub/folder") == "folder"
+    assert name_of("some/folder/") == name_of("hub/folder") == name_of("~nobody-of-this-name/folder") == "folder"
     shipped = tmp_path / "avatars"
     shipped.mkdir()
     (shipped / "model_index.json").write_text("{}")
     assert find_models(str(shipped), tmp_path) == {"avatars": str(shipped)}
     assert list(find_models("mine", tmp_path)) == ["mine", "avatars"]
+
+
+def test_the_home_of_nobody_is_a_place_where_nothing_is() -> None:
+    """Catches a RuntimeError of pathlib's on a mistyped `~name`, and a `~` that is not the visitor's home."""
+    assert expand("~") == Path.home()
+    assert not is_checkpoint("~nobody-of-this-name/x")
+    assert version_of("~nobody-of-this-name/x") == version_of("nowhere")
+    with pytest.raises(ValueError, match="~nobody-of-this-name/x: no such file or folder"):
+        open_pipeline("~nobody-of-this-name/x")
 
 
 def test_the_engine_draws_with_a_checkpoint_by_name(run: Run) -> None:

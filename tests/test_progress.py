@@ -96,7 +96,11 @@ def test_a_folder_that_may_not_be_read_hides_no_other(runs: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "text", ['{"model": ', "\udcff", '{"training": 7}', "[]", '{"samples_per_class": "x"}', "[" * 9999]
+    "text",
+    [
+        *('{"model": ', "\udcff", '{"training": 7}', "[]", '{"samples_per_class": "x"}', "[" * 9999),
+        *('{"training": {"steps": Infinity}}', '{"training": {"steps": NaN}}', '{"samples_per_class": 1e999}'),
+    ],
 )
 def test_a_broken_configuration_is_told(runs: Path, text: str) -> None:
     """Catches a page that dies of one bad run."""
@@ -105,6 +109,28 @@ def test_a_broken_configuration_is_told(runs: Path, text: str) -> None:
     assert see(runs).problem.endswith(".")
     assert see(runs, "dit").problem == ""
     assert "problem" in film([see(runs), see(runs, "dit")], 0, lambda sheet: "x")
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "-Infinity", "1e999", "1" + "0" * 400, "[]", "null", '"5"'])
+def test_a_number_that_is_none_costs_no_more_than_its_row(runs: Path, number: str) -> None:
+    """JSON as Python reads it has infinities. Catches a run that breaks the page, or is lost, for one row."""
+    before = see(runs)
+    for name in ("metrics.jsonl", "evaluation.jsonl"):
+        lines = (runs / "mdt" / name).read_text()
+        row = f'{{"step": {number}, "loss": 0.5}}\n{{"step": 500, "loss": {number}, "kid_efflite0": {number}}}\n'
+        (runs / "mdt" / name).write_text(row + lines)
+    run = see(runs)
+    assert run.problem == "" and (run.sheets, run.kid) == (before.sheets, before.kid)
+    assert [point for point in run.loss if point[0] != 5] == before.loss
+    assert "<polyline" in film([run, see(runs, "dit")], 0, lambda sheet: "x")
+
+
+@pytest.mark.parametrize("number", ["Infinity", "1" + "0" * 400])
+def test_a_speed_that_is_no_number_is_told(runs: Path, number: str) -> None:
+    """Catches a division that breaks the page."""
+    with (runs / "mdt" / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"step": 1000, "images_per_second": {number}}}\n')
+    film([see(runs)], 0, lambda sheet: "x")
 
 
 def test_a_damaged_picture_is_told_and_the_others_are_shown(runs: Path) -> None:

@@ -103,8 +103,10 @@ def test_what_has_changed_since_is_said() -> None:
         ({"sampler": {}}, "its sampler is missing or not usable"),
         ({"guidance_scale": float("nan")}, "its guidance scale is missing or not usable"),
         ({"guidance_power": float("inf")}, "its guidance power is missing or not usable"),
+        ({"guidance_power": 10**400}, "its guidance power is missing or not usable"),
         ({"class_label": 99, "class_name": "<script>"}, "avatars has no class '<script>'"),
         ({"class_label": [], "class_name": {}}, "avatars has no class {}"),
+        ({"class_label": True, "class_name": None}, "avatars has no class None"),
         ({"class_name": "x" * 5000}, "avatars has no class 'xxx"),
     ],
 )
@@ -118,6 +120,13 @@ def test_a_useless_value_is_named_and_the_rest_taken_over(tmp_path: Path, change
     expected = {"seed": (7,), "guidance_scale": 2.0, "guidance_power": 3.0}
     kept = {"seed": request.seeds, "guidance_scale": request.guidance_scale, "guidance_power": request.guidance_power}
     assert {k: v for k, v in kept.items() if k not in change} == {k: v for k, v in expected.items() if k not in change}
+
+
+def test_true_is_no_class() -> None:
+    """Catches `true` taken for class 1, which a request then holds as a truth value."""
+    recipe = recipes.of_image(Request("avatars", (1,), (7,)), 0, INFO) | {"class_label": True}
+    (label,) = recipes.to_request(recipe, INFO)[0].class_labels
+    assert label == 1 and type(label) is int  # found by its name
 
 
 def test_fields_of_later_versions_are_ignored(tmp_path: Path) -> None:

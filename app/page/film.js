@@ -47,7 +47,7 @@ window.film = {
     return state(playing && k >= frames().length - 1 ? 0 : k, playing);
   },
   next: (k) => {
-    const last = frames().length - 1;
+    const last = Math.max(frames().length - 1, 0); // a run that disappears leaves no frames
     playing = k + 1 < last;
     return state(Math.min(k + 1, last), playing);
   },

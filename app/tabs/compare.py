@@ -1,6 +1,5 @@
 """The Compare tab: classes down, one setting across, all at one seed, drawn cell by cell on one labelled sheet."""
 
-import html
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from app.engine import ModelInfo
 from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.images import data_uri, jpeg_uri
-from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
+from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress, warn
 
 READY = progress(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
 AGAIN = "Press Compare for the same grid again."
@@ -97,7 +96,7 @@ class Compare:
     def offer_values(self, axis: str) -> str:
         """Values to begin with: of models, those there are now, oldest checkpoint first."""
         models = list(self.engine.models)[:OFFERED_MODELS]
-        return ", ".join(reversed(models)) if axis == "model" else AXES[axis].default
+        return join_values(reversed(models)) if axis == "model" else AXES[axis].default
 
     def begin(
         self,
@@ -116,8 +115,10 @@ class Compare:
             base = to_request(model, [], 1, seed, sampler, *sampling)
             labels = tuple(map(to_label, classes))
             comparison = Comparison(base, labels, axis, parse_values(axis, values))
-            for request in comparison.requests():
-                self.engine.check(request.model)
+            requests = comparison.requests()
+            for name in dict.fromkeys(request.model for request in requests):
+                self.engine.locate(name)  # looks through the runs: once per model, not per cell
+            self.engine.check_time(requests)
         return {
             self.comparison: comparison,
             self.grid: None,
@@ -129,9 +130,10 @@ class Compare:
 
     def run(self, comparison: Comparison) -> Iterator[Update]:
         """Cell by cell; stopped by being closed."""
-        info = self.engine.describe(comparison.base.model)
-        requests = comparison.requests(info.labels)
-        sheet = Sheet(comparison, info.labels, info.image_size)
+        with clear_errors():
+            info = self.engine.describe(comparison.base.model)
+            requests = comparison.requests(info.labels)
+            sheet = Sheet(comparison, info.labels, info.image_size)
         grid = Grid(comparison, info, sheet, len(requests))
         start, shown = perf_counter(), 0.0
         yield {self.grid: grid, self.stage: show(jpeg_uri(sheet.image, SIDE))}
@@ -170,8 +172,7 @@ class Compare:
             recipe = recipes.read(path, kind="compare")
             info = self.engine.describe(self.engine.find(recipe.get("model"), model))
             comparison, notes = recipes.to_comparison(recipe, info)
-        for note in notes:
-            gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
+        warn(notes)
         classes, _, *sampling = from_request(comparison.base, info, comparison.class_labels)
         values = join_values(comparison.values)
         text = progress(0, "Recipe loaded" + (", as far as it goes." if notes else f". {AGAIN}"))

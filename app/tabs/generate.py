@@ -1,6 +1,5 @@
 """The Generate tab: pick classes, watch the pictures come out of the noise, look through the steps, keep the result."""
 
-import html
 import json
 import random
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from app.controls import (
     class_picker,
     follow_model,
     from_request,
+    room_for,
     run_controls,
     sampling_controls,
     seed_picker,
@@ -27,8 +27,8 @@ from app.files import publish
 from app.frames import PREVIEW_SECONDS, Frame
 from app.presets import Presets
 from app.request import MAX_IMAGES, MAX_SEED, Request, check_whole
-from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
-from app.trajectory import VIEWS, Trajectory, caption
+from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress, warn
+from app.trajectory import VIEWS, Trajectory, View, caption
 
 READY = progress(0, "Pick a class and press Generate (Ctrl + Enter).")
 AGAIN = "Press Generate for the same picture again."
@@ -52,7 +52,7 @@ class Generate:
                 self._lay_out_controls(studio)
             with gr.Column(min_width=500, elem_classes="result"):
                 self._lay_out_result()
-        self.trajectory = gr.State()
+        self.trajectory, self.looked_at = gr.State(), gr.State(View())
         self.picture = gr.State()  # the file of the picture chosen in the gallery
         self.offered = follow_model(studio, self.classes)
         self.settings = [self.classes, self.count, self.seed, *self.sampling.inputs]
@@ -71,7 +71,7 @@ class Generate:
             )
             self.seed = seed_picker("generate")
         self.presets = Presets(studio.engine)
-        self.sampling = sampling_controls(studio.info, "generate", curve=True)
+        self.sampling = sampling_controls(studio.info, "generate", self.classes)
         self.start, self.stop, self.recipe = run_controls("Generate")
 
     def _lay_out_result(self) -> None:
@@ -107,15 +107,17 @@ class Generate:
 
     def _wire(self, studio: Studio) -> None:
         model, trajectory = studio.model, self.trajectory
-        page = [self.start, self.stop, self.status, self.stage, self.gallery, self.step, self.again, self.picture]
+        result = [self.stage, self.gallery, self.view]
+        page = [self.start, self.stop, self.status, *result, self.step, self.again, self.picture]
         self.any_class.click(self.random_class, model, self.classes, **GLUE)
         self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
+        gr.on([self.classes.change, self.count.release], room_for, [self.classes, self.count], self.count, **GLUE)
 
         at_once = [self.start, self.stop, self.status, self.step, self.again]
         self.start.click(None, outputs=at_once, js=STARTED, **GLUE)  # first: behind the run it waits for its end
         run = self.start.click(
             self.run,
-            [self.view, self.offered, model, *self.settings],
+            [self.looked_at, self.offered, model, *self.settings],
             [*page, trajectory],
             show_progress="hidden",
             api_visibility="private",
@@ -128,7 +130,7 @@ class Generate:
 
         scrubbed = {"outputs": [self.stage, self.gallery], "trigger_mode": "always_last"} | GLUE
         self.step.input(self.scrub, [trajectory, self.step], **scrubbed)
-        self.view.input(self.look, [trajectory, self.step, self.view], **scrubbed)
+        self.view.input(self.look, [self.looked_at, trajectory, self.step, self.view], **scrubbed)
         self.gallery.select(self.select, trajectory, page, **GLUE)
         self.again.click(self.use_again, [trajectory, self.picture], [self.classes, self.count, self.seed], **GLUE)
         loaded = [self.recipe, model, *self.settings, self.status, self.offered]
@@ -139,7 +141,7 @@ class Generate:
         """Any one class."""
         return [random.choice(list(self.engine.describe(model).labels))]
 
-    def run(self, view: str, offered: ModelInfo, *settings: Any) -> Iterator[Update]:
+    def run(self, view: View, offered: ModelInfo, *settings: Any) -> Iterator[Update]:
         """Frame by frame; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
         # A picture of before may have been clicked while this run waited.
         yield {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
@@ -147,23 +149,12 @@ class Generate:
             request = to_request(*settings)
             info = self.engine.describe(request.model)
             check_offered(offered, info)
-            labels = info.labels
-            trajectory = Trajectory(request.for_labels(labels), labels, view)
+            trajectory = Trajectory(request.for_labels(info.labels), info.labels, view)
         shown = 0.0
         with clear_errors(), closing(self.engine.run((request,))) as frames:
             for frame in frames:
                 preview = trajectory.add(frame)
-                if frame.images:
-                    trajectory.files = self._publish(request, frame)
-                    files = list(zip(trajectory.files, trajectory.captions, strict=True))
-                    yield {
-                        self.trajectory: trajectory,
-                        self.stage: gr.update(visible=False),
-                        self.gallery: gr.update(
-                            value=files, columns=trajectory.columns, rows=trajectory.rows, visible=True
-                        ),
-                    }
-                elif preview and perf_counter() - shown >= PREVIEW_SECONDS:
+                if preview and not frame.images and perf_counter() - shown >= PREVIEW_SECONDS:
                     yield {
                         self.trajectory: trajectory,
                         self.stage: gr.update(value=preview, visible=True),
@@ -171,6 +162,16 @@ class Generate:
                         self.status: progress(frame.index / frame.total, describe(frame)),
                     }
                     shown = perf_counter()
+        with clear_errors():  # the engine is free again: others do not wait until the files are written
+            trajectory.files = self._publish(request, frame, info)
+        view.key = "x_0"  # of which the pictures are the last step
+        files = list(zip(trajectory.files, trajectory.captions, strict=True))
+        yield {
+            self.trajectory: trajectory,
+            self.view: view.key,
+            self.stage: gr.update(visible=False),
+            self.gallery: gr.update(value=files, columns=trajectory.columns, rows=trajectory.rows, visible=True),
+        }
 
     def finish(self, trajectory: Trajectory | None) -> Update:
         """Ended, stopped or failed: the page is ready again, and what there is can be looked through."""
@@ -188,16 +189,14 @@ class Generate:
         """Show a step of the run; the last one is the result itself."""
         if trajectory is None or not trajectory.kept:
             return gr.skip()
-        result = bool(trajectory.files) and step >= trajectory.total and trajectory.view == "x_0"
+        result = bool(trajectory.files) and step >= trajectory.total and trajectory.view.key == "x_0"
         stage = gr.update(visible=False) if result else gr.update(value=trajectory.at(step - 1), visible=True)
         return {self.stage: stage, self.gallery: gr.update(visible=result)}
 
-    def look(self, trajectory: Trajectory | None, step: int, view: str) -> Update:
-        """Switch between predicted image and noisy state, also while a run is going on: it reads `view` every step."""
-        if trajectory is None:
-            return gr.skip()
-        trajectory.view = view
-        return self.scrub(trajectory, min(step, trajectory.seen))
+    def look(self, view: View, trajectory: Trajectory | None, step: int, chosen: str) -> Update:
+        """Switch between predicted image and noisy state, also while a run waits or goes on: it reads `view`."""
+        view.key = chosen
+        return gr.skip() if trajectory is None else self.scrub(trajectory, min(step, trajectory.seen))
 
     def select(self, trajectory: Trajectory, event: gr.SelectData) -> Update:
         """A picture of the gallery was clicked."""
@@ -217,8 +216,7 @@ class Generate:
             recipe = recipes.read(path)
             info = self.engine.describe(self.engine.find(recipe.get("model"), model))
         request, notes = recipes.to_request(recipe, info)
-        for note in notes:
-            gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
+        warn(notes)
         text = f"Recipe loaded: seed {request.seeds[0]}" + (", as far as it goes." if notes else f". {AGAIN}")
         return [None, self.pick(info.name), *from_request(request, info), progress(0, text), info]
 
@@ -239,20 +237,20 @@ class Generate:
             check_whole("number of images", num_images, 1, MAX_IMAGES)
             check_whole("seed", seed, 0, MAX_SEED)
             name = self.engine.default if model is None else model
+            info = self.engine.describe(name)
             label = NO_CLASS if class_label in (None, "") else self.engine.class_index(name, class_label)
             sampling = (sampler, num_inference_steps, guidance_scale, guidance_power, skip_unconditional)
             request = to_request(name, [label], num_images, seed, *sampling)
             for frame in self.engine.run((request,)):
                 last = frame
-        return [gr.FileData(path=path) for path in self._publish(request, last)]
+            return [gr.FileData(path=path) for path in self._publish(request, last, info)]
 
     def _choose(self, trajectory: Trajectory, index: int) -> Update:
         label = f"Use seed {trajectory.request.seeds[index]} again"
         return {self.picture: trajectory.files[index], self.again: gr.update(value=label, interactive=True)}
 
-    def _publish(self, request: Request, frame: Frame) -> list[str]:
-        """The pictures of the last frame as PNG files with their recipes."""
-        info = self.engine.describe(request.model)
+    def _publish(self, request: Request, frame: Frame, info: ModelInfo) -> list[str]:
+        """The pictures of the last frame as PNG files with their recipes. `info`: of the weights that drew them."""
         names = [
             f"{caption(label, info.labels)}-{seed}"
             for label, seed in zip(request.class_labels, request.seeds, strict=True)

@@ -239,6 +239,7 @@ def test_broken_runs_and_runs_that_are_gone(page: Page, folder: Path) -> None:
     expect(at(page, 0)).to_have_text("step 100")
     shutil.rmtree(folder)
     expect(page.locator(".film .problem")).to_have_count(2)
+    assert page.evaluate("window.film.next(2).slice(0, 1)") == [0]  # where the clock stands that played them
     page.reload()
     page.wait_for_selector("#generate-start")
     page.get_by_role("tab", name="Training progress").click()
