@@ -39,6 +39,7 @@ class ModelInfo:
     labels: dict[int, str]
     image_size: int  # pixels
     cells: int  # latent cells along a side
+    tokens: int  # along a side
     masked_pass: bool  # whether it has a side-interpolator
     device: str  # "cpu", "cuda"
     dtype: str = "float32"
@@ -225,6 +226,7 @@ class Engine:
             labels=dict(pipe.id2label),
             image_size=pipe.image_size,
             cells=pipe.latent_shape[-1],
+            tokens=pipe.latent_shape[-1] // pipe.transformer.config.patch_size,
             masked_pass=isinstance(pipe.transformer, MDT),
             device=self.device,
             dtype=str(dtype).removeprefix("torch."),

@@ -169,8 +169,13 @@ def small_canvas(
     return prepare(small, reduce(mask, shown), size, box.scaled(scale), **edges)
 
 
-def footprint_view(canvas: Canvas, cells: int) -> Image.Image:
-    """The picture with what is new (teal, fading in) and what the model makes besides (amber) on it."""
+def footprint_view(canvas: Canvas, cells: int, tokens: int) -> Image.Image:
+    """The picture with what is new (teal, fading in), what the model makes besides (amber), and the tokens of both.
+
+    Args:
+        canvas: of the size in which it is looked at.
+        cells, tokens: along a side of the model's square.
+    """
     view = canvas.picture.astype(np.float32)
     touched = canvas.footprint(cells, cells)
     new = np.zeros(touched.shape, np.float32)
@@ -178,9 +183,23 @@ def footprint_view(canvas: Canvas, cells: int) -> Image.Image:
     paint = OPACITY / 255
     view += np.where(touched & (new == 0), 0.35, 0)[..., None] * (np.float32(CELLS) - view)
     view += (paint * new)[..., None] * (np.float32(PAINT) - view)
+    view[_token_lines(canvas, tokens)] = CELLS
     outline = (new > 0) & ~_shrink(new > 0)
     view[outline] = PAINT
     return Image.fromarray(view.round().astype(np.uint8))
+
+
+def _token_lines(canvas: Canvas, tokens: int) -> np.ndarray:
+    """(H, W) bool: the edges of the tokens that are touched, on the first pixels of a token and of the one after it."""
+    starts = (canvas.box.top, canvas.box.left)
+    rows, columns = (
+        np.diff((np.arange(-1, length) - start) * tokens // canvas.box.side) > 0
+        for length, start in zip(canvas.picture.shape, starts, strict=False)
+    )
+    near = canvas.footprint(tokens, tokens)
+    near[1:] |= near[:-1].copy()
+    near[:, 1:] |= near[:, :-1].copy()
+    return near & (rows[:, None] | columns)
 
 
 def _shrink(mask: np.ndarray) -> np.ndarray:

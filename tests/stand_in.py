@@ -41,7 +41,7 @@ class StandInPipeline:
         self.id2label = labels or LABELS
         self.num_classes = len(self.id2label)
         self.transformer = torch.nn.Linear(4, 4)
-        self.transformer.config = SimpleNamespace(hidden_size=4)
+        self.transformer.config = SimpleNamespace(hidden_size=4, patch_size=2)
         self.seconds = seconds
         self.log: list[str] = []
 

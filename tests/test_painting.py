@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from app.painting import (
+    CELLS,
     DISPLAY_SIDE,
     OPACITY,
     PAINT,
@@ -198,14 +199,17 @@ def test_the_small_canvas_is_the_large_one_seen_from_afar(area: str) -> None:
 
 
 def test_the_view_shows_new_pixels_and_cells_and_leaves_the_rest() -> None:
-    """Catches an overlay that is shifted, or colours what does not change."""
+    """Catches an overlay that is shifted, or colours what does not change, and a token that is not outlined."""
     picture = Image.new("RGB", (64, 64), (120, 120, 120))
     mask = np.zeros((64, 64), bool)
     mask[20:36, 20:36] = True
     canvas = small_canvas(picture, mask, 640, 64, area="whole", grow=2, feather=2, cell=8)
-    view = np.asarray(footprint_view(canvas, 8)).astype(int)
+    view = np.asarray(footprint_view(canvas, 8, 4)).astype(int)
     changed = (view != 120).any(-1)
-    assert (changed == canvas.footprint(8, 8)).all()
+    lines = np.zeros((64, 64), bool)
+    lines[16:49:16, 16:49] = lines[16:49, 16:49:16] = True  # four tokens of 16 pixels
+    assert (changed == canvas.footprint(8, 8) | lines).all()
+    assert (view[lines & ~canvas.footprint(8, 8)] == CELLS).all()
     assert view[28, 28, 0] < 80, "painted: teal"
     assert view[17, 17, 0] > 120, "a cell that the grown mask touches: amber"
-    assert (view[:16] == 120).all()
+    assert (view[:16][~lines[:16]] == 120).all()

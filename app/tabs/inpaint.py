@@ -1,6 +1,5 @@
 """The Inpaint tab: open a picture, paint what is to be repainted, watch it, compare, take a variant and paint on."""
 
-import html
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +19,7 @@ from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
 from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
 from app.inpainting import FALLBACK, Inpainting, fingerprint, mask_from, settings_from
 from app.painting import Easel, editor_value, enlarge, footprint_view, mask_of, mask_png, open_mask
-from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
+from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress, warn
 from app.tabs.generate import describe
 from app.trajectory import STAGE_SIDE
 
@@ -179,8 +178,8 @@ class Inpaint(Page):
             canvas = request.small_canvas(info.image_size, info.cells, STAGE_SIDE)
         except ValueError as error:
             return message(str(error)[:1].upper() + str(error)[1:].rstrip(".") + ".")
-        legend = "teal: new, fading in at its edge · amber: made anew, but not kept"
-        return pictures([footprint_view(canvas, info.cells)], [legend])
+        legend = "teal: new, fading in at its edge · amber: made anew, but not kept · lines: the tokens of both"
+        return pictures([footprint_view(canvas, info.cells, info.tokens)], [legend])
 
     def choose(self, outcome: Outcome, event: gr.SelectData) -> Update:
         """A variant was clicked."""
@@ -211,7 +210,9 @@ class Inpaint(Page):
                 raise ValueError("There is no picture yet: open or paste one, or take an example.")
             mask = easel.mask(mask_of(value, easel.shown))
             settings = values_to_settings(model, *values)
-            Inpainting(settings, easel.picture(), mask).check(info)
+            request = Inpainting(settings, easel.picture(), mask)
+            request.check(info)
+            self.engine.check_time((request,))
             job = Job(settings, easel, mask_png(mask))
         captions = job.captions()
         return {
@@ -279,8 +280,7 @@ class Inpaint(Page):
             laid = mask if mask.shape == easel.size[::-1] else enlarge(mask, easel.size)  # before: as the editor had it
             value = editor_value(easel.display(), easel.lay(laid))
             update[self.editor] = gr.update(value=value, brush=brush(easel.shown), visible=True)
-        for note in notes:
-            gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
+        warn(notes)
         same = recipe.get("source") == fingerprint(easel.picture())
         text = f"Recipe loaded: seed {settings.seeds[0]}"
         if not same:
