@@ -1,7 +1,6 @@
 """Results as files that the browser can fetch and that the server deletes in time."""
 
 import re
-from pathlib import Path
 from urllib.parse import quote
 
 from gradio.components import Component
@@ -13,7 +12,7 @@ def publish(data: bytes, name: str, component: Component, suffix: str = ".png") 
     stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "picture"
     path = save_bytes_to_cache(data, f"{stem}{suffix}", component.GRADIO_CACHE)
     component.temp_files.add(path)  # so that launch(delete_cache=...) finds it
-    return str(Path(path))
+    return path
 
 
 def uri(path: str) -> str:

@@ -1,7 +1,6 @@
 """What a session keeps of an inpainting run, its results as files, and how its pictures are drawn on the page."""
 
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -72,15 +71,8 @@ def publish_outcome(
     easel = job.easel
     files = shown = publish_results(request, images, info, easel.name, at)
     if easel.shown != easel.size:
-        shown = [publish(to_png(image.resize(easel.shown)), "variant", at) for image in images]
-    return Outcome(files, shown, publish(to_png(easel.display()), "before", at), job.captions())
-
-
-def to_png(picture: Image.Image) -> bytes:
-    """A picture as PNG bytes."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+        shown = [publish(recipes.to_png(image.resize(easel.shown)), "variant", at) for image in images]
+    return Outcome(files, shown, publish(recipes.to_png(easel.display()), "before", at), job.captions())
 
 
 def pictures(tiles: Sequence[Image.Image], captions: Sequence[str]) -> str:

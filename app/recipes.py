@@ -84,7 +84,7 @@ def name_of(label: int | None, info: ModelInfo) -> str | None:
     return None if label is None else info.labels[label]
 
 
-def to_png(image: Image.Image, recipe: Mapping[str, Any] | None) -> bytes:
+def to_png(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes:
     """The picture as PNG bytes with its recipe inside, where there is one."""
     text = PngInfo()
     if recipe is not None:

@@ -81,14 +81,19 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:  # of the call, or of a file that it names
-        text = str(error)
-        text = html.escape(text[:1].upper() + text[1:], quote=False)  # it may quote a file from a stranger
+        text = html.escape(sentence(error), quote=False)  # it may quote a file from a stranger
         raise gr.Error(text, print_exception=False) from error
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         text = "The memory does not suffice: ask for fewer images at once, or choose a smaller model."
         raise gr.Error(text, print_exception=False) from error
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, as the page says it."""
+    text = str(error)
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
 from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
 from app.inpainting import FALLBACK, Inpainting, fingerprint, mask_from, settings_from
 from app.painting import Easel, editor_value, enlarge, footprint_view, mask_of, mask_png, open_mask
-from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress, warn
+from app.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress, sentence, warn
 from app.tabs.generate import describe
 from app.trajectory import STAGE_SIDE
 
@@ -177,7 +177,7 @@ class Inpaint(Page):
             request = Inpainting(values_to_settings(model, *values), easel.picture(), mask)
             canvas = request.small_canvas(info.image_size, info.cells, STAGE_SIDE)
         except ValueError as error:
-            return message(str(error)[:1].upper() + str(error)[1:].rstrip(".") + ".")
+            return message(sentence(error))
         legend = "teal: new, fading in at its edge · amber: made anew, but not kept · lines: the tokens of both"
         return pictures([footprint_view(canvas, info.cells, info.tokens)], [legend])
 
