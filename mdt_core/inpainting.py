@@ -47,8 +47,8 @@ class Method:
         return self.handover < NUM_TIMESTEPS
 
 
-# Chosen by measurement (train/RESULTS.md, Inpainting). The masked pass ends early: it sees less than the full one, whose
-# error is lower at every timestep, and from 700 up by a hundredth or two.
+# Chosen by measurement (train/RESULTS.md, Inpainting). The masked pass ends early: it sees less than the full one,
+# whose error is lower at every timestep, and least so from 700 up.
 METHODS = {
     "blend": Method(),
     "repaint": Method(repeats=2, window=(0.25, 0.98)),
