@@ -17,7 +17,7 @@ from app.comparison import Comparison
 from app.engine import ModelInfo
 from app.request import MAX_SEED, Request
 
-INFO = ModelInfo("avatars", "MDTv2", 10, {0: "circle", 1: "naïve ☂", 2: "crane", 3: "crane"}, 32, 8, True, "cpu")
+INFO = ModelInfo("avatars", "MDTv2", 10, {0: "circle", 1: "naïve ☂", 2: "crane", 3: "crane"}, 32, 8, 4, True, "cpu")
 PICTURE = Image.linear_gradient("L").convert("RGB")
 
 
