@@ -66,7 +66,7 @@ def test_a_recipe_says_what_could_change_the_pixels() -> None:
 
 def test_another_models_recipe_is_taken_over_by_class_name() -> None:
     """Catches an index that means another class in another model."""
-    other = ModelInfo("emoji", "MDTv2", 10, {0: "square", 1: "circle"}, 32, 8, True, "cpu")
+    other = ModelInfo("emoji", "MDTv2", 10, {0: "square", 1: "circle"}, 32, 8, 4, True, "cpu")
     recipe = recipes.of_image(Request("avatars", (0,), (7,)), 0, INFO)
     request, notes = recipes.to_request(recipe, other)
     assert request.class_labels == (1,)
