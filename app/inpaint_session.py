@@ -54,13 +54,10 @@ def publish_results(
 ) -> list[str]:
     """The variants as PNG files with their recipes, where `at` serves its files from."""
     label = caption(request.settings.class_label, info.labels)
+    recipe = recipe_of(request, 0, info)  # but for the seed the same for all: picture and mask are read once
     return [
-        publish(
-            recipes.to_png(image, recipe_of(request, i, info)),
-            f"{name}-{label}-{request.settings.seeds[i]}",
-            at,
-        )
-        for i, image in enumerate(images)
+        publish(recipes.to_png(image, recipe | {"seed": seed}), f"{name}-{label}-{seed}", at)
+        for image, seed in zip(images, request.settings.seeds, strict=True)
     ]
 
 
