@@ -30,7 +30,7 @@ def create_model(
     """A freshly initialised model.
 
     Args:
-        name: {DiT,MDT,MDTv2}-{XS,S,B,L,XL}/{2,4,8}.
+        name: {DiT,MDT,MDTv2}-{XS,XS256,S,B,L,XL}/{2,4,8}.
         sample_size: side of the latents in cells (pixels / 8 with Stable Diffusion's autoencoder).
         num_classes: classes; the null class is added.
         decoder_layers: decoder blocks; by default 2 for MDT, the size's own for MDTv2.

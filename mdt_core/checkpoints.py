@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mdt_core.growth import grow
 from mdt_core.official import detect, load_official, read_state_dict
 from mdt_core.optim import EMA, load_optimizer_tensors, optimizer_tensors
 from mdt_core.runs import Run
@@ -14,6 +15,7 @@ from mdt_core.sharding import deal_state, gather, gather_model, gather_state, lo
 from mdt_core.training_config import TrainingError
 from mdt_core.transformer import MDT, MDTTransformer
 
+SIZES = {"hidden_size", "depth", "num_heads", "decoder_layers"}  # in which models grow
 CLASS_TABLE = "y_embedder.embedding_table.weight"
 
 
@@ -60,19 +62,22 @@ def resume(run: Run, model: MDTTransformer, ema: EMA, optimizer: torch.optim.Opt
     return step
 
 
-def initialize_from(model: MDTTransformer, source: str | Path) -> None:
-    """Begin with the weights of another model of the same sizes, to train it on other classes.
+def initialize_from(model: MDTTransformer, source: str | Path) -> str:
+    """Begin with the weights of another model: of the same sizes, to train it on other classes, or of smaller ones.
 
     Everything must fit but the class table: where the number of classes differs, it keeps `model`'s fresh rows
-    and takes over the null class.
+    and takes over the null class. A narrower or shallower model of the same classes is grown (`mdt_core.growth`).
 
     Args:
         model: freshly initialised.
         source: a run's checkpoint or a pipeline (a folder with a transformer/), a transformer's own folder, or a
             published file.
 
+    Returns:
+        in words, what was done.
+
     Raises:
-        ValueError: there is no model, or it is of another class or size; what differs is named.
+        ValueError: there is no model, or it is of another class or does not fit; what differs is named.
     """
     source = Path(source)
     if source.is_file():
@@ -86,6 +91,13 @@ def initialize_from(model: MDTTransformer, source: str | Path) -> None:
     theirs, ours = ({"class": type(m).__name__, **m.config} for m in (other, model))
     free = {"num_classes", "without"}  # a part left out shows in the keys
     differing = [key for key in ours if key[0] != "_" and key not in free and ours[key] != theirs.get(key)]
+    if differing and set(differing) <= SIZES:
+        try:
+            grow(other, model)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        millions = sum(p.numel() for p in other.parameters()) / 1e6
+        return f"grown from the {millions:.1f}M parameters of {source}"
     if differing:
         sizes = ", ".join(f"{key} {theirs.get(key)} there and {ours[key]} here" for key in differing)
         raise ValueError(f"{source} is another model: {sizes}")
@@ -98,6 +110,7 @@ def initialize_from(model: MDTTransformer, source: str | Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{source} is another model: {' '.join(str(error).split())}") from error
+    return f"beginning with the weights of {source}"
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -96,7 +96,8 @@ class Pictures:
         pixels = torch.cat([decode(self.vae, z.to(self.vae.device, self.vae.dtype)) for z in latents.split(8)])
         block = min(downscale(self.vae), 4) if downscale(self.vae) < 8 else 1
         weights = fit_preview(latents.float().cpu(), pixels.float().cpu(), block)
-        self.register_to_config(preview_weights=weights.tolist())
+        rounded = [[round(weight, 4) for weight in row] for row in weights.tolist()]  # of pixels in [-1, 1]
+        self.register_to_config(preview_weights=rounded)
         self.__dict__.pop("_preview_weights", None)  # of before
 
 

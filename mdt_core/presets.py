@@ -18,7 +18,8 @@ class Size:
 
 SIZES = {
     #          depth  width  heads  v2 decoder
-    "XS": Size(8, 192, 6, 4),  # the shipped model; not in the paper
+    "XS": Size(8, 192, 6, 4),  # these two are not in the paper: for a CPU
+    "XS256": Size(12, 256, 8, 4),  # the shipped model
     "S": Size(12, 384, 6, 6),
     "B": Size(12, 768, 12, 4),
     "L": Size(24, 1024, 16, 4),

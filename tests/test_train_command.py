@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderTiny
 from PIL import Image
+from safetensors.torch import load_file
 
 from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.official import open_autoencoder
@@ -67,6 +68,27 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
     assert pipe.id2label == {0: "cat", 1: "dog", 2: "hen"} and pipe.image_size == 32
     assert pipe.config.preview_weights is not None and pipe.config.guidance_channels is None
     assert all(file.stat().st_size < 10_000_000 for file in (run.folder / "pipeline").rglob("*") if file.is_file())
+
+
+def test_a_run_grows_a_smaller_runs_model_and_is_stored_in_half(settings, tmp_path):
+    """Catches a larger model that starts over, and 16 bits on the disk that the pipeline then computes with."""
+    small, large = Run(tmp_path / "small"), Run(tmp_path / "large")
+    settings += ["label_dropout=0.0"]
+    main(["avatars", "--output-dir", str(small.folder), "--set", *settings, "steps=1"])
+    grown = ["--init-from", str(small.folder / "pipeline"), "--set", *settings, "model='MDTv2-XS256/2'", "steps=1"]
+    main(["avatars", "--output-dir", str(large.folder), *grown, "learning_rate=1e-9"])
+    latents, told = torch.randn(2, 8, 8, 8), (torch.tensor([10, 500]), torch.tensor([0, 2]))
+    with torch.no_grad():
+        expected, got = (open_pipeline(run.folder / "pipeline").transformer(latents, *told) for run in (small, large))
+    assert (got - expected).std() < 0.15 * expected.std()  # a fresh stream is far from mean zero
+
+    export(large, str(tmp_path / "vae"), tmp_path / "half", half=True)
+    stored = load_file(next((tmp_path / "half" / "transformer").glob("*-00001-of-*.safetensors")))
+    assert {weight.dtype for weight in stored.values() if weight.is_floating_point()} == {torch.float16}
+    pipe = MDTPipeline.from_pretrained(tmp_path / "half")
+    assert pipe.transformer.dtype == pipe.vae.dtype == torch.float32
+    with torch.no_grad():
+        assert (pipe.transformer(latents, *told) - got).std() < 2e-3 * got.std()
 
 
 def test_two_processes_on_a_cpu_share_one_run(settings, tmp_path):

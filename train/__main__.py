@@ -72,8 +72,9 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     training = replace(recipe.training, label_dropout=1.0) if recipe.unconditional else recipe.training
     set_seed(training.seed)
     model = create_model(recipe.model, side, len(id2label), recipe.decoder_layers, channels, recipe.without)
+    begun = ""
     if recipe.init_from is not None and not resumable(run):
-        initialize_from(model, recipe.init_from)
+        begun = ", " + initialize_from(model, recipe.init_from)
     if accelerator.is_main_process:
         with full_disk_is_told(run):
             run.write_config(described)
@@ -81,7 +82,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
                 vae.to(accelerator.device)  # the other processes wait
                 write_pipeline(assemble(model, vae, id2label, data), run.folder / "pipeline")
         millions = sum(p.numel() for p in model.parameters()) / 1e6
-        print(f"{recipe.model}, {millions:.1f}M parameters, {len(data)} images, {len(id2label)} classes")
+        print(f"{recipe.model}, {millions:.1f}M parameters, {len(data)} images, {len(id2label)} classes{begun}")
     train(
         model,
         data,

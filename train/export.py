@@ -1,6 +1,6 @@
 """What a run leaves to the app: a pipeline folder of its averaged weights and an autoencoder, or the run to look at.
 
-python -m train.export runs/avatars --vae runs/avatars-decoder --out assets/models/avatars
+python -m train.export runs/avatars --vae runs/avatars-decoder --half --out assets/models/avatars
 python -m train.export runs/avatars --as-run --until 3200 --weights 400 1600 3200 --out assets/progress/avatars-mdtv2
 """
 
@@ -67,8 +67,11 @@ def check_replaceable(out: Path, run: Run, older: bool) -> None:
         raise ValueError(f"{out} holds something else, which would be deleted: choose a new folder")
 
 
-def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
+def export(run: Run, vae: str, out: Path, step: int | None = None, half: bool = False) -> None:
     """Write the pipeline folder of a run's checkpoint, by default its last.
+
+    Args:
+        half: store the weights in float16, in half the space; they are opened in float32.
 
     Raises:
         ValueError: the run has no such checkpoint, or `out` holds something else.
@@ -80,7 +83,10 @@ def export(run: Run, vae: str, out: Path, step: int | None = None) -> None:
     step = step or max(steps)
     data = Latents(run.config["latents"])
     transformer = MDTTransformer.from_pretrained(run.checkpoints[step] / "transformer")
-    write_pipeline(assemble(transformer, open_autoencoder(vae).to(choose_device()), data.id2label, data), out)
+    pipeline = assemble(transformer, open_autoencoder(vae).to(choose_device()), data.id2label, data)
+    if half:
+        pipeline.transformer.half(), pipeline.vae.half()
+    write_pipeline(pipeline, out)
     print(f"{out}: step {step} of {run.folder}, autoencoder {vae}")
 
 
@@ -141,7 +147,7 @@ def run_command(args: argparse.Namespace) -> None:
     if args.as_run:
         export_run(run, args.out, args.weights, args.until)
     else:
-        export(run, args.vae or run.config.get("vae", ""), args.out, args.step)
+        export(run, args.vae or run.config.get("vae", ""), args.out, args.step, args.half)
 
 
 def main() -> None:
@@ -150,6 +156,7 @@ def main() -> None:
     parser.add_argument("--vae", help="autoencoder folder or hub id; by default the run's own")
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
     parser.add_argument("--step", type=int, help="checkpoint; by default the last")
+    parser.add_argument("--half", action="store_true", help="store the weights in float16, in half the space")
     parser.add_argument("--as-run", action="store_true", help="write a small run folder for the Training progress tab")
     parser.add_argument("--weights", type=int, nargs="*", default=[], help="with --as-run: steps whose weights to keep")
     parser.add_argument("--until", type=int, metavar="STEP", help="with --as-run: leave out what came later")
