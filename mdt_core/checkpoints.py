@@ -15,7 +15,6 @@ from mdt_core.sharding import deal_state, gather, gather_model, gather_state, lo
 from mdt_core.training_config import TrainingError
 from mdt_core.transformer import MDT, MDTTransformer
 
-SIZES = {"hidden_size", "depth", "num_heads", "decoder_layers"}  # in which models grow
 CLASS_TABLE = "y_embedder.embedding_table.weight"
 
 
@@ -91,16 +90,14 @@ def initialize_from(model: MDTTransformer, source: str | Path) -> str:
     theirs, ours = ({"class": type(m).__name__, **m.config} for m in (other, model))
     free = {"num_classes", "without"}  # a part left out shows in the keys
     differing = [key for key in ours if key[0] != "_" and key not in free and ours[key] != theirs.get(key)]
-    if differing and set(differing) <= SIZES:
+    if differing:
         try:
             grow(other, model)
         except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
+            sizes = ", ".join(f"{key} {theirs.get(key)} there and {ours[key]} here" for key in differing)
+            raise ValueError(f"{source} is another model: {sizes}; {error}") from error
         millions = sum(p.numel() for p in other.parameters()) / 1e6
         return f"grown from the {millions:.1f}M parameters of {source}"
-    if differing:
-        sizes = ", ".join(f"{key} {theirs.get(key)} there and {ours[key]} here" for key in differing)
-        raise ValueError(f"{source} is another model: {sizes}")
     state = other.state_dict()
     if len(state[CLASS_TABLE]) != len(model.state_dict()[CLASS_TABLE]):
         table = model.state_dict()[CLASS_TABLE].clone()

@@ -38,11 +38,12 @@ def grow(small: MDTTransformer, large: MDTTransformer) -> None:
     theirs, origin = small.state_dict(), origins(small, large)
     shrink = math.sqrt(small.config.hidden_size / large.config.hidden_size)
     for key, new in large.state_dict().items():
-        source, is_new = key, False
+        source, is_new, name = key, False, key
         if block := re.fullmatch(r"(\w*blocks)\.(\d+)\.(.+)", key):
-            index, is_new = origin[block[1]][int(block[2])]
-            source = f"{block[1]}.{index}.{block[3]}"
-        layer = re.sub(r"^\w*blocks\.\d+\.|\.(weight|bias)$", "", key)
+            stack, number, name = block.groups()
+            index, is_new = origin[stack][int(number)]
+            source = f"{stack}.{index}.{name}"
+        layer = name.removesuffix(".weight").removesuffix(".bias")
         if layer.endswith("relative_position_index") or (is_new and layer == "skip_linear"):
             continue  # a fresh shortcut is the identity on the stream
         old = theirs[source].to(new)
@@ -78,6 +79,8 @@ def origins(small: MDTTransformer, large: MDTTransformer) -> dict[str, list[tupl
     """
 
     def behind(count: int, wanted: int) -> list[tuple[int, bool]]:
+        if wanted > count == 0:
+            raise ValueError("a model grows where it has blocks already: there is none to copy")
         return [(min(index, count - 1), index >= count) for index in range(wanted)]
 
     found = {}
@@ -110,10 +113,10 @@ def modulation(old: Tensor, parts: int, shrink: float, *, is_bias: bool, shut: b
 
 def place(old: Tensor, new: Tensor, row_parts: int, column_parts: int) -> None:
     """Copy `old` into the corner of `new`, or into the corner of each of its parts; a tensor's width comes last."""
-    if old.dim() == 1:
-        new.unflatten(0, (row_parts, -1))[:, : len(old) // row_parts] = old.unflatten(0, (row_parts, -1))
-        return
-    if old.dim() == 2:
-        parts = lambda x: x.unflatten(1, (column_parts, -1)).unflatten(0, (row_parts, -1))  # noqa: E731
-        old, new = parts(old), parts(new)  # (row parts, rows, column parts, columns)
-    new[tuple(slice(size) for size in old.shape)] = old
+
+    def parts(x: Tensor) -> Tensor:
+        """(row parts, rows), and of a matrix (row parts, rows, column parts, columns)."""
+        return (x.unflatten(1, (column_parts, -1)) if x.dim() == 2 else x).unflatten(0, (row_parts, -1))
+
+    old = parts(old)
+    parts(new)[tuple(slice(size) for size in old.shape)] = old

@@ -99,3 +99,12 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(family, sizes, told):
     with pytest.raises(ValueError, match=told):
         grow(trained(MDTv2), large)
     assert all(torch.equal(weight, before[name]) for name, weight in large.state_dict().items())
+
+
+def test_a_model_without_a_decoder_has_none_to_copy():
+    """Catches a KeyError, and a model that is half filled."""
+    large = trained(MDTv2)
+    before = {name: weight.clone() for name, weight in large.state_dict().items()}
+    with pytest.raises(ValueError, match="none to copy"):
+        grow(trained(MDTv2, depth=4, decoder_layers=0), large)
+    assert all(torch.equal(weight, before[name]) for name, weight in large.state_dict().items())

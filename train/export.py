@@ -1,6 +1,6 @@
 """What a run leaves to the app: a pipeline folder of its averaged weights and an autoencoder, or the run to look at.
 
-python -m train.export runs/avatars --vae runs/avatars-decoder --half --out assets/models/avatars
+python -m train.export runs/avatars --vae runs/avatars-decoder --out assets/models/avatars
 python -m train.export runs/avatars --as-run --until 3200 --weights 400 1600 3200 --out assets/progress/avatars-mdtv2
 """
 
