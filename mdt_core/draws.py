@@ -49,8 +49,11 @@ def num_kept(num_tokens: int, mask_ratio: float) -> int:
 
 def batch_indices(step: int, batch_size: int, size: int, seed: int) -> list[int]:
     """Images of a step: a window onto an endless row of shuffled epochs."""
-    first = step * batch_size
-    return [int(_epoch_order(seed, k // size, size)[k % size]) for k in range(first, first + batch_size)]
+    found: list[int] = []
+    while left := batch_size - len(found):
+        epoch, start = divmod(step * batch_size + len(found), size)
+        found += _epoch_order(seed, epoch, size)[start : start + left].tolist()
+    return found
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mdt_core.autoencoder import encode as encode_pixels
 from train import encode as encoding
+from train import latents
 from train.autoencoder import small_autoencoder
 from train.encode import encode
 from train.images import ImageFolder
@@ -269,6 +271,36 @@ def test_every_row_is_announced_before_it_is_read(tmp_path, monkeypatch):
     starts = [8 + 1024 + part * 8 * row + index * row for part in (0, 1) for index in (2, 5)]  # mean, then std
     for (page, length), start in zip(sorted(announced), starts, strict=True):
         assert page % mmap.PAGESIZE == 0 and start - mmap.PAGESIZE < page <= start and page + length == start + row
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_what_is_held_in_memory_is_what_the_shards_hold(tmp_path, monkeypatch, mirror):
+    """Catches a row of another shard, of the other mirror image, or of another class."""
+    shape, prefixes = (4, 2, 2), ["", "mirror_"] if mirror else [""]
+    meta = {"id2label": json.dumps({0: "a", 1: "b"})}
+    for number, count in enumerate((3, 5)):
+        rows = {f"{prefix}{name}": torch.randn(count, *shape) for prefix in prefixes for name in ("mean", "std")}
+        save_file(
+            rows | {"labels": torch.arange(count) % 2},
+            tmp_path / f"train-{number:05}-of-00002.safetensors",
+            metadata=meta,
+        )
+    data, held = (Latents(tmp_path, repeats={"b": 2}) for _ in range(2))
+    held.hold()
+    monkeypatch.setattr(latents.Shard, "announce", None)  # of `held`, nothing is read row by row
+    indices = torch.randperm(len(data)).tolist()
+    got = held.batch(indices)
+    monkeypatch.undo()
+    for ours, theirs in zip(got, data.batch(indices), strict=True):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+def test_a_set_too_large_for_memory_stays_on_disk(tmp_path, monkeypatch):
+    sparse_shard(tmp_path / "train-00000-of-00001.safetensors", 8, (4, 2, 2))
+    monkeypatch.setattr(latents, "HELD", 8 * 2 * 4 * 4 * 4 - 1)  # a byte less than the means and deviations
+    data = Latents(tmp_path)
+    data.hold()
+    assert not data.held
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts Linux's open files")

@@ -63,6 +63,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     """Train, and at the end assemble the pipeline folder."""
     data, vae = Latents(recipe.latents, repeats=recipe.repeats), open_autoencoder(recipe.vae)
     data.check_encoder(vae, recipe.vae)
+    data.hold()
     id2label = {} if recipe.unconditional else data.id2label
     described = recipe.describe() | {"classes": [id2label.get(label, "no class") for label in columns(id2label)]}
     check_same_run(run, described)

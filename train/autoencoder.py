@@ -1,11 +1,12 @@
 """Train the small autoencoder of the shipped model.
 
-A diffusers `AutoencoderTiny` on pixel blocks (see mdt_core/autoencoder.py): 64 px become 16 x 16 cells of 4
-channels, and every convolution runs at 16 x 16, which a CPU can afford.
+A diffusers `AutoencoderTiny` on pixel blocks (see mdt_core/autoencoder.py). For a CPU it has one stage: 64 px become
+16 x 16 cells of 4 channels, and every convolution runs at 16 x 16. For a GPU it can have more, each half as wide as
+the one before: with two of them 128 px become 32 x 32 blocks and then 16 x 16 cells.
 
-It starts as the best *linear* autoencoder: convolutions with ReLU can carry a signal as its positive and its
-negative part, so the first weights are the principal components of the pixel blocks and every residual branch
-is zero. Training then only has to find what is not linear. The objective, for drawings:
+It starts as a good *linear* autoencoder, the best one where there is one stage: convolutions with ReLU can carry a
+signal as its positive and its negative part, so the first weights are the principal components of the pixel blocks
+and every residual branch is zero. Training then only has to find what is not linear. The objective, for drawings:
 
     |x - x'| + |grad x - grad x'| / 2 + latent statistics + (last part) adversarial term of a small patch critic
 
@@ -13,82 +14,144 @@ The decoder is given latents with a little noise, so that the encoder spends its
 `train.decoder` then tunes the decoder on what a diffusion model hands it.
 
     python -m train.autoencoder data/avatars --out runs/avatars-autoencoder
+    python -m train.autoencoder data/avatars-128 --out runs/avatars-128-autoencoder --latent-channels 8 \
+        --encoder-width 80 --encoder-blocks 1 2 --decoder-width 128 --decoder-blocks 2 3 --batch-size 128 --steps 8000
 """
 
 import argparse
 import math
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mdt_core.acceleration import choose_dtype
 from mdt_core.autoencoder import decode, encode
 from mdt_core.optim import EMA
 from mdt_core.runs import Run
 from train.adversary import Adversary, reconstruction_loss
 from train.avatars import load
+from train.budget import Progress
 from train.command import Parser
 
 LATENT_STD = 0.25  # of the raw latents: the decoder clamps at 3, which is then far out
+WARM_UP = 100  # steps
+HEAD_START = 0.05  # of the training, in which the critic learns before it is heard
 
 
-def small_autoencoder(encoder_width: int, decoder_width: int, latent_channels: int, block: int) -> AutoencoderTiny:
-    """An `AutoencoderTiny` without downsampling whose channels are `block` x `block` pixels."""
-    return AutoencoderTiny(
+def small_autoencoder(
+    encoder_width: int,
+    decoder_width: int,
+    latent_channels: int,
+    block: int,
+    encoder_blocks: Sequence[int] = (2,),
+    decoder_blocks: Sequence[int] = (3,),
+) -> AutoencoderTiny:
+    """An `AutoencoderTiny` whose channels are `block` x `block` pixels, its residual branches zero.
+
+    Args:
+        encoder_width: channels of the encoder, in all of its stages; decoder_width: of the decoder.
+        latent_channels: C.
+        block: pixels along the side of a block, which becomes a cell of the first stage.
+        encoder_blocks: residual blocks of each stage; a stage's cells are twice as long as the one's before.
+        decoder_blocks: likewise, the other way round.
+
+    Raises:
+        ValueError: encoder and decoder have different numbers of stages.
+    """
+    if len(encoder_blocks) != len(decoder_blocks):
+        raise ValueError(f"an encoder of {len(encoder_blocks)} stages needs a decoder of as many: see --decoder-blocks")
+    vae = AutoencoderTiny(
         in_channels=3 * block**2,
         out_channels=3 * block**2,
-        encoder_block_out_channels=(encoder_width,),
-        decoder_block_out_channels=(decoder_width,),
-        num_encoder_blocks=(2,),
-        num_decoder_blocks=(3,),
+        encoder_block_out_channels=(encoder_width,) * len(encoder_blocks),
+        decoder_block_out_channels=(decoder_width,) * len(decoder_blocks),
+        num_encoder_blocks=tuple(encoder_blocks),
+        num_decoder_blocks=tuple(decoder_blocks),
         latent_channels=latent_channels,
         scaling_factor=1 / LATENT_STD,
     )
-
-
-@torch.no_grad()
-def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
-    """Make `vae` the principal-component autoencoder of the blocks of `pixels` (N, 3, H, W).
-
-    A signal s travels as relu(s), relu(-s) in two channels; the other channels keep their random weights and
-    enter nothing until training lets them.
-    """
-    blocks = rearrange(pixels, "n c (h p) (w q) -> (n h w) (c p q)", p=block, q=block).double()
-    blocks = (blocks + 1) / 2  # AutoencoderTiny's inner range
-    mean = blocks.mean(dim=0)
-    variance, axes = torch.linalg.eigh((blocks - mean).T @ (blocks - mean) / len(blocks))
-    c = vae.config.latent_channels
-    axes, std = axes[:, -c:].T, variance[-c:].sqrt()  # (C, 3 r^2), (C,)
-    analysis = LATENT_STD * axes / std[:, None]
-    synthesis = (axes.T * std) / LATENT_STD
-
     for layer in [*vae.encoder.layers, *vae.decoder.layers]:
         if hasattr(layer, "conv"):  # a residual block
             nn.init.zeros_(layer.conv[-1].weight)
             nn.init.zeros_(layer.conv[-1].bias)
-    middle = (slice(None), slice(None), 1, 1)
+    return vae
 
-    def split(conv: nn.Conv2d, weight: Tensor, offset: Tensor) -> None:
-        """Signal -> its positive and negative parts, in the first 2C output channels."""
-        conv.weight[: 2 * c], conv.bias[: 2 * c] = 0.0, torch.cat([offset, -offset]).float()
-        conv.weight[: 2 * c][middle] = torch.cat([weight, -weight]).float()
 
-    def join(conv: nn.Conv2d, weight: Tensor, offset: Tensor) -> None:
-        """The two parts -> signal."""
-        nn.init.zeros_(conv.weight)
-        conv.weight[:, : 2 * c, 1, 1] = torch.cat([weight, -weight], dim=1).float()
-        conv.bias.copy_(offset)
+@torch.no_grad()
+def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
+    """Make `vae` the linear autoencoder that principal components of the blocks of `pixels` (N, 3, H, W) give.
 
-    identity = torch.eye(c, dtype=torch.float64)
-    split(vae.encoder.layers[0], analysis, -analysis @ mean)
-    join(vae.encoder.layers[-1], identity, torch.zeros(c))
-    split(vae.decoder.layers[0], identity, torch.zeros(c, dtype=torch.float64))
-    join(vae.decoder.layers[-1], synthesis, mean)
+    A signal s travels as relu(s), relu(-s) in two channels; the other channels keep their random weights and
+    enter nothing until training lets them. Between two stages of the encoder, the signals of 2 x 2 cells become their
+    principal components; the decoder's convolution after an upsampling is the best one by least squares.
+    """
+    widths = vae.config.encoder_block_out_channels + vae.config.decoder_block_out_channels
+    first, *down, last = (layer for layer in vae.encoder.layers if isinstance(layer, nn.Conv2d))
+    signals = rearrange(pixels.double(), "n c (h p) (w q) -> n (c p q) h w", p=block, q=block)
+    signals = (signals + 1) / 2  # AutoencoderTiny's inner range
+    mean = signals.mean(dim=(0, 2, 3))
+    signals = signals - mean.view(1, -1, 1, 1)
+    levels, maps = [], []  # of each stage: its signals (N, k, h, w), and the map (k, inputs) that gave them
+    for stage in range(len(down) + 1):
+        if stage:
+            signals = F.pixel_unshuffle(signals, 2)  # 2 x 2 cells become one
+        final = stage == len(down)
+        kept = vae.config.latent_channels if final else min(signals.shape[1], min(widths) // 2)
+        rows = rearrange(signals, "n c h w -> (n h w) c")
+        variance, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
+        scale = LATENT_STD / variance[-kept:].sqrt() if final else torch.ones_like(variance[-kept:])
+        maps.append(axes[:, -kept:].T * scale[:, None])
+        signals = torch.einsum("nchw,kc->nkhw", signals, maps[-1])
+        levels.append(signals)
+
+    set_signals(first, maps[0][:, :, None, None], offset=-maps[0] @ mean, of_pairs=False)
+    for conv, map_ in zip(down, maps[1:], strict=True):
+        set_signals(conv, rearrange(map_, "k (c p q) -> k c p q", p=2, q=2))
+    of_identity = torch.eye(vae.config.latent_channels, dtype=torch.float64)[:, :, None, None]
+    set_signals(last, of_identity, to_pairs=False)
+
+    first, *up, last = (layer for layer in vae.decoder.layers if isinstance(layer, nn.Conv2d))
+    set_signals(first, of_identity, of_pairs=False)
+    for conv, wanted in zip(up, levels[-2::-1], strict=True):
+        coarse = F.interpolate(signals, scale_factor=2)
+        cells = rearrange(F.unfold(coarse, 3, padding=1), "n c l -> (n l) c")
+        kernel = torch.linalg.solve(cells.T @ cells, cells.T @ rearrange(wanted, "n k h w -> (n h w) k"))
+        kernel = rearrange(kernel, "(c p q) k -> k c p q", p=3, q=3)
+        set_signals(conv, kernel)
+        signals = F.conv2d(coarse, kernel, padding=1)
+    back = torch.linalg.pinv(maps[0])
+    set_signals(last, back[:, :, None, None], offset=mean, to_pairs=False)
+
+
+def set_signals(
+    conv: nn.Conv2d, kernel: Tensor, offset: Tensor | None = None, of_pairs: bool = True, to_pairs: bool = True
+) -> None:
+    """Let a 3 x 3 convolution carry signals, from channels and to channels that are theirs or, in pairs, their parts.
+
+    Args:
+        kernel: (K, C, side, side), from C signals to K; sides of 1 and 2 begin in the middle of the convolution's.
+        offset: (K,), added.
+        of_pairs: the inputs are positive and negative parts; to_pairs: so shall the outputs be.
+    """
+    if of_pairs:
+        kernel = torch.cat([kernel, -kernel], dim=1)
+    if to_pairs:
+        kernel = torch.cat([kernel, -kernel])
+        offset = None if offset is None else torch.cat([offset, -offset])
+    outputs, inputs, side, _ = kernel.shape
+    start = 0 if side == 3 else 1
+    conv.weight[:outputs] = 0
+    conv.weight[:outputs, :inputs, start : start + side, start : start + side] = kernel.float()
+    if conv.bias is not None:
+        conv.bias[:outputs] = 0 if offset is None else offset.float()
 
 
 @torch.no_grad()
@@ -135,7 +198,7 @@ def psnr(vae: AutoencoderTiny, pixels: Tensor) -> float:
 
 def pixels_of(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """uint8 (N, 3, H, W) -> [-1, 1]."""
-    return torch.as_tensor(images).float().to(device) / 127.5 - 1.0
+    return torch.as_tensor(images).to(device).float() / 127.5 - 1.0
 
 
 def train(args: argparse.Namespace) -> None:
@@ -144,47 +207,50 @@ def train(args: argparse.Namespace) -> None:
     data = load(args.data, "train")
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)  # (N, 3, H, W) uint8, (N,)
     validation = pixels_of(load(args.data, "validation").images[:512], device)
-    vae = small_autoencoder(args.encoder_width, args.decoder_width, args.latent_channels, args.block).to(device)
+    sizes = args.encoder_width, args.decoder_width, args.latent_channels, args.block
+    vae = small_autoencoder(*sizes, args.encoder_blocks, args.decoder_blocks).to(device)
     start_linear(vae, pixels_of(images[torch.randperm(len(images))[:512]], device), args.block)
     vae = vae.to(memory_format=torch.channels_last)
+    dtype = choose_dtype("auto", device)
+    lower = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     adversary, average = Adversary(len(data.names), 5e-4, device), EMA(vae, args.ema)
     print(f"before training: {psnr(vae, validation):.2f} dB")
     weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    warm_up, critic_start = 100, int(args.steps * args.critic_from)
-
-    def lr_factor(step: int) -> float:
-        return min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
-    run, started = Run(args.out), time.time()
-    bar = tqdm(range(args.steps), desc="autoencoder", unit="step")
+    run, progress = Run(args.out), Progress(args.steps, args.minutes)
+    bar = tqdm(progress, total=progress.total, desc="autoencoder", unit="step")
     for step in bar:
+        cosine = (1 + math.cos(math.pi * progress.share)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * cosine)
         some = torch.randint(len(images), (args.batch_size,))
         x, classes = pixels_of(images[some], device), labels[some].to(device)
-        latents = encode(vae, x)
         level = torch.empty(len(x), 1, 1, 1, device=device).uniform_(*args.noise)
-        y = decode(vae, latents + level * torch.randn_like(latents))
+        with lower():
+            latents = encode(vae, x).float()
+            y = decode(vae, latents + level * torch.randn_like(latents)).float()
         reconstruction = reconstruction_loss(x, y)
         loss = reconstruction + 0.01 * statistics_loss(latents)
-        if step >= critic_start:
+        criticised = progress.share >= args.critic_from
+        if criticised:
             last = vae.decoder.layers[-1].weight
-            loss = loss + args.critic_weight * adversary.term(y, classes, reconstruction, last)
+            with lower():
+                loss = loss + args.critic_weight * adversary.term(y, classes, reconstruction, last)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        schedule.step()
-        if step >= critic_start - 200:  # the critic gets a head start
-            real, fake = adversary.step(x, classes, y, classes)
+        if progress.share >= args.critic_from - HEAD_START:
+            with lower():
+                real, fake = adversary.step(x, classes, y, classes)
         average.update(vae, step)
 
-        if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
+        if (step + 1) % args.log_every == 0 or progress.is_over(step + 1):
             row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average.model, validation)}
             row["statistics"] = statistics_loss(latents).item()
-            if step >= critic_start:
+            if criticised:
                 row |= {"critic_real": real.item(), "critic_fake": fake.item()}
-            row["seconds"] = round(time.time() - started, 1)
+            row["seconds"] = round(progress.seconds, 1)
             run.log(row)
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
             average.model.save_pretrained(args.out)
@@ -199,11 +265,15 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that train.avatars wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--minutes", type=float, help="train for so long, whatever the number of steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--encoder-width", type=int, default=48)
     parser.add_argument("--decoder-width", type=int, default=96)
+    stages = {"type": int, "nargs": "+", "metavar": "BLOCKS"}
+    parser.add_argument("--encoder-blocks", **stages, default=[2], help="residual blocks of each stage")
+    parser.add_argument("--decoder-blocks", **stages, default=[3], help="likewise, from the latents on")
     parser.add_argument("--latent-channels", type=int, default=4)
-    parser.add_argument("--block", type=int, default=4, help="pixels along a latent cell's side")
+    parser.add_argument("--block", type=int, default=4, help="pixels along the side of a cell of the first stage")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
         "--noise",

@@ -17,7 +17,7 @@ The drafts (round trips and samples) are kept in the folder: the same command go
 
 import argparse
 import json
-import time
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
 from train.adversary import Adversary, reconstruction_loss
 from train.autoencoder import pixels_of, psnr
 from train.avatars import Split, load
+from train.budget import Progress
 from train.command import Parser
 from train.images import DrawnImages
 from train.latents import Latents
@@ -119,8 +120,12 @@ def grown(vae: AutoencoderTiny, width: int | None, blocks: int | None) -> Autoen
         width: channels of the decoder. blocks: its residual blocks. At least as many of each as it has, or None.
 
     Raises:
-        ValueError: the decoder is larger than that.
+        ValueError: the decoder is larger than that, or has several stages.
     """
+    if width is blocks is None:
+        return deepcopy(vae)
+    if len(vae.config.num_decoder_blocks) > 1:
+        raise ValueError("only a decoder of one stage can be made larger: leave out --width and --blocks")
     old_width, old_blocks = vae.config.decoder_block_out_channels[0], vae.config.num_decoder_blocks[0]
     width, blocks = width or old_width, blocks or old_blocks
     if width < old_width or blocks < old_blocks:
@@ -174,15 +179,16 @@ def tune(args: argparse.Namespace) -> None:
     adversary, average = Adversary(len(data.id2label), args.critic_lr, device), EMA(vae, args.ema)
     weights = list(vae.decoder.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.5, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, args.steps)
     validation = pixels_of(load(args.data, "validation").images[:512], device)
-    third, run, started = args.batch_size // 3, Run(args.out), time.time()
+    third, run, progress = args.batch_size // 3, Run(args.out), Progress(args.steps, args.minutes)
 
     def some(count: int) -> Tensor:
         return torch.randint(count, (third,))
 
-    bar = tqdm(range(args.steps), desc="decoder", unit="step")
+    bar = tqdm(progress, total=progress.total, desc="decoder", unit="step")
     for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * (1 - 0.95 * progress.share)
         encoded, trips, samples = some(len(data)), some(len(drawn["trips"])), some(len(drawn["samples"]))
         indices = torch.cat([encoded, drawn["indices"][trips]])
         latents = torch.cat([data.batch(encoded.tolist())[0], drawn["trips"][trips], drawn["samples"][samples]])
@@ -202,7 +208,6 @@ def tune(args: argparse.Namespace) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        schedule.step()
 
         others = some(len(images.labels))  # real pictures that nothing of this batch was made of
         pictures = torch.cat([originals, pixels_of(images.images[others.numpy()], device)])
@@ -211,9 +216,9 @@ def tune(args: argparse.Namespace) -> None:
             real, fake = adversary.step(pictures, their_labels, y, labels)
         average.update(vae, step)
 
-        if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
+        if (step + 1) % args.log_every == 0 or progress.is_over(step + 1):
             row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average.model, validation)}
-            row |= {"critic_real": real.item(), "critic_fake": fake.item(), "seconds": round(time.time() - started, 1)}
+            row |= {"critic_real": real.item(), "critic_fake": fake.item(), "seconds": round(progress.seconds, 1)}
             run.log(row)
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
             average.model.save_pretrained(args.out)
@@ -231,6 +236,7 @@ def main() -> None:
     parser.add_argument("--num-trips", type=int, default=2048)
     parser.add_argument("--draft-batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--minutes", type=float, help="tune for so long, whatever the number of steps")
     parser.add_argument("--batch-size", type=int, default=18)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--critic-lr", type=float, default=5e-4)

@@ -29,6 +29,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
+HELD = 2**30  # bytes of latents that are worth memory of their own, where a fast GPU waits for them
 SAFETENSORS_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
 
 
@@ -99,6 +100,7 @@ class Latents:
         named = json.loads(self.shards[0].metadata["id2label"])
         self.id2label = {int(index): name for index, name in named.items()}
         self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
+        self.held: dict[str, np.ndarray] = {}  # what `hold` read into memory
         self.order = None  # with balance or repeats: index -> image
         balance = self.made_of.get("balance")
         if balance or repeats:
@@ -147,12 +149,36 @@ class Latents:
         flipped, images = np.divmod(np.asarray(indices), self.unmirrored)
         return images if self.order is None else self.order[images], flipped.astype(bool)
 
+    def hold(self) -> None:
+        """Read a set of at most `HELD` bytes into memory: a batch is then gathered at once, not row by row."""
+        names = [name for name in self.shards[0] if name != "labels"]
+        if sum(shard[name].nbytes for shard in self.shards for name in names) <= HELD:
+            self.held = {name: np.concatenate([shard[name] for shard in self.shards]) for name in [*names, "labels"]}
+
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean and std (N, C, h, w) in float32 and class labels (N,) of the images at `indices`."""
         indices = np.asarray(indices)
         if indices.min() < 0 or indices.max() >= len(self):
             raise IndexError(f"images {indices.min()} to {indices.max()} are asked for, there are 0 to {len(self) - 1}")
         images, flipped = self.sources(indices)
+        gather = self._gathered if self.held else self._read
+        mean, std, labels = gather(images, flipped)
+        mean = torch.from_numpy(mean).float()
+        std = torch.zeros_like(mean) if std is None else torch.from_numpy(std).float()
+        return mean, std, torch.from_numpy(labels)
+
+    def _gathered(self, images: np.ndarray, flipped: np.ndarray) -> list[np.ndarray | None]:
+        """Mean, std (None of a deterministic autoencoder) and labels, from memory."""
+        found: list[np.ndarray | None] = []
+        for name in ("mean", "std"):
+            rows = self.held[name][images] if name in self.held else None
+            if rows is not None and flipped.any():
+                rows[flipped] = self.held[f"mirror_{name}"][images[flipped]]
+            found.append(rows)
+        return [*found, self.held["labels"][images]]
+
+    def _read(self, images: np.ndarray, flipped: np.ndarray) -> list[np.ndarray | None]:
+        """The same from the shards, row by row."""
         numbers = np.searchsorted(self.ends, images, side="right")
         rows = images - np.concatenate([[0], self.ends])[numbers]
         prefixes = np.where(flipped, "mirror_", "")
@@ -161,12 +187,11 @@ class Latents:
             for name in {"mean", "std"} & shard.keys():
                 shard.announce(prefix + name, row)
 
-        def moment(name: str) -> Tensor:
-            return torch.from_numpy(np.stack([shard[prefix + name][row] for shard, prefix, row in where])).float()
-
-        mean = moment("mean")
-        std = moment("std") if "std" in self.shards[0] else torch.zeros_like(mean)  # none: a deterministic autoencoder
-        return mean, std, torch.tensor([shard["labels"][row] for shard, _, row in where])
+        found = [
+            np.stack([shard[prefix + name][row] for shard, prefix, row in where]) if name in self.shards[0] else None
+            for name in ("mean", "std")
+        ]
+        return [*found, np.array([shard["labels"][row] for shard, _, row in where])]
 
 
 def balanced(labels: np.ndarray, power: float) -> np.ndarray:
