@@ -1,5 +1,6 @@
 """Pixels <-> latents: blocks, scales, the linear start of our autoencoder and the linear preview."""
 
+import json
 import sys
 
 import numpy as np
@@ -81,16 +82,38 @@ def test_statistics_are_zero_at_mean_0_and_std_1():
     assert statistics_loss(latents) < 1e-3 < statistics_loss(2 * latents)
 
 
-def test_training_goes_through_to_balanced_channels(pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("block", "stages"), [(4, 1), (2, 2), (1, 3)])
+def test_the_first_weights_are_a_good_linear_autoencoder(block, stages):
+    """Of smooth pictures, cells of 4 x 4 pixels: however many stages they take, and of unit variance for the model."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(32, 3, 3, 3, generator=generator) * 2 - 1
+    smooth = torch.nn.functional.interpolate(corners, size=(32, 32), mode="bicubic", align_corners=True).clamp(-1, 1)
+    vae = autoencoder.small_autoencoder(32, 32, 8, block, (1,) * stages, (1,) * stages)
+    before = autoencoder.psnr(vae, smooth)
+    autoencoder.start_linear(vae, smooth, block)
+    assert before < 10 and autoencoder.psnr(vae, smooth) > 30
+    latents = encode(vae, smooth)
+    assert latents.shape == (32, 8, 8, 8)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(8), rtol=0.01, atol=0)
+
+
+def test_encoder_and_decoder_have_as_many_stages():
+    with pytest.raises(ValueError, match="an encoder of 2 stages needs a decoder of as many"):
+        autoencoder.small_autoencoder(8, 8, 4, 2, (1, 1), (1,))
+
+
+@pytest.mark.parametrize("stages", ["", "--block 2 --encoder-blocks 1 1 --decoder-blocks 1 2"])
+def test_training_goes_through_to_balanced_channels(pictures, tmp_path, monkeypatch, stages):
     """Catches averages that carry a graph and cannot be scaled, and scales that the decoder does not undo."""
     pixels = ((pictures + 1) * 127.5).round().to(torch.uint8).numpy()
     names = tuple(f"class {label}" for label in range(40))  # more than the avatars have
     split = avatars.Split(pixels, 39 - np.arange(16) % 3, np.arange(16), names)
     monkeypatch.setattr(autoencoder, "load", lambda folder, split_name: split)
-    sizes = "--steps 3 --batch-size 4 --encoder-width 8 --decoder-width 8 --critic-from 0.5 --log-every 1"
-    monkeypatch.setattr(sys, "argv", f"autoencoder nowhere --out {tmp_path} {sizes}".split())
+    sizes = "--steps 3 --batch-size 4 --encoder-width 8 --decoder-width 8 --critic-from 0.3 --log-every 1"
+    monkeypatch.setattr(sys, "argv", f"autoencoder nowhere --out {tmp_path} {sizes} {stages}".split())
     autoencoder.main()
     vae, rows = AutoencoderTiny.from_pretrained(tmp_path), Run(tmp_path).metrics
+    assert "block_out_channels" not in json.loads((tmp_path / "config.json").read_text())  # of which it would warn
     x = autoencoder.pixels_of(pixels, torch.device("cpu"))
     assert encode(vae, x).std(dim=(0, 2, 3)).square().mean().item() == pytest.approx(1, rel=0.01)
     assert autoencoder.psnr(vae, x) == pytest.approx(rows[-1]["psnr"], abs=0.01)

@@ -75,6 +75,15 @@ def test_a_decoder_is_not_cut_by_growing_it(pipe):
         decoder.grown(pipe.vae, None, 2)
 
 
+def test_a_decoder_of_two_stages_keeps_its_size():
+    vae = small_autoencoder(8, 8, 4, 2, (1, 1), (1, 1))
+    twin, latents = decoder.grown(vae, None, None), torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        assert twin is not vae and torch.equal(decode(twin, latents), decode(vae, latents))
+    with pytest.raises(ValueError, match="only a decoder of one stage can be made larger"):
+        decoder.grown(vae, 16, None)
+
+
 def test_pictures_are_those_that_the_latents_were_made_of(pipe, tmp_path):
     """Catches mirror images held to the picture itself, and indices of a balanced set taken for images."""
     pictures = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8).numpy()

@@ -223,6 +223,7 @@ def test_a_wrong_sweep_is_refused(sweep):
         ("--model m --sweep scale=1:2:1 --grid g.png", "--sweep goes with"),
         ("--samples real.npz --reference real.npz --out x.npz", "sampled from a --model"),
         ("--model m --num-images 6 --out real.npz", "already, with other images"),
+        ("--model is-not-opened-first --reference nowhere", "nowhere is neither"),
         ("--model m --num-images many", "invalid int value"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train import samples
+from train import avatars, samples
 from train.grid import draw_grid
 
 NAMES = ("cat", "dog", "owl")
@@ -258,6 +258,15 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path):
         samples.read("avatars:tests", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"python -m train\.avatars"):
         samples.read("avatars:test", tmp_path)
+
+
+def test_a_built_set_may_lie_in_a_folder_of_another_name(tmp_path):
+    """As `avatars-128` beside `avatars`: each is judged against its own split."""
+    image = np.full((1, 3, 8, 8), 7, np.uint8)
+    avatars.save(tmp_path / "avatars-8", "test", avatars.Split(image, np.zeros(1, np.int64), np.zeros(1, np.int64)))
+    assert samples.read("avatars-8:test", tmp_path).images.tolist() == image.transpose(0, 2, 3, 1).tolist()
+    with pytest.raises(FileNotFoundError, match=r"avatars-8/train\.safetensors is missing"):
+        samples.find("avatars-8:train", tmp_path)
 
 
 # ---- the grid

@@ -40,6 +40,7 @@ from train.adversary import Adversary, reconstruction_loss
 from train.avatars import load
 from train.budget import Progress
 from train.command import Parser
+from train.export import save_autoencoder
 
 LATENT_STD = 0.25  # of the raw latents: the decoder clamps at 3, which is then far out
 WARM_UP = 100  # steps
@@ -253,9 +254,9 @@ def train(args: argparse.Namespace) -> None:
             row["seconds"] = round(progress.seconds, 1)
             run.log(row)
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
-            average.model.save_pretrained(args.out)
+            save_autoencoder(average.model, args.out)
     factors = balance_channels(average.model, validation, args.balance)
-    average.model.save_pretrained(args.out)
+    save_autoencoder(average.model, args.out)
     after = psnr(average.model, validation)
     print(f"channels scaled by {[round(factor, 3) for factor in factors.tolist()]}: {after:.2f} dB")
 

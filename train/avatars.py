@@ -162,12 +162,17 @@ def save(folder: Path, split: str, made: Split, made_of: dict[str, int] | None =
     print(f"{path}: {len(made.labels)} images of {len(made.names)} classes, {made.images.shape[-1]} px")
 
 
-def load(folder: Path, split: str) -> Split:
-    """Read a split that `save` wrote."""
+def split_file(folder: Path, split: str) -> Path:
+    """Where a split is. FileNotFoundError, which says what to do, where it is not."""
     path = Path(folder) / f"{split}.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run `python -m train.avatars {folder}` (or train.emoji) first")
-    with safe_open(path, framework="numpy") as file:
+    return path
+
+
+def load(folder: Path, split: str) -> Split:
+    """Read a split that `save` wrote."""
+    with safe_open(split_file(folder, split), framework="numpy") as file:
         names, dropped = tuple(json.loads(file.metadata()["id2label"]).values()), file.metadata().get("dropped", 0)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Split(**tensors, names=names, dropped=int(dropped))

@@ -41,6 +41,7 @@ from train.autoencoder import pixels_of, psnr
 from train.avatars import Split, load
 from train.budget import Progress
 from train.command import Parser
+from train.export import save_autoencoder
 from train.images import DrawnImages
 from train.latents import Latents
 from train.samples import fingerprint
@@ -221,7 +222,7 @@ def tune(args: argparse.Namespace) -> None:
             row |= {"critic_real": real.item(), "critic_fake": fake.item(), "seconds": round(progress.seconds, 1)}
             run.log(row)
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
-            average.model.save_pretrained(args.out)
+            save_autoencoder(average.model, args.out)
 
 
 def main() -> None:

@@ -195,6 +195,8 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Sample or read, draw the grid, judge, report."""
     check(args)
+    if args.reference:
+        samples.find(args.reference, args.data)  # before anything is drawn
     args.device = args.device and choose_device(args.device)
     state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PATIENCE)
     device = torch.device(args.device or state.device)

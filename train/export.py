@@ -38,6 +38,12 @@ def assemble(transformer: MDTTransformer, vae, id2label: dict[int, str], data: L
     return pipeline
 
 
+def save_autoencoder(vae, out: Path) -> None:
+    """Write an autoencoder's folder."""
+    vae.save_pretrained(out)
+    drop_derived(out / "config.json")
+
+
 def drop_derived(config: Path) -> None:
     """Take out what `AutoencoderTiny` writes into its configuration and then warns of when it reads it."""
     settings = json.loads(config.read_text())

@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> None:
     args.device = choose_device(args.device)
     eye, cache = open_judge(args.judge, args.device), args.data / "features"
     name, _, split = args.training.partition(":")
-    held_out = args.held_out or (f"{name}:validation" if name in samples.BUILT_SETS and split == "train" else None)
+    held_out = args.held_out or (f"{name}:validation" if split == "train" else None)
     sources = [args.samples, args.training, *([held_out] if held_out else [])]
     sets = [samples.read(source, args.data) for source in sources]
     images = [found.images for found in sets]

@@ -9,7 +9,7 @@ evaluator's file: an npz with uint8 NHWC `arr_0` and labels `arr_1`.
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -182,21 +182,29 @@ def read(source: str, data: Path) -> ImageSet:
     Raises:
         ValueError: there is nothing, or nothing fitting, at `source`.
     """
+    return find(source, data)()
+
+
+def find(source: str, data: Path) -> Callable[[], ImageSet]:
+    """What reads the images at `source`, as `read` takes it; raises at once where there is nothing to read."""
     name, _, split = source.partition(":")
-    if name in BUILT_SETS and split:
-        return _read_split(data / name, split)
+    if split and (name in BUILT_SETS or any((data / name).glob("*.safetensors"))):
+        from train import avatars
+
+        if split not in avatars.FIRST_SEED:
+            raise ValueError(f"{name} has no split {split!r}: choose one of {', '.join(avatars.FIRST_SEED)}")
+        avatars.split_file(data / name, split)
+        return partial(_read_split, data / name, split)
     if Path(source).is_dir():
-        return _read_folder(Path(source))
+        return partial(_read_folder, Path(source))
     if Path(source).is_file():
-        return _read_npz(Path(source))
+        return partial(_read_npz, Path(source))
     raise ValueError(f"{source} is neither SET:SPLIT ({' or '.join(BUILT_SETS)}) nor an image folder nor an npz file")
 
 
 def _read_split(folder: Path, split: str) -> ImageSet:
     from train import avatars
 
-    if split not in avatars.FIRST_SEED:
-        raise ValueError(f"{folder.name} has no split {split!r}: choose one of {', '.join(avatars.FIRST_SEED)}")
     found = avatars.load(folder, split)
     return ImageSet(found.images.transpose(0, 2, 3, 1), found.labels, found.names, found.dropped)
 
