@@ -100,6 +100,8 @@ def test_the_first_weights_are_a_good_linear_autoencoder(block, stages):
 def test_encoder_and_decoder_have_as_many_stages():
     with pytest.raises(ValueError, match="an encoder of 2 stages needs a decoder of as many"):
         autoencoder.small_autoencoder(8, 8, 4, 2, (1, 1), (1,))
+    with pytest.raises(ValueError, match="every stage needs a residual block"):
+        autoencoder.small_autoencoder(8, 8, 4, 2, (1, 0), (1, 1))
 
 
 @pytest.mark.parametrize("stages", ["", "--block 2 --encoder-blocks 1 1 --decoder-blocks 1 2"])

@@ -23,3 +23,9 @@ def test_so_many_minutes(monkeypatch):
         last = progress.is_over(step + 1)
     assert seen == [(0, 0.0), (1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
     assert last and progress.total is None and progress.seconds == 60
+
+
+@pytest.mark.parametrize(("steps", "minutes"), [(0, None), (10, 0), (10, -1)])
+def test_a_training_without_a_step_is_refused(steps, minutes):
+    with pytest.raises(ValueError, match="--steps must be at least 1 and --minutes above 0"):
+        Progress(steps, minutes)

@@ -65,8 +65,10 @@ def small_autoencoder(
         decoder_blocks: likewise, the other way round.
 
     Raises:
-        ValueError: encoder and decoder have different numbers of stages.
+        ValueError: encoder and decoder have different numbers of stages, or a stage has no block.
     """
+    if min(*encoder_blocks, *decoder_blocks) < 1:
+        raise ValueError("every stage needs a residual block: see --encoder-blocks and --decoder-blocks")
     if len(encoder_blocks) != len(decoder_blocks):
         raise ValueError(f"an encoder of {len(encoder_blocks)} stages needs a decoder of as many: see --decoder-blocks")
     vae = AutoencoderTiny(

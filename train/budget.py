@@ -9,9 +9,14 @@ class Progress:
     """The steps of a training that lasts so many steps, or so many minutes: iterate over it.
 
     `share` is how much of it is over, 0 to 1, as the current step began; `total` the number of steps, if known.
+
+    Raises:
+        ValueError: no step would be taken.
     """
 
     def __init__(self, steps: int, minutes: float | None = None):
+        if steps < 1 or (minutes is not None and not minutes > 0):
+            raise ValueError(f"--steps must be at least 1 and --minutes above 0, not {steps} and {minutes}")
         self.total, self.minutes, self.share = None if minutes else steps, minutes, 0.0
         self.began = time.monotonic()
 
