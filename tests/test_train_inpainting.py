@@ -181,8 +181,9 @@ def here(tmp_path, monkeypatch, pipe) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evaluate, "load_pipeline", lambda model, device: pipe)
     monkeypatch.setattr(features, "EffLite0", FastJudge)
-    split = avatars.Split(noise(12, 32).transpose(0, 3, 1, 2), np.arange(12) % 3, np.arange(12))
-    monkeypatch.setattr(avatars, "load", lambda *_: split)
+    images = np.ascontiguousarray(noise(12, 32).transpose(0, 3, 1, 2))
+    for split in ("validation", "test"):
+        avatars.save(tmp_path / "data" / "avatars", split, avatars.Split(images, np.arange(12) % 3, np.arange(12)))
     return tmp_path
 
 
