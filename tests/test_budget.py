@@ -17,6 +17,7 @@ def test_so_many_minutes(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
     progress, seen = Progress(1000, minutes=1), []
+    clock[0] += 500  # what is prepared meanwhile does not count
     for step in progress:
         seen.append((step, progress.share))
         clock[0] += 20

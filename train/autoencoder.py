@@ -206,6 +206,7 @@ def pixels_of(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
+    run, progress = Run(args.out), Progress(args.steps, args.minutes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load(args.data, "train")
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)  # (N, 3, H, W) uint8, (N,)
@@ -220,7 +221,6 @@ def train(args: argparse.Namespace) -> None:
     print(f"before training: {psnr(vae, validation):.2f} dB")
     weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    run, progress = Run(args.out), Progress(args.steps, args.minutes)
     bar = tqdm(progress, total=progress.total, desc="autoencoder", unit="step")
     for step in bar:
         cosine = (1 + math.cos(math.pi * progress.share)) / 2

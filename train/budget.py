@@ -8,7 +8,8 @@ from itertools import count, takewhile
 class Progress:
     """The steps of a training that lasts so many steps, or so many minutes: iterate over it.
 
-    `share` is how much of it is over, 0 to 1, as the current step began; `total` the number of steps, if known.
+    `share` is how much of it is over, 0 to 1, as the current step began; `total` the number of steps, if known. The
+    clock runs from the first step on.
 
     Raises:
         ValueError: no step would be taken.
@@ -31,4 +32,5 @@ class Progress:
         return self.share >= 1
 
     def __iter__(self) -> Iterator[int]:
+        self.began = time.monotonic()
         return takewhile(lambda step: not self.is_over(step), count())

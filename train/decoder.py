@@ -171,6 +171,7 @@ def tune(args: argparse.Namespace) -> None:
     data.check_encoder(pipe.vae, f"that of {args.model}")
     if data.made_of.get("source") not in (None, source.digest):
         raise ValueError(f"{args.latents} was made of other pictures than {args.data}: run train.latents on those")
+    progress = Progress(args.steps, args.minutes)  # refuses a wrong number before the drafts take their minutes
     drawn = drafts(args, pipe, data, device)
     vae = grown(pipe.vae, args.width, args.blocks)
     vae = vae.to(device, memory_format=torch.channels_last)
@@ -181,7 +182,7 @@ def tune(args: argparse.Namespace) -> None:
     weights = list(vae.decoder.parameters())
     optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.5, 0.99), weight_decay=0.0)
     validation = pixels_of(load(args.data, "validation").images[:512], device)
-    third, run, progress = args.batch_size // 3, Run(args.out), Progress(args.steps, args.minutes)
+    third, run = args.batch_size // 3, Run(args.out)
 
     def some(count: int) -> Tensor:
         return torch.randint(count, (third,))

@@ -190,13 +190,13 @@ def check(args: argparse.Namespace) -> None:
     for word in ("num_images", "per_class", "batch_size"):
         if getattr(args, word) is not None and getattr(args, word) < 1:
             raise ValueError(f"--{word.replace('_', '-')} must be at least 1, got {getattr(args, word)}")
+    if args.reference:
+        samples.find(args.reference, args.data)  # before anything is drawn
 
 
 def run(args: argparse.Namespace) -> None:
     """Sample or read, draw the grid, judge, report."""
     check(args)
-    if args.reference:
-        samples.find(args.reference, args.data)  # before anything is drawn
     args.device = args.device and choose_device(args.device)
     state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PATIENCE)
     device = torch.device(args.device or state.device)
