@@ -15,7 +15,7 @@ from app.inpainting import MAX_VARIANTS, Inpainting, Settings
 from app.painting import open_mask
 from app.request import MAX_SEED, check_whole, counting
 from app.studio import clear_errors
-from mdt_core.inpainting import find_method
+from mdt_core.inpainting import DEFAULT_SCALE, find_method
 
 
 def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileData]]:
@@ -28,15 +28,15 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
         seed: int = 0,
         num_variants: int = 1,
         method: str = "mdt",
-        num_inference_steps: int = 25,
+        num_inference_steps: int | None = None,
         sampler: str | None = None,
         strength: float = 1.0,
-        guidance_scale: float = 3.8,
+        guidance_scale: float = DEFAULT_SCALE,
         guidance_power: float = 4.0,
         masked_content: str = "auto",
         area: str = "whole",
         grow: int = 8,
-        feather: int = 4,
+        feather: int = 8,
         model: str | None = None,
     ) -> list[gr.FileData]:
         """Repaint a picture where the mask (of its size) is white. Variant i has the seed `seed` + i."""
@@ -45,13 +45,14 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
             check_whole("seed", seed, 0, MAX_SEED)
             name = engine.default if model is None else model
             info = engine.describe(name)
+            row = find_method(method)
             settings = Settings(
                 model=name,
                 class_label=None if class_label in (None, "") else engine.class_index(name, class_label),
                 seeds=counting(seed, num_variants),
                 method=method,
-                sampler=sampler or find_method(method).sampler,
-                num_inference_steps=num_inference_steps,
+                sampler=sampler or row.sampler,
+                num_inference_steps=row.num_inference_steps if num_inference_steps is None else num_inference_steps,
                 guidance_scale=guidance_scale,
                 guidance_power=guidance_power,
                 strength=strength,

@@ -7,7 +7,7 @@ import gradio as gr
 
 from app.controls import class_choices, seed_picker, to_label
 from app.engine import ModelInfo
-from app.inpainting import FALLBACK, LEAST_STRENGTH, MAX_VARIANTS, PRESETS, Settings
+from app.inpainting import DEFAULT, FALLBACK, LEAST_STRENGTH, MAX_VARIANTS, PRESETS, Settings
 from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, check_whole, counting, max_steps
 from app.studio import GLUE
 from mdt_core.canvas import MAX_GROW
@@ -50,17 +50,25 @@ class Controls:
 
 def preset_settings(preset: str, info: ModelInfo) -> Settings:
     """A preset for a model: without a side-interpolator it falls back to resampling."""
-    method, steps = PRESETS[preset]
-    method = method if info.masked_pass or not METHODS[method].masked_pass else FALLBACK
-    sampler = METHODS[method].sampler
-    return Settings(info.name, method=method, sampler=sampler, num_inference_steps=min(steps, max_steps(sampler)))
+    method = DEFAULT if info.masked_pass else FALLBACK
+    return Settings(
+        info.name, method=method, sampler=METHODS[method].sampler, num_inference_steps=preset_steps(preset, method)
+    )
 
 
-def preset_of(settings: Settings) -> str | None:
-    """The preset that has these settings."""
-    if settings.sampler != METHODS[settings.method].sampler:
-        return None
-    return next((name for name, row in PRESETS.items() if row == (settings.method, settings.num_inference_steps)), None)
+def preset_steps(preset: str, method: str) -> int:
+    """A preset's number of steps for a method."""
+    return max(1, round(PRESETS[preset] * METHODS[method].num_inference_steps))
+
+
+def preset_of(settings: Settings, info: ModelInfo) -> str | None:
+    """The preset that has the method, the sampler and the steps of these settings."""
+    words = ("method", "sampler", "num_inference_steps")
+    for name in PRESETS:
+        preset = preset_settings(name, info)
+        if all(getattr(preset, word) == getattr(settings, word) for word in words):
+            return name
+    return None
 
 
 def method_choices(info: ModelInfo) -> list[tuple[str, str]]:
@@ -120,7 +128,7 @@ def lay_out_mask_settings() -> dict[str, gr.components.Component]:
 
 
 def wire_presets(preset: gr.Radio, controls: Controls, model: gr.Dropdown, describe: Any) -> None:
-    """A preset sets method, sampler and steps; a method sets its sampler."""
+    """A preset sets method, sampler and steps; so does a method, to its own."""
     trio = [controls.method, controls.sampler, controls.steps]
 
     def apply(name: str, model: str) -> list[Any]:
@@ -128,15 +136,15 @@ def wire_presets(preset: gr.Radio, controls: Controls, model: gr.Dropdown, descr
         steps = gr.update(maximum=max_steps(settings.sampler), value=settings.num_inference_steps)
         return [settings.method, settings.sampler, steps]
 
-    def follow(method: str, steps: int) -> list[Any]:
-        sampler = METHODS[method].sampler
-        return [None, sampler, gr.update(maximum=max_steps(sampler), value=min(steps, max_steps(sampler)))]
+    def follow(method: str) -> list[Any]:
+        row = METHODS[method]
+        return [None, row.sampler, gr.update(maximum=max_steps(row.sampler), value=row.num_inference_steps)]
 
     def bound(sampler: str, steps: int) -> list[Any]:
         return [None, gr.update(maximum=max_steps(sampler), value=min(steps, max_steps(sampler)))]
 
     preset.input(apply, [preset, model], trio, **GLUE)
-    controls.method.input(follow, [controls.method, controls.steps], [preset, *trio[1:]], **GLUE)
+    controls.method.input(follow, controls.method, [preset, *trio[1:]], **GLUE)
     controls.sampler.input(bound, [controls.sampler, controls.steps], [preset, controls.steps], **GLUE)
     controls.steps.input(lambda: None, outputs=preset, **GLUE)
 

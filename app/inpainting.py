@@ -22,13 +22,13 @@ from app.painting import mask_png, read_mask, small_canvas
 from app.request import GUIDANCE_POWER, GUIDANCE_SCALE, MAX_SEED, SKIP_TOLERANCE, check_number, check_whole, max_steps
 from app.trajectory import STAGE_SIDE, columns_for
 from mdt_core.canvas import AREAS, MAX_GROW, fit_box
-from mdt_core.inpainting import MASKED_CONTENTS, METHODS, choose_content
+from mdt_core.inpainting import DEFAULT_SCALE, MASKED_CONTENTS, METHODS, choose_content
 from mdt_core.samplers import SAMPLERS
 
 MAX_VARIANTS = 8
 MAX_TOTAL = 2 * MAX_PIXELS  # of all variants together: what a machine of 16 GB can hold
-PRESETS = {"Fast": ("blend", 20), "Balanced": ("mdt", 25), "Best": ("mdt", 50)}  # method, steps
-FALLBACK = "repaint"  # for a model without side-interpolator, in place of "mdt"
+PRESETS = {"Fast": 0.25, "Balanced": 0.5, "Best": 1.0}  # share of the method's steps
+DEFAULT, FALLBACK = "mdt", "repaint"  # the latter for a model without side-interpolator
 CHOICES = {"method": METHODS, "sampler": SAMPLERS, "area": AREAS, "masked_content": MASKED_CONTENTS}
 NAMES = {
     "seeds": "seed",
@@ -50,16 +50,16 @@ class Settings:
     model: str  # a name in Engine.models
     class_label: int | None = None  # None: no class, unconditional
     seeds: tuple[int, ...] = (0,)  # one per variant
-    method: str = "mdt"
+    method: str = DEFAULT
     sampler: str = "ddpm"
-    num_inference_steps: int = 50  # of the whole trajectory; the method's repeats come on top
-    guidance_scale: float = 3.8
+    num_inference_steps: int = METHODS[DEFAULT].num_inference_steps  # of the trajectory; repeats come on top
+    guidance_scale: float = DEFAULT_SCALE
     guidance_power: float = 4.0
     strength: float = 1.0
     masked_content: str = "auto"
     area: str = "whole"
     grow: int = 8  # picture pixels
-    feather: int = 4
+    feather: int = 8
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.seeds) <= MAX_VARIANTS:

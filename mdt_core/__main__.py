@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from mdt_core.canvas import AREAS
-from mdt_core.inpainting import MASKED_CONTENTS, METHODS
+from mdt_core.inpainting import DEFAULT_SCALE, MASKED_CONTENTS, METHODS
 from mdt_core.machine import add_options, choose_device, devices, use_own_cores
 from mdt_core.official import load_official, resolve
 from mdt_core.opening import is_checkpoint, open_pipeline
@@ -41,14 +41,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     generate = commands.add_parser("generate", help="one image of one class")
     _add_model(generate)
-    _add_sampling(generate, steps=25, sampler="dpm++")
+    _add_sampling(generate, steps=25, sampler="dpm++", scale=3.8)
     generate.set_defaults(run=run_generate)
 
     inpaint = commands.add_parser("inpaint", help="repaint a part of a picture of any size")
     _add_model(inpaint)
     inpaint.add_argument("--image", type=Path, required=True, help="the picture")
     inpaint.add_argument("--mask", type=Path, required=True, help="a picture of the same size, white where to repaint")
-    _add_sampling(inpaint, steps=50, sampler=None)
+    _add_sampling(inpaint, steps=None, sampler=None, scale=DEFAULT_SCALE)
     inpaint.add_argument("--method", default="mdt", help=f"{', '.join(METHODS)} (%(default)s)")
     inpaint.add_argument("--strength", type=float, default=1.0, help="below 1: start from the picture (%(default)s)")
     inpaint.add_argument("--area", default="whole", help=f"{', '.join(AREAS)}: what the model sees (%(default)s)")
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(MASKED_CONTENTS)}: what the hole starts from (%(default)s)",
     )
     inpaint.add_argument("--grow", type=int, default=8, metavar="PX", help="widen the mask (%(default)s)")
-    inpaint.add_argument("--feather", type=int, default=4, metavar="PX", help="fade in over these (%(default)s)")
+    inpaint.add_argument("--feather", type=int, default=8, metavar="PX", help="fade in over these (%(default)s)")
     inpaint.set_defaults(run=run_inpaint)
 
     convert = commands.add_parser("convert", help="published weights -> a diffusers pipeline folder")
@@ -80,13 +80,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_sampling(parser: argparse.ArgumentParser, steps: int, sampler: str | None) -> None:
+def _add_sampling(parser: argparse.ArgumentParser, steps: int | None, sampler: str | None, scale: float) -> None:
     parser.add_argument("--class", dest="label", metavar="NAME_OR_INDEX", help="leave out for an unconditional image")
     parser.add_argument("--out", type=Path, required=True, help="the image file to write")
     parser.add_argument("--seed", type=int, default=0, help="0 or more (%(default)s)")
-    parser.add_argument("--steps", type=int, default=steps, help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=steps, help=f"({steps or 'by method'})")
     parser.add_argument("--sampler", default=sampler, help=f"{', '.join(SAMPLERS)} ({sampler or 'by method'})")
-    parser.add_argument("--scale", type=float, default=3.8, help="guidance scale (%(default)s)")
+    parser.add_argument("--scale", type=float, default=scale, help="guidance scale (%(default)s)")
     parser.add_argument("--power", type=float, default=4.0, help="guidance power (%(default)s)")
     add_options(parser)
 

@@ -137,7 +137,7 @@ def fit_canvas(
     cell: int = 8,
     area: str = "whole",
     grow: int = 8,
-    feather: int = 4,
+    feather: int = 8,
     context: float = 2.0,
 ) -> Canvas:
     """Place the model's square on a picture.
@@ -205,7 +205,7 @@ def fit_box(
     return Box(left, top, side)
 
 
-def prepare(picture: np.ndarray, mask: np.ndarray, size: int, box: Box, *, grow: int = 8, feather: int = 4) -> Canvas:
+def prepare(picture: np.ndarray, mask: np.ndarray, size: int, box: Box, *, grow: int = 8, feather: int = 8) -> Canvas:
     """The canvas of a picture whose box is known; arguments as in `fit_canvas`. What lies beyond the box stays.
 
     Raises:

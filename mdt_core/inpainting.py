@@ -32,6 +32,7 @@ from mdt_core.samplers import Step, noise_like, sample, sampling_timesteps
 class Method:
     """How the known part reaches the new one. A row of METHODS, or `dataclasses.replace` of one."""
 
+    num_inference_steps: int = 50  # of the whole trajectory, repeats come on top; unless the caller names a number
     sampler: str = "ddpm"  # unless the caller names one; ancestral noise gives the weaker seams
     repeats: int = 1  # how often a stretch of steps is run
     jump: int = 1  # steps of a stretch
@@ -40,6 +41,7 @@ class Method:
         0.95,
     )  # part of the trajectory, 0 noise to 1 clean, in which stretches are repeated
     handover: int = NUM_TIMESTEPS  # timesteps from here up run the masked pass; 1000: none
+    ring: float = 1.0  # soft cells are held at least down to this part of the timesteps; 1: as their hardness says
 
     @property
     def masked_pass(self) -> bool:
@@ -47,13 +49,16 @@ class Method:
         return self.handover < NUM_TIMESTEPS
 
 
-# Chosen by measurement (train/RESULTS.md, Inpainting). The masked pass ends early: it sees less than the full one,
-# whose error is lower at every timestep, and least so from 700 up.
+# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" takes few steps and each of them five times, holds what
+# the ring shows until next to no noise is left, and ends the masked pass early: it sees less than the full one, whose
+# error is lower at every timestep, and least so from 700 up.
 METHODS = {
     "blend": Method(),
     "repaint": Method(repeats=2, window=(0.25, 0.98)),
-    "mdt": Method(repeats=4, window=(0.6, 0.92), handover=700),
+    "mdt": Method(num_inference_steps=20, repeats=5, window=(0, 1), handover=700, ring=0.1),
 }
+
+DEFAULT_SCALE = 2.0  # of guidance: what is known guides too, and best with less of the other (train/RESULTS.md)
 
 MASKED_CONTENTS = ("auto", "fill", "original", "noise")
 
@@ -66,7 +71,7 @@ def inpaint(
     generators: list[torch.Generator],
     method: str | Method = "mdt",
     sampler: str | None = None,
-    num_inference_steps: int = 50,
+    num_inference_steps: int | None = None,
     strength: float = 1.0,
     patch_size: int = 1,
     content: Tensor | None = None,
@@ -77,11 +82,13 @@ def inpaint(
         denoise: `denoise(x_t, t) -> (N, 2C, h, w)`; for a method with a masked pass also `denoise(x_t, t, keep=keep)`,
             as `guidance.Guided` is.
         known: (1 or N, C, h, w), the picture's latents.
-        hardness: (h, w) in [0, 1]. 1: repainted from the start; 0: never; between: below that part of the timesteps.
+        hardness: (h, w) in [0, 1]. 1: repainted from the start; 0: never; between: below that part of the timesteps,
+            or below the method's `ring`, if that is less.
         generators: one per image.
         method: a key of METHODS, or a `Method` of one's own.
         sampler: a key of `samplers.SAMPLERS`; by default the method's.
-        num_inference_steps: of the whole trajectory; repeats come on top, a lower strength takes away.
+        num_inference_steps: of the whole trajectory; repeats come on top, a lower strength takes away. By default the
+            method's.
         strength: in (0, 1], the part of the trajectory that is run. Below 1 it starts from the noised `content`.
         patch_size: cells along a token's side, for the masked pass.
         content: (1 or N, C, h, w), what the trajectory starts from; by default `known`.
@@ -94,12 +101,14 @@ def inpaint(
     """
     method = find_method(method)
     sampler = sampler or method.sampler
+    if num_inference_steps is None:
+        num_inference_steps = method.num_inference_steps
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be more than 0 and at most 1, not {strength}")
     timesteps = sampling_timesteps(sampler, num_inference_steps)
     start = num_inference_steps - max(1, round(strength * num_inference_steps))
     known, content = (x.expand(len(generators), -1, -1, -1) for x in (known, known if content is None else content))
-    hardness = hardness.to(known.device)
+    hardness = torch.where(hardness < 1, hardness.clamp(max=method.ring), hardness).to(known.device)
 
     def free(level: int | None) -> Tensor:
         """(h, w) bool: the cells that are the sampler's at a timestep."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mdt_core.autoencoder import downscale
 from mdt_core.canvas import fit_canvas
-from mdt_core.inpainting import Method, choose_content, find_method, inpaint, starting_latents
+from mdt_core.inpainting import DEFAULT_SCALE, Method, choose_content, find_method, inpaint, starting_latents
 from mdt_core.labels import ClassLabel
 from mdt_core.pictures import MDTPipelineOutput, PipelineStep
 from mdt_core.rgb import mask_array, picture_array
@@ -38,18 +38,18 @@ class Repainting:
         mask: Image.Image | np.ndarray,
         class_labels: ClassLabel | Sequence[ClassLabel] = None,
         method: str | Method = "mdt",
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         strength: float = 1.0,
         seeds: int | Sequence[int] | None = None,
         sampler: str | None = None,
-        guidance_scale: float = 3.8,
+        guidance_scale: float = DEFAULT_SCALE,
         guidance_power: float = 4.0,
         guidance_channels: int | str | None = "config",
         skip_tolerance: float = 1e-2,
         area: str = "whole",
         masked_content: str = "auto",
         grow: int = 8,
-        feather: int = 4,
+        feather: int = 8,
     ) -> Iterator[PipelineStep]:
         """Repaint a part of a picture of any size, step by step; previews and results have the picture's size.
 
@@ -59,7 +59,7 @@ class Repainting:
             class_labels, seeds, guidance_scale, guidance_power, guidance_channels, skip_tolerance: as in `stream`;
                 one seed per variant.
             method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
-            num_inference_steps: of the whole trajectory; a method's repeats come on top.
+            num_inference_steps: of the whole trajectory; a method's repeats come on top. By default the method's.
             strength: in (0, 1], the part of the trajectory that is run: below 1 it starts from the noised picture.
             sampler: by default the method's.
             area: "whole" picture, largest "crop", or a square around the "masked" part, at the model's resolution.
@@ -73,7 +73,10 @@ class Repainting:
         """
         seeds = self._seeds(class_labels, seeds)
         rngs = generators(seeds)
-        if find_method(method).masked_pass and not isinstance(self.transformer, MDT):
+        method = find_method(method)
+        sampler = sampler or method.sampler
+        steps = method.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if method.masked_pass and not isinstance(self.transformer, MDT):
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
         content = choose_content(masked_content, strength)
         image, mask = picture_array(image), mask_array(mask)
@@ -84,21 +87,21 @@ class Repainting:
             known, start = starting_latents(content, self._encode, canvas.pixels(), canvas.hole(), hardness, rngs)
         denoise = self._guided(
             class_labels,
-            sampling_timesteps(sampler or find_method(method).sampler, num_inference_steps),
+            sampling_timesteps(sampler, steps),
             len(seeds),
             guidance_scale,
             guidance_power,
             guidance_channels,
             skip_tolerance,
         )
-        steps = inpaint(
+        trajectory = inpaint(
             denoise,
             known,
             hardness,
             generators=rngs,
             method=method,
             sampler=sampler,
-            num_inference_steps=num_inference_steps,
+            num_inference_steps=steps,
             strength=strength,
             patch_size=self.transformer.config.patch_size,
             content=start,
@@ -111,4 +114,4 @@ class Repainting:
             side = (self.image_size, self.image_size)
             return pasted(torch.nn.functional.interpolate(self._preview(latents), side, mode="bicubic"))
 
-        return self._follow(steps, denoise, lambda latents: pasted(self._decode(latents)), sketch)
+        return self._follow(trajectory, denoise, lambda latents: pasted(self._decode(latents)), sketch)

@@ -224,7 +224,9 @@ def test_presets_suit_the_model() -> None:
     assert preset_settings("Fast", able).num_inference_steps < preset_settings("Best", able).num_inference_steps
     best = preset_settings("Best", able)
     other = next(sampler for sampler in SAMPLERS if sampler != best.sampler)
-    assert preset_of(best) == "Best" and preset_of(dataclasses.replace(best, sampler=other)) is None
+    assert preset_of(best, able) == "Best" and preset_of(dataclasses.replace(best, sampler=other), able) is None
+    assert preset_of(preset_settings("Fast", plain), plain) == "Fast"
+    assert preset_of(preset_settings("Fast", plain), able) is None  # RePaint, which no preset chooses there
 
 
 def test_the_examples_are_pictures_with_masks(tmp_path: Path) -> None:

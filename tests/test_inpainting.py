@@ -150,6 +150,28 @@ def test_soft_cells_are_held_until_their_time():
     assert torch.equal(steps[-1].x_t[..., 3], known[..., 3])
 
 
+def test_soft_cells_are_held_for_longer_where_the_method_says_so():
+    """Down to its `ring`, or their own hardness if that is less; catches one that holds the hole as well."""
+    hardness = HARDNESS.clone()
+    hardness[0, 4], hardness[0, 3] = 0.8, 0.1
+    denoise, known, steps = repaint_strip(Method(ring=0.3), hardness=hardness)
+    for t, x_t, _ in denoise.calls:
+        noise = (x_t - math.sqrt(ALPHA_BAR[t]) * known).std((0, 1, 2)) / math.sqrt(1 - ALPHA_BAR[t])
+        held = (noise - 1).abs() < 0.1
+        assert held[3] or t < 100
+        assert held[4] == (t >= 300) or 250 <= t < 300  # just freed, it is where it was
+        assert not held[5] or t > 400  # higher up the noise hides the difference
+    assert steps[-1].x_t[..., 4].std() > 0.1
+    assert torch.equal(steps[-1].x_t[..., 2], known[..., 2])
+
+
+def test_a_method_brings_its_steps():
+    """Unless they are named; catches a default that makes "mdt" take 250 model calls."""
+    method = Method(num_inference_steps=7, repeats=2, window=(0, 1))
+    assert len(repaint_strip(method)[2]) == 13
+    assert len(repaint_strip(method, num_inference_steps=3)[2]) == 5
+
+
 def test_strength_starts_from_the_noised_content():
     content = torch.full((1, DRAWS, 1, WIDTH), 3.0)
     denoise, _, steps = repaint_strip("blend", strength=0.3, content=content)
@@ -177,7 +199,7 @@ def test_resampling_order():
 
 @pytest.mark.parametrize("method", METHODS.values())
 def test_presets_stay_within_a_hundred_calls(method):
-    assert len(resampling_order(0, 50, method)) <= 100
+    assert len(resampling_order(0, method.num_inference_steps, method)) <= 100
 
 
 @pytest.mark.parametrize(

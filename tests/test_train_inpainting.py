@@ -105,8 +105,8 @@ def test_outside_difference_is_the_largest_of_all():
 
 def test_variants_are_parsed():
     assert painters.parse_method("mdt") == METHODS["mdt"]
-    variant = painters.parse_method("blend:handover=500,repeats=3,jump=2,window=0.5-0.9,sampler=ddim")
-    assert variant == Method(sampler="ddim", repeats=3, jump=2, window=(0.5, 0.9), handover=500)
+    variant = painters.parse_method("blend:handover=500,repeats=3,jump=2,window=0.5-0.9,sampler=ddim,ring=0.5")
+    assert variant == Method(sampler="ddim", repeats=3, jump=2, window=(0.5, 0.9), handover=500, ring=0.5)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_the_same_command_again_paints_nothing(here, capsys, monkeypatch):
 def test_results_of_other_settings_are_not_taken_for_these(here, capsys):
     call(capsys)
     with pytest.raises(SystemExit) as error:
-        call(capsys, f"{COMMAND} --scale 2")
+        call(capsys, f"{COMMAND} --scale 3")
     assert error.value.code == 2
     assert "delete it or name another file" in capsys.readouterr().err
 

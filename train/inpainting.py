@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mdt_core.inpainting import METHODS, resampling_order
+from mdt_core.inpainting import DEFAULT_SCALE, METHODS, resampling_order
 from mdt_core.machine import choose_device
 from train import evaluate, features, holes, metrics, samples
 from train.command import Parser
@@ -115,10 +115,10 @@ def build_parser() -> Parser:
     parser.add_argument("--calls", type=int, default=100, help="model calls of every method (default 100)")
     parser.add_argument("--methods", nargs="+", default=[*WITHOUT_MODEL, *METHODS], help=parse_method.__doc__)
     parser.add_argument("--masks", nargs="+", choices=holes.MASKS, default=holes.MASKS)
-    parser.add_argument("--scale", type=float, default=3.8, help="guidance scale")
+    parser.add_argument("--scale", type=float, default=DEFAULT_SCALE, help="guidance scale (default %(default)s)")
     parser.add_argument("--power", type=float, default=4.0, help="guidance power")
     parser.add_argument("--grow", type=int, default=8, help="pixels by which the mask is dilated (default 8)")
-    parser.add_argument("--feather", type=int, default=4, help="pixels over which the new part fades in (default 4)")
+    parser.add_argument("--feather", type=int, default=8, help="pixels over which the new part fades in (default 8)")
     parser.add_argument("--batch-size", type=int, default=25, help="changes the speed, not the pictures")
     parser.add_argument("--device", help="default: the best there is")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")

@@ -24,7 +24,8 @@ def _window(text: str) -> tuple[float, float]:
     return first, last
 
 
-CONVERT = {"sampler": str, "repeats": int, "jump": int, "window": _window, "handover": int}  # fields of a Method
+# Fields of a Method
+CONVERT = {"sampler": str, "repeats": int, "jump": int, "window": _window, "handover": int, "ring": float}
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ class Inpaint(Page):
             **update,
             self.recipe: None,
             self._model: self.pick(info.name),
-            self.preset: preset_of(settings),
+            self.preset: preset_of(settings, info),
             self.status: progress(0, text),
             self.offered: info,
             **dict(values),
