@@ -45,14 +45,14 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
             check_whole("seed", seed, 0, MAX_SEED)
             name = engine.default if model is None else model
             info = engine.describe(name)
-            row = find_method(method)
+            sampler, num_inference_steps = find_method(method).schedule(sampler, num_inference_steps)
             settings = Settings(
                 model=name,
                 class_label=None if class_label in (None, "") else engine.class_index(name, class_label),
                 seeds=counting(seed, num_variants),
                 method=method,
-                sampler=sampler or row.sampler,
-                num_inference_steps=row.num_inference_steps if num_inference_steps is None else num_inference_steps,
+                sampler=sampler,
+                num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 guidance_power=guidance_power,
                 strength=strength,

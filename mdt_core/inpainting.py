@@ -48,6 +48,10 @@ class Method:
         """Whether the model needs a side-interpolator."""
         return self.handover < NUM_TIMESTEPS
 
+    def schedule(self, sampler: str | None, num_inference_steps: int | None) -> tuple[str, int]:
+        """Sampler and number of steps: those that are named, or the method's own."""
+        return sampler or self.sampler, self.num_inference_steps if num_inference_steps is None else num_inference_steps
+
 
 # Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" takes few steps, most of them five times, holds what the
 # ring shows until next to no noise is left, and ends the masked pass early: it sees less than the full one, whose error
@@ -100,9 +104,7 @@ def inpaint(
         ValueError: if an argument is out of its range.
     """
     method = find_method(method)
-    sampler = sampler or method.sampler
-    if num_inference_steps is None:
-        num_inference_steps = method.num_inference_steps
+    sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be more than 0 and at most 1, not {strength}")
     timesteps = sampling_timesteps(sampler, num_inference_steps)

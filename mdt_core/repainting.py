@@ -74,8 +74,7 @@ class Repainting:
         seeds = self._seeds(class_labels, seeds)
         rngs = generators(seeds)
         method = find_method(method)
-        sampler = sampler or method.sampler
-        steps = method.num_inference_steps if num_inference_steps is None else num_inference_steps
+        sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
         if method.masked_pass and not isinstance(self.transformer, MDT):
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
         content = choose_content(masked_content, strength)
@@ -87,21 +86,21 @@ class Repainting:
             known, start = starting_latents(content, self._encode, canvas.pixels(), canvas.hole(), hardness, rngs)
         denoise = self._guided(
             class_labels,
-            sampling_timesteps(sampler, steps),
+            sampling_timesteps(sampler, num_inference_steps),
             len(seeds),
             guidance_scale,
             guidance_power,
             guidance_channels,
             skip_tolerance,
         )
-        trajectory = inpaint(
+        steps = inpaint(
             denoise,
             known,
             hardness,
             generators=rngs,
             method=method,
             sampler=sampler,
-            num_inference_steps=steps,
+            num_inference_steps=num_inference_steps,
             strength=strength,
             patch_size=self.transformer.config.patch_size,
             content=start,
@@ -114,4 +113,4 @@ class Repainting:
             side = (self.image_size, self.image_size)
             return pasted(torch.nn.functional.interpolate(self._preview(latents), side, mode="bicubic"))
 
-        return self._follow(trajectory, denoise, lambda latents: pasted(self._decode(latents)), sketch)
+        return self._follow(steps, denoise, lambda latents: pasted(self._decode(latents)), sketch)

@@ -97,6 +97,15 @@ def test_the_tab_fits_without_scrolling(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
+def test_a_method_chosen_by_hand_brings_its_steps(page: Page) -> None:
+    """Catches RePaint with the steps of MDT, and a preset that stays chosen beside it."""
+    page.get_by_role("tab", name="Inpaint").click()
+    page.click("#inpaint-method input")
+    page.get_by_role("option", name="RePaint").click()
+    expect(page.locator("#inpaint-steps input[type=number]")).to_have_value("50")
+    expect(page.locator("#inpaint-preset input:checked")).to_have_count(0)
+
+
 def test_paint_run_compare_and_paint_on(page: Page, picture: Path, tmp_path: Path) -> None:
     """Catches a mask that is shifted, pixels that change outside it, and a variant that cannot be painted on."""
     start_with(page, picture)
