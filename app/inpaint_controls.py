@@ -51,14 +51,9 @@ class Controls:
 def preset_settings(preset: str, info: ModelInfo) -> Settings:
     """A preset for a model: without a side-interpolator it falls back to resampling."""
     method = DEFAULT if info.masked_pass else FALLBACK
-    return Settings(
-        info.name, method=method, sampler=METHODS[method].sampler, num_inference_steps=preset_steps(preset, method)
-    )
-
-
-def preset_steps(preset: str, method: str) -> int:
-    """A preset's number of steps for a method."""
-    return max(1, round(PRESETS[preset] * METHODS[method].num_inference_steps))
+    row = METHODS[method]
+    steps = max(1, round(PRESETS[preset] * row.num_inference_steps))
+    return Settings(info.name, method=method, sampler=row.sampler, num_inference_steps=steps)
 
 
 def preset_of(settings: Settings, info: ModelInfo) -> str | None:
