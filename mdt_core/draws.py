@@ -126,5 +126,6 @@ def passes_of_step(
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy that the host does not wait for: to a GPU by way of pinned memory."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """A copy that the host does not wait for: to a GPU by way of pinned memory. As it is where it is there already."""
+    pinned = device.type == "cuda" and not tensor.is_cuda
+    return tensor.pin_memory().to(device, non_blocking=True) if pinned else tensor.to(device)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mdt_core.diffusion import Diffusion
 
+TERMS = ("mse", "vb", "loss")  # of a pass
+
 
 def training_terms(
     model: Callable[..., Tensor],

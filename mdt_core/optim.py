@@ -264,11 +264,13 @@ class EMA:
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int, taken: Tensor | bool = True) -> None:
+    def update(self, model: nn.Module, step: float | Tensor, taken: Tensor | bool = True) -> None:
         """Move towards `model`, whose weights are those after `step` steps; nothing where the last was not `taken`."""
         averages, weights = ([_local(p) for p in each.parameters()] for each in (self.model, model))
-        rate = (1 - min(self.decay, (1 + step) / (10 + step))) * torch.as_tensor(taken, device=averages[0].device)
-        torch._foreach_lerp_(averages, weights, [rate.to(averages[0].dtype)] * len(averages))
+        if not isinstance(step, Tensor):  # not `as_tensor`, which a GPU would be waited for
+            step = torch.full((), step, dtype=torch.float32, device=averages[0].device)
+        rate = ((9 / (10 + step)).clamp(min=1 - self.decay) * taken).to(averages[0].dtype)
+        torch._foreach_lerp_(averages, weights, [rate] * len(averages))
 
 
 # --- state as tensors ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ depend on the batch it is made in, but for rounding on a GPU in 16 bits.
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -278,7 +279,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             self._twin or self.transformer,
             timesteps,
             [*indices, self.num_classes],
-            wrap=CudaGraph if graphs else None,
+            wrap=partial(CudaGraph, device=self.device) if graphs else None,
         )
 
         def evaluate(x_t: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:

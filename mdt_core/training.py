@@ -14,22 +14,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from time import perf_counter
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, fsdp2_prepare_model
 from safetensors import SafetensorError
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from mdt_core.acceleration import compile_blocks
+from mdt_core.acceleration import compile_blocks, recorded
 from mdt_core.checkpoints import Checkpoint, resume
 from mdt_core.cost import peak_flops, step_flops
 from mdt_core.diffusion import Diffusion
-from mdt_core.draws import Draws, LatentData, batch_indices, passes_of_step
+from mdt_core.draws import Draws, LatentData, Pass, batch_indices, passes_of_step
 from mdt_core.layers import Block
-from mdt_core.losses import training_terms
+from mdt_core.losses import TERMS, training_terms
 from mdt_core.machine import cpus_alone
 from mdt_core.meter import Clock, Meter, Watch
 from mdt_core.optim import EMA, AdamW, Adan
@@ -79,7 +81,7 @@ def train(
     model.to(device).train()
     peak = peak_flops(device, config.peak_tflops)
     seconds_at_peak = step_flops(model, config) / (peak * accelerator.num_processes) if peak else None  # of a step
-    ema, diffusion = EMA(model, config.ema_decay), Diffusion()
+    ema = EMA(model, config.ema_decay)
     prepare_blocks(model, config)
     if accelerator.is_fsdp2:  # each process holds a part of the weights, and so of their averages and moments
         # Autocast alone lowers precision, as without FSDP: this policy would lower the stream and the gradients' sums.
@@ -88,6 +90,9 @@ def train(
     optimizer = make_optimizer(model, config)
     first = resume(run, model, ema, optimizer)
     parallel = model if accelerator.is_fsdp2 else accelerator.prepare(model)
+    take = step_of(parallel, optimizer, ema, model, config, accelerator)
+    if config.cuda_graphs and accelerator.num_processes == 1:  # what processes tell each other is not recorded
+        take = recorded(take, device)
     shape = (config.batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
     draws_of = partial(Draws.of_step, config=config, shape=shape, num_tokens=model.num_tokens, device=device)
     indices_of = partial(batch_indices, batch_size=config.batch_size, size=len(data), seed=config.seed)
@@ -97,21 +102,13 @@ def train(
     tell = bar.write if accelerator.is_main_process else lambda text: None
     with StopSignal() as stop, bar:
         for step in range(first, config.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
             draws = draws_of(step).part(mine)
             passes = passes_of_step(data, indices_of(step)[mine], draws, config, settings.num_classes)
-            for number, one in enumerate(passes, start=1):
-                with nullcontext() if number == len(passes) else accelerator.no_sync(parallel):  # one exchange a step
-                    with accelerator.autocast():
-                        terms = training_terms(parallel, diffusion, *one, config.min_snr_gamma)
-                    accelerator.backward(terms["loss"].mean() / config.accumulation)
-                meter.add_pass(one, terms)
-            optimizer.step()  # clips; takes no step where the gradient is not finite
-            optimizer.zero_grad(set_to_none=True)
-            ema.update(model, step + 1, optimizer.taken)
-            meter.add("gradient_norm", optimizer.grad_norm)
-            watch.norms[step] = optimizer.grad_norm
+            seen = take(learning_rate(step, config), float(step + 1), *chain(*passes))
+            for number, one in enumerate(passes):
+                meter.add_pass(one, {term: seen[f"{term} {number}"] for term in TERMS})
+            meter.add("gradient_norm", seen["gradient_norm"])
+            watch.norms[step] = seen["gradient_norm"]
 
             done, clock.steps = step + 1, clock.steps + 1
             bar.update()
@@ -159,6 +156,40 @@ def train(
     return ema
 
 
+def step_of(
+    parallel: Callable[..., Tensor],
+    optimizer: Adan | AdamW,
+    ema: EMA,
+    model: MDTTransformer,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> Callable[..., dict[str, Tensor]]:
+    """One step as a function of numbers and tensors alone, so that a GPU's launches can be recorded.
+
+    Its arguments are the learning rate, the number of steps with this one, and the fields of each `Pass`. It gives
+    the terms of each pass's loss, (N,), by name and the pass's number, and "gradient_norm".
+    """
+    diffusion, size = Diffusion(), len(Pass._fields)
+
+    def take(rate: float | Tensor, done: float | Tensor, *fields: Tensor | None) -> dict[str, Tensor]:
+        passes, seen = [Pass(*fields[i : i + size]) for i in range(0, len(fields), size)], {}
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for number, one in enumerate(passes):
+            last = number + 1 == len(passes)
+            with nullcontext() if last else accelerator.no_sync(parallel):  # one exchange a step
+                with accelerator.autocast():
+                    terms = training_terms(parallel, diffusion, *one, config.min_snr_gamma)
+                accelerator.backward(terms["loss"].mean() / config.accumulation)
+            seen |= {f"{term} {number}": terms[term].detach() for term in TERMS}
+        optimizer.step()  # clips; takes no step where the gradient is not finite
+        optimizer.zero_grad(set_to_none=True)
+        ema.update(model, done, optimizer.taken)
+        return seen | {"gradient_norm": optimizer.grad_norm}
+
+    return take
+
+
 def make_optimizer(model: MDTTransformer, config: TrainingConfig) -> Adan | AdamW:
     """The optimizer of the recipe over the model's trainable weights."""
     family = {"adan": Adan, "adamw": AdamW}
@@ -166,6 +197,8 @@ def make_optimizer(model: MDTTransformer, config: TrainingConfig) -> Adan | Adam
         raise ValueError(f'optimizer must be "adan" or "adamw", not {config.optimizer!r}')
     parameters = [p for p in model.parameters() if p.requires_grad]
     settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw" and parameters[0].is_cuda:
+        settings["capturable"] = config.cuda_graphs  # its rate may be a tensor
     return family[config.optimizer](parameters, **settings, max_grad_norm=config.max_grad_norm)
 
 
@@ -176,7 +209,7 @@ def prepare_blocks(model: MDTTransformer, config: TrainingConfig) -> None:
     if config.recompute:  # around what is compiled, for torch.compile leaves out a function that calls `checkpoint`
         for block in model.modules():
             if isinstance(block, Block):
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

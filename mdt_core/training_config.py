@@ -22,6 +22,7 @@ class TrainingConfig:
     min_snr_gamma: float | None = 5.0
     accumulation: int = 1  # micro-batches a process splits its part into
     compile: bool = False  # the blocks, by torch.compile: a minute at the start, then faster steps
+    cuda_graphs: bool = False  # record the launches of a step and replay them: for a small model on one GPU
     recompute: bool = False  # activations of the blocks in the backward pass: a third more work, much less memory
     peak_tflops: float | None = None  # of one device, for model FLOPs utilisation; None: looked up by the device's name
     seed: int = 0

@@ -93,10 +93,11 @@ def test_pictures_are_those_that_the_latents_were_made_of(pipe, tmp_path):
     data = Latents(out)
     indices = torch.randperm(len(data))
     assert len(data) == 2 * (8 + 8)  # each dog twice, and all of it mirrored
-    pixels, labels = decoder.pictures_of(data, images.split, indices, torch.device("cpu"))
-    means, _, expected = data.batch(indices.tolist())
+    places, flipped = (torch.as_tensor(each) for each in data.sources(indices.numpy()))
+    pixels = decoder.pictures_of(torch.from_numpy(pictures), places, flipped)
+    means, _, labels = data.batch(indices.tolist())
     torch.testing.assert_close(encode(pipe.vae, pixels), means, rtol=0, atol=1e-5)
-    assert torch.equal(labels, expected)
+    assert torch.equal(torch.from_numpy(images.split.labels)[places], labels)
 
 
 def test_the_second_stage_changes_the_decoder_alone_and_goes_on_from_its_drafts(pipe, tmp_path, monkeypatch, capsys):

@@ -63,11 +63,11 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     """Train, and at the end assemble the pipeline folder."""
     data, vae = Latents(recipe.latents, repeats=recipe.repeats), open_autoencoder(recipe.vae)
     data.check_encoder(vae, recipe.vae)
-    data.hold()
     id2label = {} if recipe.unconditional else data.id2label
     described = recipe.describe() | {"classes": [id2label.get(label, "no class") for label in columns(id2label)]}
     check_same_run(run, described)
     accelerator = make_accelerator(recipe, run)
+    data.hold(accelerator.device)
     recipe.training.images_of_process(accelerator.num_processes)  # raises before the folder is written
     channels, side, _ = data.shape
     training = replace(recipe.training, label_dropout=1.0) if recipe.unconditional else recipe.training

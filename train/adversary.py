@@ -3,6 +3,8 @@
 No perceptual network is used, so that the judge of `train.evaluate` stays independent of what it judges.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,12 +59,18 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -
     return (g_rec.norm() / (g_adv.norm() + 1e-6)).clamp(max=1e3).detach()
 
 
+def adamw(weights: Iterable[Tensor], lr: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW without decay; on a GPU, one whose steps can be recorded, and whose rate may be a tensor."""
+    weights = list(weights)
+    return torch.optim.AdamW(weights, lr=lr, betas=betas, weight_decay=0.0, capturable=weights[0].is_cuda)
+
+
 class Adversary:
     """A `PatchCritic` and its optimizer: the term that it gives the decoder's loss, and its own step."""
 
     def __init__(self, num_classes: int, lr: float, device: torch.device):
         self.critic = PatchCritic(num_classes).to(device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=lr, betas=(0.5, 0.99), weight_decay=0.0)
+        self.optimizer = adamw(self.critic.parameters(), lr, (0.5, 0.99))
 
     def term(self, fake: Tensor, class_labels: Tensor, reconstruction: Tensor, last: Tensor) -> Tensor:
         """The decoder's adversarial loss, with as large a gradient at its `last` weight as the `reconstruction` loss.
@@ -80,7 +88,7 @@ class Adversary:
         """One step of the critic on real pixels (M, 3, H, W) and on made ones (N, 3, H, W): their mean scores."""
         pixels, class_labels = torch.cat([real, fake.detach()]), torch.cat([real_labels, fake_labels])
         of_real, of_fake = self.critic(pixels, class_labels).split([len(real), len(fake)])
-        self.optimizer.zero_grad(set_to_none=True)
         hinge_loss(of_real, of_fake).backward()
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return of_real.detach().mean(), of_fake.detach().mean()

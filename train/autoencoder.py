@@ -32,11 +32,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mdt_core.acceleration import choose_dtype
+from mdt_core.acceleration import choose_dtype, recorded
 from mdt_core.autoencoder import decode, encode
+from mdt_core.draws import to_device
 from mdt_core.optim import EMA
 from mdt_core.runs import Run
-from train.adversary import Adversary, reconstruction_loss
+from train.adversary import Adversary, adamw, reconstruction_loss
 from train.avatars import load
 from train.budget import Progress
 from train.command import Parser
@@ -209,7 +210,7 @@ def train(args: argparse.Namespace) -> None:
     run, progress = Run(args.out), Progress(args.steps, args.minutes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load(args.data, "train")
-    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)  # (N, 3, H, W) uint8, (N,)
+    images, labels = (torch.from_numpy(part).to(device) for part in (data.images, data.labels))  # uint8 (N, 3, H, W)
     validation = pixels_of(load(args.data, "validation").images[:512], device)
     sizes = args.encoder_width, args.decoder_width, args.latent_channels, args.block
     vae = small_autoencoder(*sizes, args.encoder_blocks, args.decoder_blocks).to(device)
@@ -220,22 +221,19 @@ def train(args: argparse.Namespace) -> None:
     adversary, average = Adversary(len(data.names), 5e-4, device), EMA(vae, args.ema)
     print(f"before training: {psnr(vae, validation):.2f} dB")
     weights = list(vae.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    bar = tqdm(progress, total=progress.total, desc="autoencoder", unit="step")
-    for step in bar:
-        cosine = (1 + math.cos(math.pi * progress.share)) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * cosine)
-        some = torch.randint(len(images), (args.batch_size,))
-        x, classes = pixels_of(images[some], device), labels[some].to(device)
+    optimizer = adamw(weights, args.lr, (0.9, 0.99))
+
+    def take(rate: float | Tensor, done: float | Tensor, some: Tensor, critic: str) -> dict[str, Tensor]:
+        """One step on the images at `some`, whose critic is "away", "learning" or "heard"."""
+        optimizer.param_groups[0]["lr"] = rate
+        x, classes = pixels_of(images[some], device), labels[some]
         level = torch.empty(len(x), 1, 1, 1, device=device).uniform_(*args.noise)
         with lower():
             latents = encode(vae, x).float()
             y = decode(vae, latents + level * torch.randn_like(latents)).float()
-        reconstruction = reconstruction_loss(x, y)
-        loss = reconstruction + 0.01 * statistics_loss(latents)
-        criticised = progress.share >= args.critic_from
-        if criticised:
+        reconstruction, statistics = reconstruction_loss(x, y), statistics_loss(latents)
+        loss, seen = reconstruction + 0.01 * statistics, {"reconstruction": reconstruction, "statistics": statistics}
+        if critic == "heard":
             last = vae.decoder.layers[-1].weight
             with lower():
                 loss = loss + args.critic_weight * adversary.term(y, classes, reconstruction, last)
@@ -243,17 +241,26 @@ def train(args: argparse.Namespace) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        if progress.share >= args.critic_from - HEAD_START:
+        optimizer.zero_grad(set_to_none=True)
+        if critic != "away":
             with lower():
-                real, fake = adversary.step(x, classes, y, classes)
-        average.update(vae, step)
+                seen["critic_real"], seen["critic_fake"] = adversary.step(x, classes, y, classes)
+        average.update(vae, done)
+        return {name: value.detach() for name, value in seen.items()}
+
+    steps = {critic: recorded(partial(take, critic=critic), device) for critic in ("away", "learning", "heard")}
+    bar = tqdm(progress, total=progress.total, desc="autoencoder", unit="step")
+    for step in bar:
+        cosine = (1 + math.cos(math.pi * progress.share)) / 2
+        rate = args.lr * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * cosine)
+        critic = "heard" if progress.share >= args.critic_from else "learning"
+        critic = critic if progress.share >= args.critic_from - HEAD_START else "away"
+        some = to_device(torch.randint(len(images), (args.batch_size,)), device)
+        seen = steps[critic](rate, float(step), some)
 
         if (step + 1) % args.log_every == 0 or progress.is_over(step + 1):
-            row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average.model, validation)}
-            row["statistics"] = statistics_loss(latents).item()
-            if criticised:
-                row |= {"critic_real": real.item(), "critic_fake": fake.item()}
-            row["seconds"] = round(progress.seconds, 1)
+            row = {"step": step + 1, "psnr": psnr(average.model, validation)}
+            row |= {name: value.item() for name, value in seen.items()} | {"seconds": round(progress.seconds, 1)}
             run.log(row)
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
             save_autoencoder(average.model, args.out)

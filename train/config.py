@@ -59,7 +59,7 @@ CPU = TrainingConfig(
 )
 CPU_V1 = replace(CPU, optimizer="adamw", learning_rate=3e-3, mask_ratio=(0.3, 0.3), min_snr_gamma=None)
 # One GPU, some minutes: 128 px in 64 tokens, by an autoencoder whose cells have eight pixels along a side.
-GPU = replace(CPU, steps=10_000, batch_size=512, learning_rate=5e-3, decay=0.75, compile=True, save_every=2_000)
+GPU = replace(CPU, steps=20_000, batch_size=256, learning_rate=4e-3, decay=0.75, cuda_graphs=True, save_every=20_000)
 
 
 def imagenet(model: str, training: TrainingConfig, expect: str) -> Recipe:

@@ -29,16 +29,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mdt_core import MDTPipeline
-from mdt_core.acceleration import choose_dtype
+from mdt_core.acceleration import choose_dtype, recorded
 from mdt_core.autoencoder import decode
 from mdt_core.diffusion import Diffusion
+from mdt_core.draws import to_device
 from mdt_core.guidance import guide
 from mdt_core.optim import EMA
 from mdt_core.runs import Run, write_whole
 from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
-from train.adversary import Adversary, reconstruction_loss
+from train.adversary import Adversary, adamw, reconstruction_loss
 from train.autoencoder import pixels_of, psnr
-from train.avatars import Split, load
+from train.avatars import load
 from train.budget import Progress
 from train.command import Parser
 from train.export import save_autoencoder
@@ -153,12 +154,10 @@ def _convolutions(layer: nn.Module) -> list[nn.Conv2d]:
     return [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
 
 
-def pictures_of(data: Latents, images: Split, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pictures (N, 3, H, W) in [-1, 1] that the latents at `indices` were made of, and their labels (N,)."""
-    sources, flipped = data.sources(indices.numpy())
-    pixels = pixels_of(images.images[sources], device)
-    pixels[flipped] = pixels[flipped].flip(-1)
-    return pixels, torch.from_numpy(images.labels[sources]).to(device)
+def pictures_of(images: Tensor, places: Tensor, flipped: Tensor) -> Tensor:
+    """Those of `images` (M, 3, H, W) uint8 at `places` (N,), mirrored where `flipped` (N,): (N, 3, H, W) in [-1, 1]."""
+    pixels = pixels_of(images[places], images.device)
+    return torch.where(flipped.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
 
 
 def tune(args: argparse.Namespace) -> None:
@@ -167,12 +166,14 @@ def tune(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     pipe, data = MDTPipeline.from_pretrained(args.model).to(device), Latents(args.latents)
     source = DrawnImages(args.data, "train")
-    images = source.split
+    images, classes = (torch.from_numpy(part).to(device) for part in (source.split.images, source.split.labels))
     data.check_encoder(pipe.vae, f"that of {args.model}")
     if data.made_of.get("source") not in (None, source.digest):
         raise ValueError(f"{args.latents} was made of other pictures than {args.data}: run train.latents on those")
+    data.hold(device)
     progress = Progress(args.steps, args.minutes)  # refuses a wrong number before the drafts take their minutes
     drawn = drafts(args, pipe, data, device)
+    sample_latents, sample_labels, trip_latents = (drawn[name].to(device) for name in ("samples", "labels", "trips"))
     vae = grown(pipe.vae, args.width, args.blocks)
     vae = vae.to(device, memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
@@ -180,47 +181,60 @@ def tune(args: argparse.Namespace) -> None:
     lower = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     adversary, average = Adversary(len(data.id2label), args.critic_lr, device), EMA(vae, args.ema)
     weights = list(vae.decoder.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=args.lr, betas=(0.5, 0.99), weight_decay=0.0)
+    optimizer = adamw(weights, args.lr, (0.5, 0.99))
     validation = pixels_of(load(args.data, "validation").images[:512], device)
     third, run = args.batch_size // 3, Run(args.out)
 
     def some(count: int) -> Tensor:
         return torch.randint(count, (third,))
 
-    bar = tqdm(progress, total=progress.total, desc="decoder", unit="step")
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * (1 - 0.95 * progress.share)
-        encoded, trips, samples = some(len(data)), some(len(drawn["trips"])), some(len(drawn["samples"]))
-        indices = torch.cat([encoded, drawn["indices"][trips]])
-        latents = torch.cat([data.batch(encoded.tolist())[0], drawn["trips"][trips], drawn["samples"][samples]])
-        latents[:third] += args.noise * torch.rand(third, 1, 1, 1) * torch.randn_like(latents[:third])
-        originals, their_classes = pictures_of(data, images, indices, device)
-        labels = torch.cat([their_classes, drawn["labels"][samples].to(device)])
-
+    def take(
+        rate: float | Tensor,
+        done: float | Tensor,
+        heard: float | Tensor,
+        latents: Tensor,
+        labels: Tensor,
+        places: Tensor,
+        flipped: Tensor,
+        others: Tensor,
+    ) -> dict[str, Tensor]:
+        """One step on encoded pictures, round trips and samples, and on `others`, of which nothing of it was made."""
+        optimizer.param_groups[0]["lr"] = rate
+        originals = pictures_of(images, places, flipped)
         with lower():
-            y = decode(vae, latents.to(device))
-        y = y.float()
+            y = decode(vae, latents).float()
         reconstruction = reconstruction_loss(originals, y[: 2 * third])
-        share = args.critic_weight * min(1.0, step / 500)  # the critic learns first
         with lower():
             adversarial = adversary.term(y, labels, reconstruction, vae.decoder.layers[-1].weight)
-        loss = reconstruction + share * adversarial
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (reconstruction + heard * adversarial).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
-        others = some(len(images.labels))  # real pictures that nothing of this batch was made of
-        pictures = torch.cat([originals, pixels_of(images.images[others.numpy()], device)])
-        their_labels = torch.cat([labels[: 2 * third], torch.from_numpy(images.labels)[others].to(device)])
+        pictures = torch.cat([originals, pixels_of(images[others], device)])
         with lower():
-            real, fake = adversary.step(pictures, their_labels, y, labels)
-        average.update(vae, step)
+            scores = adversary.step(pictures, torch.cat([labels[: 2 * third], classes[others]]), y, labels)
+        average.update(vae, done)
+        return {"reconstruction": reconstruction.detach(), "critic_real": scores[0], "critic_fake": scores[1]}
+
+    tune_once = recorded(take, device)
+    bar = tqdm(progress, total=progress.total, desc="decoder", unit="step")
+    for step in bar:
+        encoded, trips, samples = some(len(data)), some(len(drawn["trips"])), some(len(drawn["samples"]))
+        mean = data.batch(encoded.tolist())[0].to(device)
+        mean += args.noise * torch.rand(third, 1, 1, 1, device=device) * torch.randn_like(mean)
+        places, flipped = data.sources(torch.cat([encoded, drawn["indices"][trips]]).numpy())
+        chosen = [places, flipped, trips, samples, some(len(images))]
+        places, flipped, trips, samples, others = (to_device(torch.as_tensor(each), device) for each in chosen)
+        latents = torch.cat([mean, trip_latents[trips], sample_latents[samples]])
+        labels = torch.cat([classes[places], sample_labels[samples]])
+        heard = args.critic_weight * min(1.0, step / 500)  # the critic learns first
+        rate = args.lr * (1 - 0.95 * progress.share)
+        seen = tune_once(rate, float(step), heard, latents, labels, places, flipped, others)
 
         if (step + 1) % args.log_every == 0 or progress.is_over(step + 1):
-            row = {"step": step + 1, "reconstruction": reconstruction.item(), "psnr": psnr(average.model, validation)}
-            row |= {"critic_real": real.item(), "critic_fake": fake.item(), "seconds": round(progress.seconds, 1)}
+            row = {"step": step + 1, "psnr": psnr(average.model, validation)}
+            row |= {name: value.item() for name, value in seen.items()} | {"seconds": round(progress.seconds, 1)}
             run.log(row)
             bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
             save_autoencoder(average.model, args.out)

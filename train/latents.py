@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdt_core.draws import to_device
 from mdt_core.official import open_autoencoder
 from train.command import Parser
 from train.encode import DTYPES, encode, fingerprint
@@ -100,7 +101,7 @@ class Latents:
         named = json.loads(self.shards[0].metadata["id2label"])
         self.id2label = {int(index): name for index, name in named.items()}
         self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
-        self.held: dict[str, np.ndarray] = {}  # what `hold` read into memory
+        self.held: dict[str, Tensor] = {}  # what `hold` read into memory
         self.order = None  # with balance or repeats: index -> image
         balance = self.made_of.get("balance")
         if balance or repeats:
@@ -149,11 +150,12 @@ class Latents:
         flipped, images = np.divmod(np.asarray(indices), self.unmirrored)
         return images if self.order is None else self.order[images], flipped.astype(bool)
 
-    def hold(self) -> None:
-        """Read a set of at most `HELD` bytes into memory: a batch is then gathered at once, not row by row."""
+    def hold(self, device: torch.device | str = "cpu") -> None:
+        """Read a set of at most `HELD` bytes into a device's memory: a batch is then gathered there, not row by row."""
         names = [name for name in self.shards[0] if name != "labels"]
         if sum(shard[name].nbytes for shard in self.shards for name in names) <= HELD:
-            self.held = {name: np.concatenate([shard[name] for shard in self.shards]) for name in [*names, "labels"]}
+            whole = {name: np.concatenate([shard[name] for shard in self.shards]) for name in [*names, "labels"]}
+            self.held = {name: torch.from_numpy(tensor).to(device) for name, tensor in whole.items()}
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean and std (N, C, h, w) in float32 and class labels (N,) of the images at `indices`."""
@@ -163,21 +165,21 @@ class Latents:
         images, flipped = self.sources(indices)
         gather = self._gathered if self.held else self._read
         mean, std, labels = gather(images, flipped)
-        mean = torch.from_numpy(mean).float()
-        std = torch.zeros_like(mean) if std is None else torch.from_numpy(std).float()
-        return mean, std, torch.from_numpy(labels)
+        return mean.float(), torch.zeros_like(mean, dtype=torch.float32) if std is None else std.float(), labels
 
-    def _gathered(self, images: np.ndarray, flipped: np.ndarray) -> list[np.ndarray | None]:
-        """Mean, std (None of a deterministic autoencoder) and labels, from memory."""
-        found: list[np.ndarray | None] = []
+    def _gathered(self, images: np.ndarray, flipped: np.ndarray) -> list[Tensor | None]:
+        """Mean, std (None of a deterministic autoencoder) and labels, where they are held."""
+        index = to_device(torch.from_numpy(images), self.held["labels"].device)
+        found: list[Tensor | None] = []
         for name in ("mean", "std"):
-            rows = self.held[name][images] if name in self.held else None
+            rows = self.held[name][index] if name in self.held else None
             if rows is not None and flipped.any():
-                rows[flipped] = self.held[f"mirror_{name}"][images[flipped]]
+                where = to_device(torch.from_numpy(flipped), rows.device).view(-1, 1, 1, 1)
+                rows = torch.where(where, self.held[f"mirror_{name}"][index], rows)
             found.append(rows)
-        return [*found, self.held["labels"][images]]
+        return [*found, self.held["labels"][index]]
 
-    def _read(self, images: np.ndarray, flipped: np.ndarray) -> list[np.ndarray | None]:
+    def _read(self, images: np.ndarray, flipped: np.ndarray) -> list[Tensor | None]:
         """The same from the shards, row by row."""
         numbers = np.searchsorted(self.ends, images, side="right")
         rows = images - np.concatenate([[0], self.ends])[numbers]
@@ -187,11 +189,11 @@ class Latents:
             for name in {"mean", "std"} & shard.keys():
                 shard.announce(prefix + name, row)
 
-        found = [
-            np.stack([shard[prefix + name][row] for shard, prefix, row in where]) if name in self.shards[0] else None
-            for name in ("mean", "std")
-        ]
-        return [*found, np.array([shard["labels"][row] for shard, _, row in where])]
+        found: list[Tensor | None] = []
+        for name in ("mean", "std"):
+            rows = [shard[prefix + name][row] for shard, prefix, row in where] if name in self.shards[0] else None
+            found.append(None if rows is None else torch.from_numpy(np.stack(rows)))
+        return [*found, torch.tensor([shard["labels"][row] for shard, _, row in where])]
 
 
 def balanced(labels: np.ndarray, power: float) -> np.ndarray:
