@@ -122,6 +122,12 @@ def lay_out_mask_settings() -> dict[str, gr.components.Component]:
     }
 
 
+def brought(method: str) -> list[Any]:
+    """What a method brings along: its sampler and its steps."""
+    row = METHODS[method]
+    return [row.sampler, gr.update(maximum=max_steps(row.sampler), value=row.num_inference_steps)]
+
+
 def wire_presets(preset: gr.Radio, controls: Controls, model: gr.Dropdown, describe: Any) -> None:
     """A preset sets method, sampler and steps; so does a method, to its own."""
     trio = [controls.method, controls.sampler, controls.steps]
@@ -131,15 +137,11 @@ def wire_presets(preset: gr.Radio, controls: Controls, model: gr.Dropdown, descr
         steps = gr.update(maximum=max_steps(settings.sampler), value=settings.num_inference_steps)
         return [settings.method, settings.sampler, steps]
 
-    def follow(method: str) -> list[Any]:
-        row = METHODS[method]
-        return [None, row.sampler, gr.update(maximum=max_steps(row.sampler), value=row.num_inference_steps)]
-
     def bound(sampler: str, steps: int) -> list[Any]:
         return [None, gr.update(maximum=max_steps(sampler), value=min(steps, max_steps(sampler)))]
 
     preset.input(apply, [preset, model], trio, **GLUE)
-    controls.method.input(follow, controls.method, [preset, *trio[1:]], **GLUE)
+    controls.method.input(lambda method: [None, *brought(method)], controls.method, [preset, *trio[1:]], **GLUE)
     controls.sampler.input(bound, [controls.sampler, controls.steps], [preset, controls.steps], **GLUE)
     controls.steps.input(lambda: None, outputs=preset, **GLUE)
 

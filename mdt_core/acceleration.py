@@ -13,7 +13,7 @@ from mdt_core.layers import Block
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-# Width from which bfloat16 pays on a CPU with AMX. The shipped model, 192 wide, is faster in float32: its products are
+# Width from which bfloat16 pays on a CPU with AMX. A model 192 wide is faster in float32: its products are
 # so small that casting takes longer than they do (train/RESULTS.md).
 AMX_PAYS_FROM = 384
 COMPILED_KINDS = 32  # of a block, before torch gives up and runs what is left uncompiled

@@ -9,7 +9,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from mdt_core.autoencoder import decode, downscale, encode, fit_preview, preview
+from mdt_core.autoencoder import decode, encode, fit_preview, pixel_block, preview
 from mdt_core.rgb import to_uint8
 from mdt_core.samplers import generators, initial_latents
 
@@ -94,8 +94,7 @@ class Pictures:
             coarse = initial_latents(rng, (self.latent_shape[0], 8, 8))
             latents = torch.nn.functional.interpolate(coarse, self.latent_shape[1:], mode="bicubic")
         pixels = torch.cat([decode(self.vae, z.to(self.vae.device, self.vae.dtype)) for z in latents.split(8)])
-        block = min(downscale(self.vae), 4) if downscale(self.vae) < 8 else 1
-        weights = fit_preview(latents.float().cpu(), pixels.float().cpu(), block)
+        weights = fit_preview(latents.float().cpu(), pixels.float().cpu(), pixel_block(self.vae))
         rounded = [[round(weight, 4) for weight in row] for row in weights.tolist()]  # of pixels in [-1, 1]
         self.register_to_config(preview_weights=rounded)
         self.__dict__.pop("_preview_weights", None)  # of before

@@ -18,8 +18,8 @@ class Size:
 
 SIZES = {
     #          depth  width  heads  v2 decoder
-    "XS": Size(8, 192, 6, 4),  # the shipped model; this and the next are not in the paper
-    "XS256": Size(12, 256, 8, 4),  # what it grows to: in float16 still below 40 MB with its autoencoder
+    "XS": Size(8, 192, 6, 4),  # what a CPU can train; this and the next are not in the paper
+    "XS256": Size(12, 256, 8, 4),  # the shipped model: in float16 below 40 MB with its autoencoder
     "S": Size(12, 384, 6, 6),
     "B": Size(12, 768, 12, 4),
     "L": Size(24, 1024, 16, 4),

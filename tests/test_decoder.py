@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mdt_core import MDTPipeline, create_model
 from mdt_core.autoencoder import decode, encode
@@ -131,6 +131,28 @@ def test_the_second_stage_changes_the_decoder_alone_and_goes_on_from_its_drafts(
     with pytest.raises(SystemExit):
         decoder.main()
     assert "other settings" in capsys.readouterr().err
+
+
+def test_without_a_critic_no_samples_are_drawn_and_flat_areas_get_flatter(pipe, tmp_path, monkeypatch):
+    """Catches a weight of the differences that is ignored, and minutes spent on samples that nothing is held to."""
+    pipe.save_pretrained(tmp_path / "model")
+    shades = torch.randint(0, 256, (24, 3, 1, 1), dtype=torch.uint8)
+    split = avatars.Split(shades.expand(-1, -1, 32, 32).numpy(), np.arange(24) % STYLES, np.arange(24))
+    for name in ("train", "validation"):
+        avatars.save(tmp_path / "data", name, split)
+    encode_set(DrawnImages(tmp_path / "data", "train"), pipe.vae, tmp_path / "latents", cpu=True)
+    command = (
+        f"decoder --model {tmp_path}/model --data {tmp_path}/data --latents {tmp_path}/latents --out {tmp_path}/out "
+        "--num-trips 4 --steps 20 --batch-size 8 --lr 1e-2 --ema 0.5 --critic-weight 0 --differences 4"
+    )
+    monkeypatch.setattr(sys, "argv", command.split())
+    monkeypatch.setattr(decoder, "Adversary", None)  # a step of it would fail
+    decoder.main()
+    assert len(load_file(tmp_path / "out" / "drafts.safetensors")["samples"]) == 0
+    latents = Latents(tmp_path / "latents").batch(range(24))[0]
+    tuned = type(pipe.vae).from_pretrained(tmp_path / "out")
+    before, after = (decode(vae, latents).diff(dim=3).abs().mean() for vae in (pipe.vae, tuned))
+    assert after < before / 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The handlers behind the page, called as Gradio calls them: runs that wait, end, stop and fail, and what is told."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,13 +12,16 @@ import torch
 from app import recipes
 from app.comparison import Comparison
 from app.engine import Engine
+from app.inpainting import FALLBACK
 from app.presets import Presets
 from app.request import Request
 from app.studio import MOST_NOTES, WAITING, clear_errors, warn
 from app.tabs.compare import Compare
 from app.tabs.generate import Generate
+from app.tabs.inpaint import Inpaint
 from app.trajectory import View
 from app.ui import build
+from mdt_core.inpainting import METHODS
 from tests.stand_in import StandInPipeline
 from tests.test_model_info import in_time
 
@@ -178,3 +182,19 @@ def test_of_many_notes_a_few_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told.clear()
     warn(["one", "two"])
     assert told == ["Recipe: one.", "Recipe: two."]
+
+
+# --- Inpaint ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_cannot_do_the_method_brings_another_with_its_own_steps(engine, monkeypatch):
+    """Catches RePaint in half of the steps that it wants: those of the method before."""
+    tab, info = handlers(engine, Inpaint), engine.describe("shapes")
+    plain = replace(info, name="others", masked_pass=False)
+    monkeypatch.setattr(engine, "describe", {"shapes": info, "others": plain}.get)
+    found = tab.offer("others", 0, "mdt", info)
+    assert found[tab.controls.method]["value"] == FALLBACK and found[tab.preset] is None
+    assert found[tab.controls.steps]["value"] == METHODS[FALLBACK].num_inference_steps
+    assert found[tab.controls.sampler] == METHODS[FALLBACK].sampler
+    kept = tab.offer("others", 0, "blend", info)
+    assert "value" not in kept[tab.controls.method] and tab.controls.steps not in kept

@@ -263,9 +263,9 @@ def test_examples_are_drawn_from_seeds_that_no_training_saw(path):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_come_with_a_mask_that_fits(path):
     mask = np.asarray(Image.open(path.with_name(f"{path.stem}-mask.png"))) > 127
-    fit_canvas(np.asarray(Image.open(path)), mask, size=64, cell=4)  # refuses an empty, full or too small one
+    fit_canvas(np.asarray(Image.open(path)), mask, size=128, cell=8)  # refuses an empty, full or too small one
 
 
 def test_examples_are_four_and_of_other_sizes_than_the_model():
     assert len(EXAMPLES) == 4
-    assert len({Image.open(path).size for path in EXAMPLES} - {(64, 64)}) == 4
+    assert len({Image.open(path).size for path in EXAMPLES} - {(128, 128)}) == 4

@@ -14,8 +14,9 @@ The decoder is given latents with a little noise, so that the encoder spends its
 `train.decoder` then tunes the decoder on what a diffusion model hands it.
 
     python -m train.autoencoder data/avatars --out runs/avatars-autoencoder
-    python -m train.autoencoder data/avatars-128 --out runs/avatars-128-autoencoder --latent-channels 8 \
-        --encoder-width 80 --encoder-blocks 1 2 --decoder-width 128 --decoder-blocks 2 3 --batch-size 128 --steps 8000
+    python -m train.autoencoder data/avatars-128 --out runs/avatars-128-autoencoder --latent-channels 12 \
+        --encoder-width 64 --encoder-blocks 1 2 --decoder-width 128 --decoder-blocks 2 3 --batch-size 128 \
+        --steps 11000 --critic-weight 0.4 --critic-from 0.4
 """
 
 import argparse

@@ -13,6 +13,9 @@ every latent, left as it is:
 
 The drafts (round trips and samples) are kept in the folder: the same command goes on from them. `--width` and
 `--blocks` make the decoder larger first: a model need not be trained anew to get a better one.
+
+`--critic-weight 0 --differences 4` polishes a tuned decoder, without critic and samples: a drawing's areas are of one
+colour, and a grey level of unrest in them, which a critic does not mind, is what the judge sees first.
 """
 
 import argparse
@@ -94,20 +97,21 @@ def drafts(args: argparse.Namespace, pipe: MDTPipeline, data: Latents, device: t
         random = torch.Generator().manual_seed(args.seed)
         indices = torch.randperm(len(data), generator=random)[: args.num_trips]
         labels = torch.arange(args.num_samples) % pipe.num_classes
-        size, first, samples, trips = args.draft_batch, 10**6, [], []
+        size, first, found = args.draft_batch, 10**6, {"samples": [], "trips": []}
         with tqdm(total=len(labels) + len(indices), desc="draft", unit="image") as bar:
-            for some in labels.split(size):
+            for some in labels.split(size) if len(labels) else ():  # an empty tensor has one empty part
                 nothing = torch.empty(len(some), *data.shape, device=device)
-                samples.append(draw_drafts(pipe, nothing, some.to(device), first, 0).cpu())
+                found["samples"].append(draw_drafts(pipe, nothing, some.to(device), first, 0).cpu())
                 first += len(some)  # not the bar's count: a bar that is switched off does not count
                 bar.update(len(some))
-            for some in indices.split(size):
+            for some in indices.split(size) if len(indices) else ():
                 mean, _, classes = (x.to(device) for x in data.batch(some.tolist()))
                 start = int(torch.randint(TRIPS_FROM[0], TRIPS_FROM[1] + 1, (), generator=random))
-                trips.append(draw_drafts(pipe, mean, classes, first, start).cpu())
+                found["trips"].append(draw_drafts(pipe, mean, classes, first, start).cpu())
                 first += len(some)
                 bar.update(len(some))
-        tensors = {"samples": torch.cat(samples), "labels": labels, "trips": torch.cat(trips), "indices": indices}
+        tensors = {name: torch.cat(parts) if parts else torch.empty(0, *data.shape) for name, parts in found.items()}
+        tensors |= {"labels": labels, "indices": indices}
         write_whole(path, lambda partial: save_file(tensors, partial, metadata={"made_of": made_of}))
     return load_file(path)
 
@@ -171,6 +175,9 @@ def tune(args: argparse.Namespace) -> None:
     if data.made_of.get("source") not in (None, source.digest):
         raise ValueError(f"{args.latents} was made of other pictures than {args.data}: run train.latents on those")
     data.hold(device)
+    critic = args.critic_weight > 0
+    if not critic:
+        args.num_samples = 0  # which are held to the critic alone
     progress = Progress(args.steps, args.minutes)  # refuses a wrong number before the drafts take their minutes
     drawn = drafts(args, pipe, data, device)
     sample_latents, sample_labels, trip_latents = (drawn[name].to(device) for name in ("samples", "labels", "trips"))
@@ -179,14 +186,15 @@ def tune(args: argparse.Namespace) -> None:
     vae.encoder.requires_grad_(False)
     dtype = choose_dtype("auto", device)
     lower = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
-    adversary, average = Adversary(len(data.id2label), args.critic_lr, device), EMA(vae, args.ema)
+    adversary = Adversary(len(data.id2label), args.critic_lr, device) if critic else None
+    average = EMA(vae, args.ema)
     weights = list(vae.decoder.parameters())
     optimizer = adamw(weights, args.lr, (0.5, 0.99))
     validation = pixels_of(load(args.data, "validation").images[:512], device)
-    third, run = args.batch_size // 3, Run(args.out)
+    part, run = args.batch_size // (3 if critic else 2), Run(args.out)
 
     def some(count: int) -> Tensor:
-        return torch.randint(count, (third,))
+        return torch.randint(max(count, 1), (part if count else 0,))
 
     def take(
         rate: float | Tensor,
@@ -203,26 +211,30 @@ def tune(args: argparse.Namespace) -> None:
         originals = pictures_of(images, places, flipped)
         with lower():
             y = decode(vae, latents).float()
-        reconstruction = reconstruction_loss(originals, y[: 2 * third])
-        with lower():
-            adversarial = adversary.term(y, labels, reconstruction, vae.decoder.layers[-1].weight)
-        (reconstruction + heard * adversarial).backward()
+        reconstruction = reconstruction_loss(originals, y[: 2 * part], args.differences)
+        loss, seen = reconstruction, {"reconstruction": reconstruction.detach()}
+        if critic:
+            with lower():
+                adversarial = adversary.term(y, labels, reconstruction, vae.decoder.layers[-1].weight)
+            loss = loss + heard * adversarial
+        loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-
-        pictures = torch.cat([originals, pixels_of(images[others], device)])
-        with lower():
-            scores = adversary.step(pictures, torch.cat([labels[: 2 * third], classes[others]]), y, labels)
+        if critic:
+            pictures = torch.cat([originals, pixels_of(images[others], device)])
+            their_classes = torch.cat([labels[: 2 * part], classes[others]])
+            with lower():
+                seen["critic_real"], seen["critic_fake"] = adversary.step(pictures, their_classes, y, labels)
         average.update(vae, done)
-        return {"reconstruction": reconstruction.detach(), "critic_real": scores[0], "critic_fake": scores[1]}
+        return seen
 
     tune_once = recorded(take, device)
     bar = tqdm(progress, total=progress.total, desc="decoder", unit="step")
     for step in bar:
         encoded, trips, samples = some(len(data)), some(len(drawn["trips"])), some(len(drawn["samples"]))
         mean = data.batch(encoded.tolist())[0].to(device)
-        mean += args.noise * torch.rand(third, 1, 1, 1, device=device) * torch.randn_like(mean)
+        mean += args.noise * torch.rand(part, 1, 1, 1, device=device) * torch.randn_like(mean)
         places, flipped = data.sources(torch.cat([encoded, drawn["indices"][trips]]).numpy())
         chosen = [places, flipped, trips, samples, some(len(images))]
         places, flipped, trips, samples, others = (to_device(torch.as_tensor(each), device) for each in chosen)
@@ -256,7 +268,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=18)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--critic-lr", type=float, default=5e-4)
-    parser.add_argument("--critic-weight", type=float, default=0.4, help="share of the reconstruction's gradient")
+    parser.add_argument("--critic-weight", type=float, default=0.4, help="share of the reconstruction's gradient; or 0")
+    parser.add_argument("--differences", type=float, default=0.5, help="weight of neighbours' differences in the loss")
     parser.add_argument("--noise", type=float, default=0.15, help="most on encoded latents")
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--log-every", type=int, default=250)

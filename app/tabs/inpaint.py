@@ -14,7 +14,14 @@ from app.controls import NO_CLASS, check_offered, for_model
 from app.engine import ModelInfo
 from app.images import open_image
 from app.inpaint_api import make_endpoint
-from app.inpaint_controls import method_choices, preset_of, settings_to_values, values_to_settings, wire_presets
+from app.inpaint_controls import (
+    brought,
+    method_choices,
+    preset_of,
+    settings_to_values,
+    values_to_settings,
+    wire_presets,
+)
 from app.inpaint_page import CELLS, PAINTING, READY, RESULT, Page, brush
 from app.inpaint_session import Job, Outcome, message, pictures, publish_outcome
 from app.inpainting import FALLBACK, Inpainting, fingerprint, mask_from, settings_from
@@ -43,8 +50,9 @@ class Inpaint(Page):
         page = [self.start, self.stop, self.status, easel, job, outcome, *views]
 
         offers = [self.controls.label, self.controls.method, self.offered]
+        shown = [*offers, self.preset, self.controls.sampler, self.controls.steps]
         for event in (studio.opened.success, studio.page.load):
-            event(self.offer, [model, *offers], [*offers, self.preset], **GLUE)
+            event(self.offer, [model, *offers], shown, **GLUE)
         wire_presets(self.preset, self.controls, model, self.engine.describe)
         self.open.upload(self.take_upload, self.open, page, **CHECK)
         self.example.select(self.take_example, model, [*page, self.controls.label], **GLUE)
@@ -305,10 +313,8 @@ class Inpaint(Page):
             return {self.offered: info}
         update, choices = for_model(info, [label], before), method_choices(info)
         update["value"] = update["value"][0]
-        kept = method if method in dict(choices).values() else FALLBACK
-        return {
-            self.controls.label: update,
-            self.controls.method: gr.update(choices=choices, value=kept),
-            self.offered: info,
-            self.preset: gr.skip() if kept == method else None,
-        }
+        controls, found = self.controls, {self.controls.label: update, self.offered: info}
+        if method in dict(choices).values():
+            return found | {controls.method: gr.update(choices=choices)}
+        moved = {self.preset: None, controls.method: gr.update(choices=choices, value=FALLBACK)}
+        return found | moved | dict(zip([controls.sampler, controls.steps], brought(FALLBACK), strict=True))

@@ -203,14 +203,14 @@ def test_another_model_can_be_chosen(page: Page) -> None:
     expect(page.locator("#generate-classes")).to_contain_text("tench")
     page.click("#model input")
     page.get_by_role("option", name="avatars", exact=True).click()
-    expect(page.locator("#about")).to_contain_text("64 px")
+    expect(page.locator("#about")).to_contain_text("128 px")
     expect(page.locator("#generate-classes")).not_to_contain_text("tench")
     pick(page, "landscape")
     put(page, "generate-steps", 8)
     page.evaluate(WATCH)
     found = generate(page)
     assert page.evaluate("window.previews.size") >= 3
-    assert [picture.size for picture in found] == [(64, 64)] * 4
+    assert [picture.size for picture in found] == [(128, 128)] * 4
     assert min(np.asarray(picture.convert("RGB")).std() for picture in found) > 5
     expect(page.locator("#generate-gallery")).to_contain_text("seed 0 · landscape")
 
