@@ -18,8 +18,8 @@ LOOK_SECONDS = 1.0  # between two looks whether the model is warm, after which t
 # What each is, and how far its pixels are on average (of 255) from those of 250 dpm++ steps: measured on the shipped
 # model, one picture of each class (train/RESULTS.md)
 NOTES = {
-    "Fast": "10 steps · avatars: 3.4 of 255 from where many steps lead",
-    "Balanced": "25 steps · avatars: 1.5 of 255 from where many steps lead",
+    "Fast": "10 steps · avatars: 2.9 of 255 from where many steps lead",
+    "Balanced": "25 steps · avatars: 0.9 of 255 from where many steps lead",
     "Paper": "250 steps with fresh noise, nothing skipped: another picture",
     None: "Your own settings",
 }
