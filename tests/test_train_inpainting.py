@@ -207,7 +207,7 @@ def test_the_command_reports(here, capsys):
     assert max(report["calls"].values()) <= 4 and report["calls"]["autoencoder"] == 0
     assert report["bar"]["seam"] == rows["mdt, mean"]["seam"]
     assert json.loads(Path("out/report.json").read_text()) == report
-    assert Image.open("out/grid.png").size == (4 + 5 * 68, 24 + 4 * 68)
+    assert Image.open("out/grid.png").size == (4 + 5 * 132, 24 + 4 * 132)
 
 
 def test_the_same_command_again_paints_nothing(here, capsys, monkeypatch):

@@ -38,7 +38,7 @@ from train.painters import WITHOUT_MODEL, Painting, paint, parse_method, steps_w
 
 DEFAULT = "mdt"  # the method that is held to the bar:
 BAR_SEAM, BAR_EXCESS = (0.85, 1.15), 0.5  # its seam, and its excess over that of "blend"
-GAP, ZOOM = 4, 2  # of the grid, px
+GAP, SIDE = 4, 128  # of the grid, px; a smaller picture is enlarged by a whole factor
 
 # ---- results -> figures and grid
 
@@ -90,7 +90,7 @@ def draw_grid(originals: np.ndarray, masks: dict[str, np.ndarray], results: Resu
     """Some pictures of each kind of mask, one a row: original, masked, and each method."""
     methods = list(dict.fromkeys(method for method, _ in results))
     shown = np.linspace(0, len(originals) - 1, per_kind).astype(int)
-    side, top = ZOOM * originals.shape[1], 24
+    side, top = originals.shape[1] * max(1, SIDE // originals.shape[1]), 24
     columns, rows = 2 + len(methods), len(masks) * len(shown)
     grid = Image.new("RGB", (GAP + columns * (side + GAP), top + rows * (side + GAP)), "white")
     pen, font = ImageDraw.Draw(grid), ImageFont.load_default(size=11)
