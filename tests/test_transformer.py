@@ -82,8 +82,10 @@ def test_saved_and_opened_again_it_is_the_same_model(version, tmp_path):
     model.save_pretrained(tmp_path)
     again = MDTTransformer.from_pretrained(tmp_path)
     assert type(again) is type(model)
-    with torch.no_grad():
-        assert torch.equal(model(x, T([9]), T([0])), again(x, T([9]), T([0])))
+    saved, opened = model.state_dict(), again.state_dict()
+    assert saved.keys() == opened.keys() and all(torch.equal(weight, opened[name]) for name, weight in saved.items())
+    with torch.no_grad():  # on some processors a product's last bit hangs on where in memory its weights lie
+        torch.testing.assert_close(model(x, T([9]), T([0])), again(x, T([9]), T([0])), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
