@@ -94,6 +94,9 @@ def one_by_one(model: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return evaluate
 
 
+Recording = tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor | dict[str, Tensor]]  # its inputs and its output
+
+
 class CudaGraph:
     """A function of tensors whose launches are recorded once per set of shapes and then replayed as one.
 
@@ -111,7 +114,7 @@ class CudaGraph:
         self.function, self.device = function, device
         self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
         self.met: set[tuple] = set()  # shapes
-        self.recorded: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor | dict[str, Tensor]]] = {}
+        self.recorded: dict[tuple, Recording] = {}
 
     def __call__(self, *arguments: Tensor | float | None) -> Tensor | dict[str, Tensor]:
         shapes = tuple(None if a is None else tuple(torch.as_tensor(a).shape) for a in arguments)
@@ -144,7 +147,7 @@ class CudaGraph:
         torch.cuda.current_stream().wait_stream(self.stream)
         return output
 
-    def _record(self, inputs: list[Tensor | None]) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]:
+    def _record(self, inputs: list[Tensor | None]) -> Recording:
         graph = torch.cuda.CUDAGraph()
         # One pool for all shapes: what a recording gives is copied before another may be replayed.
         with torch.cuda.graph(graph, stream=self.stream, pool=self.pool):

@@ -238,7 +238,6 @@ def train(args: argparse.Namespace) -> None:
             last = vae.decoder.layers[-1].weight
             with lower():
                 loss = loss + args.critic_weight * adversary.term(y, classes, reconstruction, last)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
