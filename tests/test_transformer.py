@@ -1,5 +1,7 @@
 """The transformer beyond parity: what may flow where, saving and loading, and calls that cannot work."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -82,10 +84,11 @@ def test_saved_and_opened_again_it_is_the_same_model(version, tmp_path):
     model.save_pretrained(tmp_path)
     again = MDTTransformer.from_pretrained(tmp_path)
     assert type(again) is type(model)
-    saved, opened = model.state_dict(), again.state_dict()
-    assert saved.keys() == opened.keys() and all(torch.equal(weight, opened[name]) for name, weight in saved.items())
-    with torch.no_grad():  # on some processors a product's last bit hangs on where in memory its weights lie
-        torch.testing.assert_close(model(x, T([9]), T([0])), again(x, T([9]), T([0])), rtol=0, atol=1e-5)
+    again = deepcopy(
+        again
+    )  # out of the mapped file: on some processors a product's last bit hangs on where weights lie
+    with torch.no_grad():
+        assert torch.equal(model(x, T([9]), T([0])), again(x, T([9]), T([0])))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
