@@ -3,17 +3,17 @@
 python app.py --model PATH_OR_ID --runs runs/ --host 127.0.0.1 --port 7860
 """
 
-import app.zero  # noqa: F401, I001 - first of all: on a ZeroGPU Space `spaces` has to be there before torch is
+import app.engine.zero_gpu  # noqa: F401, I001 - first of all: on a ZeroGPU Space `spaces` has to be there before torch is
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from app.engine import Engine
-from app.models import MODELS, SHIPPED_RUNS, Models, find_models
+from app.engine.engine import Engine
+from app.engine.models import MODELS, SHIPPED_RUNS, Models, find_models
 from mdt_core.__main__ import Parser
-from mdt_core.machine import add_options, use_own_cores
+from mdt_core.acceleration.machine import add_options, use_own_cores
 
 DEFAULT = MODELS / "avatars"
 

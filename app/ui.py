@@ -7,14 +7,15 @@ from typing import Any
 
 import gradio as gr
 
-from app.engine import Engine, ModelInfo
-from app.studio import CHECK, GLUE, Studio, clear_errors
-from app.tabs.compare import Compare
-from app.tabs.generate import Generate
-from app.tabs.inpaint import Inpaint
-from app.tabs.progress import NAME, TrainingProgress
+from app.common.studio import CHECK, GLUE, Studio, clear_errors
+from app.compare.tab import Compare
+from app.engine.engine import Engine, ModelInfo
+from app.generate.tab import Generate
+from app.inpaint.tab import Inpaint
+from app.progress.tab import NAME, TrainingProgress
 
-ASSETS = Path(__file__).parent / "page"
+ROOM = Path(__file__).parent
+ASSETS = ROOM / "page"
 TABS = {"Generate": Generate, "Inpaint": Inpaint, "Compare": Compare, NAME: TrainingProgress}
 
 # Fonts of the system: the page loads nothing from elsewhere.
@@ -123,7 +124,9 @@ def launch_options() -> dict[str, Any]:
     """What `demo.launch` is told besides host and port."""
     return {
         "theme": THEME,
-        "css": "\n".join(path.read_text(encoding="utf-8") for path in sorted(ASSETS.glob("*.css"))),
+        "css": "\n".join(
+            path.read_text(encoding="utf-8") for path in sorted(ROOM.glob("*/*.css"), key=lambda path: path.name)
+        ),
         "js": (ASSETS / "keys.js").read_text(encoding="utf-8"),
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],

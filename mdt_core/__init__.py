@@ -1,11 +1,19 @@
-"""The masked diffusion transformer: model, training step, sampler."""
+"""The masked diffusion transformer: model, training loop, sampler.
+
+What is public is imported when it is first used: `import mdt_core` alone takes no time.
+"""
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from mdt_core.official import load_official
-from mdt_core.pipeline import MDTPipeline
-from mdt_core.presets import PRESETS, model_config
-from mdt_core.transformer import MDT, DiT, MDTTransformer, MDTv2
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+    from mdt_core.pipeline.pipeline import MDTPipeline
+    from mdt_core.presets import PRESETS
+    from mdt_core.transformer import MDT, DiT, MDTTransformer, MDTv2
+    from mdt_core.weights.official import load_official
 
 __all__ = [
     "MDT",
@@ -14,9 +22,27 @@ __all__ = [
     "MDTPipeline",
     "MDTTransformer",
     "MDTv2",
+    "ModelMixin",
     "create_model",
     "load_official",
 ]
+
+HOMES = {
+    "DiT": "mdt_core.transformer",
+    "MDT": "mdt_core.transformer",
+    "MDTPipeline": "mdt_core.pipeline.pipeline",
+    "MDTTransformer": "mdt_core.transformer",
+    "MDTv2": "mdt_core.transformer",
+    "ModelMixin": "diffusers",  # a saved pipeline names this package: diffusers looks here for what it can load
+    "PRESETS": "mdt_core.presets",
+    "load_official": "mdt_core.weights.official",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'mdt_core' has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)
 
 
 def create_model(
@@ -26,7 +52,7 @@ def create_model(
     decoder_layers: int | None = None,
     in_channels: int = 4,
     without: Sequence[str] = (),
-) -> MDTTransformer:
+) -> "MDTTransformer":
     """A freshly initialised model.
 
     Args:
@@ -40,6 +66,9 @@ def create_model(
     Raises:
         ValueError: an unknown name, or sizes that do not fit together.
     """
+    from mdt_core.presets import model_config
+    from mdt_core.transformer import MDT, DiT, MDTv2
+
     version, sizes = model_config(name, decoder_layers)
     family = {"DiT": DiT, "MDT": MDT, "MDTv2": MDTv2}
     sizes |= {"sample_size": sample_size, "in_channels": in_channels, "num_classes": num_classes}

@@ -15,14 +15,15 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from mdt_core.canvas import AREAS
+from mdt_core.acceleration.machine import add_options, choose_device, devices, use_own_cores
 from mdt_core.inpainting import DEFAULT_SCALE, MASKED_CONTENTS, METHODS
-from mdt_core.machine import add_options, choose_device, devices, use_own_cores
-from mdt_core.official import load_official, resolve
-from mdt_core.opening import is_checkpoint, open_pipeline
-from mdt_core.pipeline import MDTPipeline, PipelineStep
+from mdt_core.pipeline.canvas import AREAS
+from mdt_core.pipeline.open import is_checkpoint, open_pipeline
+from mdt_core.pipeline.pipeline import MDTPipeline, PipelineStep
 from mdt_core.samplers import SAMPLERS
 from mdt_core.transformer import MDTTransformer
+from mdt_core.weights.hub import resolve
+from mdt_core.weights.official import load_official
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"
 PAINTING = ("method", "strength", "area", "masked_content", "grow", "feather")  # flags of `inpaint` alone

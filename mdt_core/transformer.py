@@ -14,6 +14,7 @@ Letters: N batch, T tokens, K kept tokens, D width, C latent channels, p patch s
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -31,12 +32,13 @@ from mdt_core.layers import (
     token_pairs,
 )
 from mdt_core.masking import hidden_tokens, put, restore, take
+from mdt_core.weights.saved_config import tidy_config
 
 
 class Conditioning:
     """What the blocks of one pass are told beside their tokens, computed when a block asks for it.
 
-    `mdt_core.trajectory` has one that looks up what it computed before.
+    `mdt_core.acceleration.cached_conditioning` has one that looks up what it computed before.
     """
 
     def __init__(self, c: Tensor):
@@ -198,6 +200,11 @@ class MDTTransformer(ModelMixin, ConfigMixin):
             elif name.endswith("relative_position_bias_table"):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
+        """diffusers' `save_pretrained`; the folder keeps no path of this machine."""
+        super().save_pretrained(save_directory, **kwargs)
+        tidy_config(Path(save_directory) / self.config_name)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "MDTTransformer":
         """diffusers' `from_pretrained`, strict; it gives the class that was saved, whichever of the family is asked.
@@ -301,3 +308,7 @@ class MDTv2(MDT):
         for block in self.de_blocks:
             x = block(x, *tell(block), skip=inputs)
         return x
+
+
+for _model in (MDTTransformer, DiT, MDT, MDTv2):
+    _model.__module__ = "mdt_core"  # a saved pipeline names the package, whichever file of it holds the class

@@ -7,7 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imp
 
 import torch
 
-from mdt_core.machine import usable_cores
+from mdt_core.acceleration.machine import usable_cores
 
 threads = max(1, usable_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))  # for the programs tested, too

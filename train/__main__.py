@@ -18,19 +18,19 @@ from einops import rearrange
 from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
-from mdt_core.acceleration import choose_dtype
-from mdt_core.checkpoints import initialize_from, resumable
-from mdt_core.machine import cpus_alone, devices
-from mdt_core.official import open_autoencoder
+from mdt_core.acceleration.machine import cpus_alone, devices
+from mdt_core.acceleration.precision_and_graphs import choose_dtype
 from mdt_core.presets import model_config
 from mdt_core.runs import Run
-from mdt_core.training import PATIENCE, full_disk_is_told, train
-from mdt_core.training_config import TrainingError, exponential_steps
+from mdt_core.training.checkpoints import initialize_from, resumable
+from mdt_core.training.config import TrainingError, exponential_steps
+from mdt_core.training.loop import PATIENCE, full_disk_is_told, train
+from mdt_core.weights.hub import open_autoencoder
 from train.command import Parser, use_machine
 from train.config import RECIPES, Recipe, find_recipe
 from train.costs import table
 from train.export import assemble, export, write_pipeline
-from train.latents import Latents
+from train.latents.dataset import Latents
 
 SHEET_COLUMNS = 16  # classes in the pictures of samples/, of more than that evenly picked ones
 

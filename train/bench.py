@@ -1,8 +1,8 @@
 """`python -m train.bench`: how fast a training step and its parts are, against the published computation.
 
-The reference step is the plain model of mdt_core/reference.py under the same loss, then `clip_grad_norm_`, adan-pytorch
-tensor by tensor, and an average of its own, all in float32; both sides train on the same images, noise and hidden
-tokens. They take turns in one process (mdt_core/timing.py). The last line is one JSON object.
+The reference step is the plain model of mdt_core/bench/reference.py under the same loss, then `clip_grad_norm_`,
+adan-pytorch tensor by tensor, and an average of its own, all in float32; both sides train on the same images, noise and
+hidden tokens. They take turns in one process (mdt_core/bench/timing.py). The last line is one JSON object.
 """
 
 import json
@@ -18,19 +18,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import mdt_core.bench
-from mdt_core.bench_rows import Row, Setting, dtypes, errors, masked, random_model
+from mdt_core.bench.command import main as run_bench
+from mdt_core.bench.reference import Reference
+from mdt_core.bench.rows import Row, Setting, dtypes, errors, masked, random_model
+from mdt_core.bench.timing import take_turns
 from mdt_core.diffusion import Diffusion
-from mdt_core.draws import Draws, passes_of_step
 from mdt_core.losses import training_terms
-from mdt_core.optim import EMA, Adan
-from mdt_core.reference import Reference
-from mdt_core.timing import take_turns
-from mdt_core.training import make_optimizer, prepare_blocks
-from mdt_core.training_config import TrainingConfig
+from mdt_core.training.config import TrainingConfig
+from mdt_core.training.draws import Draws, passes_of_step
+from mdt_core.training.ema import EMA
+from mdt_core.training.loop import make_optimizer, prepare_blocks
+from mdt_core.training.optimizers import Adan
 from mdt_core.transformer import MDTTransformer
 from train.config import RECIPES
-from train.latents import Latents
+from train.latents.dataset import Latents
 
 # --- the step ------------------------------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    mdt_core.bench.main(arguments, ROWS, "python -m train.bench", __doc__.splitlines()[0])
+    run_bench(arguments, ROWS, "python -m train.bench", __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

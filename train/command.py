@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from mdt_core.machine import use_own_cores
+from mdt_core.acceleration.machine import use_own_cores
 
 
 def use_machine() -> None:

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
 from typing import get_args, get_origin
 
-from mdt_core.training_config import TrainingConfig
-from train.emoji_classes import CLASSES
+from mdt_core.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -85,12 +84,6 @@ def ablation(expect: str, model: str = "MDT-XS/2", **changes) -> Recipe:
 
 
 AVATARS_128 = {"latents": "data/avatars-128-latents", "vae": "runs/avatars-128-autoencoder", "data_shape": (12, 16, 16)}
-EMOJI = {"latents": "data/emoji-latents", "vae": "runs/emoji-autoencoder", "data_shape": (4, 16, len(CLASSES))}
-EMOJI_128 = {
-    "latents": "data/emoji-128-latents",
-    "vae": "runs/emoji-128-autoencoder",
-    "data_shape": (12, 16, len(CLASSES)),
-}
 
 RECIPES = {
     # --- the model we ship, and what a CPU can train, with its siblings for comparison
@@ -102,8 +95,6 @@ RECIPES = {
     ),
     "avatars-mdt": Recipe("MDT-XS/2", CPU_V1, expect="version 1 of it"),
     "avatars-dit": Recipe("DiT-XS/2", replace(CPU_V1, mask_ratio=None), expect="the plain transformer of that size"),
-    "emoji": Recipe("MDTv2-XS/2", CPU, **EMOJI, expect="64 px; not run yet"),
-    "emoji-gpu": Recipe("MDTv2-XS256/2", GPU, **EMOJI_128, expect="128 px; not run yet"),
     # --- the paper's, on ImageNet; FID-50K as published, without guidance unless said
     "mdtv2-s2": imagenet("MDTv2-S/2", replace(PAPER, learning_rate=5e-4), "FID 39.50 at 400k steps"),
     "mdtv2-b2": imagenet("MDTv2-B/2", PAPER, "FID 19.55 at 400k steps"),

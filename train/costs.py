@@ -5,7 +5,7 @@ from functools import cache
 import torch
 
 from mdt_core import MDTTransformer, create_model
-from mdt_core.cost import PEAK_TFLOPS, forward_macs, step_flops
+from mdt_core.training.flops import PEAK_TFLOPS, forward_macs, step_flops
 from train.config import RECIPES, Recipe
 
 DEVICE, UTILISATION = "H200", 0.4  # an assumption: runs log what they reach as `mfu`

@@ -5,7 +5,6 @@ python -m train.export runs/avatars --as-run --until 3200 --weights 400 1600 320
 """
 
 import argparse
-import json
 import math
 import random
 import shutil
@@ -14,12 +13,13 @@ from pathlib import Path
 import torch
 
 from mdt_core import MDTPipeline, MDTTransformer
-from mdt_core.checkpoints import resumable
-from mdt_core.machine import choose_device
-from mdt_core.official import open_autoencoder
+from mdt_core.acceleration.machine import choose_device
 from mdt_core.runs import Run, write_whole
+from mdt_core.training.checkpoints import resumable
+from mdt_core.weights.hub import open_autoencoder
+from mdt_core.weights.saved_config import tidy_config
 from train.command import Parser
-from train.latents import Latents
+from train.latents.dataset import Latents
 
 SHARD_SIZE = "9MB"  # a Space refuses files over 10 MB
 PREVIEWED = 32  # pictures that the preview is fitted to: each has hundreds of cells for a dozen numbers
@@ -41,15 +41,7 @@ def assemble(transformer: MDTTransformer, vae, id2label: dict[int, str], data: L
 def save_autoencoder(vae, out: Path) -> None:
     """Write an autoencoder's folder."""
     vae.save_pretrained(out)
-    drop_derived(out / "config.json")
-
-
-def drop_derived(config: Path) -> None:
-    """Take out what `AutoencoderTiny` writes into its configuration and then warns of when it reads it."""
-    settings = json.loads(config.read_text())
-    if settings.get("_class_name") == "AutoencoderTiny":
-        settings.pop("block_out_channels", None)
-        config.write_text(json.dumps(settings, indent=2) + "\n")
+    tidy_config(out / vae.config_name)
 
 
 def write_pipeline(pipeline: MDTPipeline, out: Path) -> None:
@@ -58,7 +50,6 @@ def write_pipeline(pipeline: MDTPipeline, out: Path) -> None:
 
     def fill(folder: Path) -> None:
         pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-        drop_derived(folder / "vae" / "config.json")
         if card.exists():
             shutil.copy(card, folder)
 
@@ -139,7 +130,7 @@ def export_run(run: Run, out: Path, weights: list[int] = (), until: int | None =
             half.save_pretrained(kept, max_shard_size=SHARD_SIZE)
         if weights:  # what a checkpoint is opened with
             shutil.copytree(run.folder / "pipeline" / "vae", folder / "pipeline" / "vae")
-            drop_derived(folder / "pipeline" / "vae" / "config.json")
+            tidy_config(folder / "pipeline" / "vae" / "config.json")
             shutil.copy(run.folder / "pipeline" / "model_index.json", folder / "pipeline")
 
     write_whole(out, fill)

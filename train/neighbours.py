@@ -27,10 +27,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import trange
 
-from mdt_core.machine import choose_device
-from train import features, samples
+from mdt_core.acceleration.machine import choose_device
 from train.command import Parser
-from train.judging import JUDGES, float64_device, open_judge
+from train.evaluate import features, samples
+from train.evaluate.judging import JUDGES, float64_device, open_judge
 
 ROWS = 2048  # images that are in memory as float64 at once, of either set
 SHARE = 0.05  # of the held-out images: those that count as too near

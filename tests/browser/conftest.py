@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from mdt_core.pipeline import IMAGENET_CLASSES, MDTPipeline
+from mdt_core.pipeline.pipeline import IMAGENET_CLASSES, MDTPipeline
 from mdt_core.transformer import MDTv2
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from app import recipes
-from app.inpainting import mask_from
+from app.common import recipes
+from app.inpaint.request import mask_from
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 PASTE = """(data) => {

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from app import recipes
+from app.common import recipes
 from mdt_core.runs import Run
 from tests.browser.test_studio import files, generate, put, value_of
-from tests.tiny import NAMES, write_run
+from tests.helpers.tiny import NAMES, write_run
 
 
 @pytest.fixture

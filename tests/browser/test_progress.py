@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from app import recipes
+from app.common import recipes
 from mdt_core.runs import Run
 from tests.browser.conftest import make_tiny_pipeline
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from app import recipes
+from app.common import recipes
 
 WATCH = """() => {
   window.previews = new Set();

@@ -1,0 +1,58 @@
+"""Pictures in and out: opening what people upload, and encoding what the page shows.
+
+An upload is untrusted: its format, size and mode are checked before a pixel is decoded, and what comes out is always an
+upright RGB picture.
+"""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from mdt_core.pipeline.image_arrays import to_rgb
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 8192 * 8192
+
+
+def open_image(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """An uploaded picture as RGB: turned upright (EXIF), flattened on white, 16 bits brought to 8, first frame only.
+
+    ValueError where it is no picture of these formats, is cut short, or has more than MAX_PIXELS pixels.
+    """
+    image = open_header(path, formats)
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise all kinds of exceptions on broken data
+        raise ValueError("The picture is damaged or cut short: save or upload it again.") from error
+    return to_rgb(image)
+
+
+def open_header(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The picture with its size, mode and texts known, and no pixel decoded yet. ValueError as for `open_image`."""
+    try:
+        image = Image.open(path, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"The picture is too large: at most {MAX_PIXELS:,} pixels can be opened.") from error
+    except Exception as error:
+        raise ValueError(f"This is not a {'/'.join(formats)} picture that can be read.") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"The picture has {width} x {height} pixels: at most {MAX_PIXELS:,} can be opened.")
+    return image
+
+
+def jpeg_uri(image: Image.Image, max_side: int) -> str:
+    """A data URI for a passing preview, at most `max_side` pixels high and wide."""
+    image = image.convert("RGB")
+    image.thumbnail((max_side, max_side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88, subsampling=0)
+    return data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def data_uri(data: bytes, media_type: str) -> str:
+    """Bytes as a URI that carries them."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,39 @@
+"""The stage: the place on the page where the pictures of a run appear, as HTML."""
+
+import html
+from collections.abc import Sequence
+
+from PIL import Image
+
+from app.common.images import jpeg_uri
+
+STAGE_SIDE = 640  # pixels that the tiles of one frame share
+STAGE_ASPECT = 1.5  # width / height of the place they have on the page
+
+
+def caption(label: int | None, labels: dict[int, str]) -> str:
+    """A class as people read it."""
+    return "no class" if label is None else labels[label]
+
+
+def columns_for(count: int) -> int:
+    """The number of columns that makes `count` square tiles largest in the place they have."""
+    return max(range(1, count + 1), key=lambda columns: min(STAGE_ASPECT / columns, 1 / -(-count // columns)))
+
+
+def pictures(tiles: Sequence[Image.Image], captions: Sequence[str]) -> str:
+    """Pictures with captions on the stage, as HTML."""
+    columns = columns_for(len(tiles))
+    side = STAGE_SIDE // columns if len(tiles) > 1 else STAGE_SIDE
+    figures = [
+        f'<figure><img src="{jpeg_uri(tile, side)}" alt="{html.escape(text)}">'
+        f"<figcaption>{html.escape(text)}</figcaption></figure>"
+        for tile, text in zip(tiles, captions, strict=True)
+    ]
+    rows = -(-len(tiles) // columns)
+    return f'<div class="stage" style="--columns: {columns}; --rows: {rows}">{"".join(figures)}</div>'
+
+
+def message(text: str) -> str:
+    """A sentence on an empty stage, as HTML."""
+    return f'<div class="stage empty"><p>{html.escape(text)}</p></div>'

@@ -1,0 +1,241 @@
+"""The engine room: one model at a time behind a lock; a request becomes an iterator of frames.
+
+Nothing here knows of the browser. A run is stopped by closing its iterator (the model is free again after the step in
+hand); another model is used by naming it in the next request. A run may live in another process (zero_gpu.py).
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from app.engine.frames import Frame
+from app.engine.models import version_of, weights_of
+from app.engine.request import Request
+from app.engine.speed import Speeds
+from app.engine.zero_gpu import ON_ZERO_GPU, gpu
+from mdt_core.acceleration.machine import choose_device
+from mdt_core.acceleration.precision_and_graphs import choose_dtype
+from mdt_core.pipeline.labels import class_index
+from mdt_core.pipeline.open import open_pipeline
+from mdt_core.transformer import MDT
+
+WARM_SECONDS = 3.0  # of a timed warm-up that tell enough
+LARGE_MODEL = 100e6  # parameters; above this a CPU is slow enough to suggest fewer steps
+LENT_SECONDS = 120.0  # that ZeroGPU lends its GPU for at most
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the page shows of a model."""
+
+    name: str
+    architecture: str  # "MDTv2"
+    parameters: int
+    labels: dict[int, str]
+    image_size: int  # pixels
+    cells: int  # latent cells along a side
+    tokens: int  # along a side
+    masked_pass: bool  # whether it has a side-interpolator
+    device: str  # "cpu", "cuda"
+    dtype: str = "float32"
+    weights: str = ""  # tells whether they are those that a recipe was made with
+
+    @property
+    def slow(self) -> bool:
+        """Whether few steps should be suggested."""
+        return self.device == "cpu" and self.parameters > LARGE_MODEL
+
+
+class Engine:
+    """Holds the models that can be used by name and the one that is in memory.
+
+    `models`: name -> location; it is looked into at every use, so it may grow. `load`: a location -> pipeline.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        *,
+        device: str | None = None,
+        dtype: str = "auto",
+        compile: bool = False,
+        load: Callable[[str], Any] = open_pipeline,
+    ):
+        self.models = models
+        self.default = next(iter(self.models))
+        self.device = choose_device(device)
+        choose_dtype(dtype, torch.device(self.device))  # refused now, not when a model is opened
+        self.dtype = dtype
+        self.compile = compile
+        self.speeds = Speeds()
+        self._load = load
+        self._start = gpu(seconds_needed)(self._run)
+        self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
+        self._looking = threading.Lock()  # one model at a time is looked into: each takes its memory
+        if ON_ZERO_GPU:  # a worker may be forked while another visitor holds it
+            os.register_at_fork(after_in_child=lambda: setattr(self, "_lock", threading.Lock()))
+        self._visitors: set[object] = set()  # whose runs are going on or waiting
+        self._name: str | None = None
+        self._version: int | None = None
+        self._pipe: Any = None
+        self._info: dict[str, tuple[int, ModelInfo]] = {}  # name -> version of its files, and what it is
+        self._warming: threading.Thread | None = None
+
+    def locate(self, name: str) -> str:
+        """Where the model of this name lies. ValueError where there is none."""
+        location = self.models.get(name) if isinstance(name, str) else None
+        if location is None:
+            known = list(self.models)
+            more = f" ({len(known) - 8} more)" if len(known) > 8 else ""
+            raise ValueError(f"There is no model {name!r}: choose one of {', '.join(known[:8])}{more}.")
+        return location
+
+    def find(self, name: Any, otherwise: str) -> str:
+        """The model of this name, which may come from a stranger's file; `otherwise` where there is none."""
+        return name if isinstance(name, str) and name in self.models else otherwise
+
+    def describe(self, name: str) -> ModelInfo:
+        """What there is to know of a model; reads it if it never was, or if its files have changed since.
+
+        An idle engine opens it. A run that goes on is not waited for, and keeps its model in memory: then the other one
+        is read beside it and let go of again. ValueError where there is no such model or it cannot be read.
+        """
+        info = self._known(name)
+        if info is None:
+            with self._looking:
+                info = self._known(name) or self._read(name)  # somebody else may have asked for it meanwhile
+        return info
+
+    def class_index(self, name: str, label: int | str) -> int:
+        """The index of a class that is given by index or name. ValueError where the model has no such class."""
+        if isinstance(label, bool) or not isinstance(label, int | str):
+            raise ValueError(f"A class is given by its number or its name, not by {label!r}.")
+        return class_index(label, self.describe(name).labels)
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Frame]:
+        """Work through the requests, one frame per step; what each took is kept in `speeds`."""
+        self.check_time(requests)
+        visitor = object()
+        self._visitors.add(visitor)
+        try:
+            with closing(self._start(requests)) as frames:
+                for frame in frames:
+                    if frame.images and isinstance(requests[frame.job], Request):
+                        self.note(requests[frame.job], frame)
+                    yield frame
+        finally:
+            self._visitors.discard(visitor)
+
+    def warm(self, name: str) -> None:
+        """Draw a picture that nobody sees: a model's first steps are slow, and the later ones tell what others take.
+
+        It ends where a model is slow enough to tell by then, and at once when somebody wants the engine.
+        """
+        if ON_ZERO_GPU or self._visitors:  # there, the GPU is for visitors' runs alone
+            return
+        timed = Request(name, (0,), (0,), num_inference_steps=10)
+        # steps of both kinds, which compile and fill caches
+        guided = replace(timed, num_inference_steps=1, skip_unconditional=False)
+        unguided = replace(timed, num_inference_steps=1, class_labels=(None,))
+        with closing(self._start((guided, unguided, timed))) as frames:
+            for frame in frames:
+                if self._visitors:
+                    return
+                if frame.job == 2 and (frame.images or frame.seconds > WARM_SECONDS):
+                    self.note(timed, frame)
+                    return
+
+    def warm_in_background(self, name: str) -> None:
+        """`warm` beside whatever else goes on."""
+        self._warming = threading.Thread(target=self.warm, args=(name,), daemon=True)
+        self._warming.start()
+
+    @property
+    def warming(self) -> bool:
+        """Whether `warm_in_background` is at work."""
+        return self._warming is not None and self._warming.is_alive()
+
+    def note(self, request: Request, frame: Frame) -> None:
+        """Keep what a run took until this frame."""
+        self.speeds.note(request.model, len(request.seeds), frame.evaluations, frame.seconds)
+
+    def check_time(self, requests: Sequence[Request]) -> None:
+        """ValueError where ZeroGPU does not lend its GPU for as long as a run may take. Elsewhere a run has all day."""
+        if ON_ZERO_GPU and (seconds := seconds_needed(requests)) > LENT_SECONDS:
+            raise ValueError(
+                f"This may take {seconds:.0f} s on the GPU, which is lent for {LENT_SECONDS:.0f} s at most: "
+                "ask for fewer steps or pictures."
+            )
+
+    def seconds(self, request: Request) -> float | None:
+        """What a run will take on this machine, from what others took; None before the model's first."""
+        return self.speeds.estimate(request.model, len(request.seeds), sum(request.evaluations))
+
+    def _run(self, requests: Sequence[Request]) -> Iterator[Frame]:
+        """As `run`. On ZeroGPU it works in another process."""
+        with self._lock:
+            for job, request in enumerate(requests):
+                yield from request.frames(self._open(request.model), job)
+
+    def _open(self, name: str) -> Any:
+        """The pipeline of this name, loaded if another one is in memory, or another's files. The lock is held."""
+        location = self.locate(name)
+        version = version_of(location)
+        if (name, version) != (self._name, self._version):
+            self._name = self._pipe = None  # let go of the old weights before the new ones come
+            pipe = self._load(location)
+            self._note_model(name, version, pipe)
+            self._pipe = pipe.to(self.device)
+            self._pipe.optimize(dtype=self.dtype, compile=self.compile)
+            self._pipe.set_progress_bar_config(disable=True)
+            self._name, self._version = name, version
+        return self._pipe
+
+    def _known(self, name: str) -> ModelInfo | None:
+        """What was noted of a model, unless its files have changed since. ValueError where there never was one."""
+        if not isinstance(name, str) or name not in self._info:
+            self.locate(name)
+            return None
+        (version, info), location = self._info[name], self.models.get(name)
+        return info if location is None or version == version_of(location) else None  # of one that is gone: what it was
+
+    def _read(self, name: str) -> ModelInfo:
+        """Open a model, or where another one has to stay in memory, look into it beside that one."""
+        # On ZeroGPU this process keeps its first model, ready for the workers; a worker opens any other itself.
+        stays = ON_ZERO_GPU and self._pipe is not None
+        if stays or not self._lock.acquire(blocking=False):
+            location = self.locate(name)
+            return self._note_model(name, version_of(location), self._load(location))
+        try:
+            self._open(name)
+            return self._info[name][1]
+        finally:
+            self._lock.release()
+
+    def _note_model(self, name: str, version: int, pipe: Any) -> ModelInfo:
+        dtype = choose_dtype(self.dtype, torch.device(self.device), pipe.transformer.config.hidden_size)
+        info = ModelInfo(
+            name=name,
+            architecture=type(pipe.transformer).__name__,
+            parameters=sum(p.numel() for p in pipe.transformer.parameters()),
+            labels=dict(pipe.id2label),
+            image_size=pipe.image_size,
+            cells=pipe.latent_shape[-1],
+            tokens=pipe.latent_shape[-1] // pipe.transformer.config.patch_size,
+            masked_pass=isinstance(pipe.transformer, MDT),
+            device=self.device,
+            dtype=str(dtype).removeprefix("torch."),
+            weights=weights_of(pipe),
+        )
+        self._info[name] = version, info
+        return info
+
+
+def seconds_needed(requests: Sequence[Request]) -> float:
+    """An upper bound of the seconds on a data-centre GPU, for ZeroGPU."""
+    return 20 + sum(request.gpu_seconds for request in requests)

@@ -1,0 +1,79 @@
+"""The `/inpaint` endpoint: picture and mask as files, results as files."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.utils import get_upload_folder
+
+from app.common.images import open_image
+from app.common.studio import clear_errors
+from app.engine.engine import Engine
+from app.engine.request import MAX_SEED, check_whole, counting
+from app.inpaint.easel import open_mask
+from app.inpaint.request import MAX_VARIANTS, Inpainting, Settings
+from app.inpaint.session import publish_results
+from mdt_core.inpainting import DEFAULT_SCALE, find_method
+
+
+def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileData]]:
+    """The function behind `/inpaint`; `at` serves the files."""
+
+    def inpaint(
+        image: gr.FileData,
+        mask: gr.FileData,
+        class_label: int | str | None = None,
+        seed: int = 0,
+        num_variants: int = 1,
+        method: str = "mdt",
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        strength: float = 1.0,
+        guidance_scale: float = DEFAULT_SCALE,
+        guidance_power: float = 4.0,
+        masked_content: str = "auto",
+        area: str = "whole",
+        grow: int = 8,
+        feather: int = 8,
+        model: str | None = None,
+    ) -> list[gr.FileData]:
+        """Repaint a picture where the mask (of its size) is white. Variant i has the seed `seed` + i."""
+        with clear_errors():
+            check_whole("number of variants", num_variants, 1, MAX_VARIANTS)
+            check_whole("seed", seed, 0, MAX_SEED)
+            name = engine.default if model is None else model
+            info = engine.describe(name)
+            sampler, num_inference_steps = find_method(method).schedule(sampler, num_inference_steps)
+            settings = Settings(
+                model=name,
+                class_label=None if class_label in (None, "") else engine.class_index(name, class_label),
+                seeds=counting(seed, num_variants),
+                method=method,
+                sampler=sampler,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                guidance_power=guidance_power,
+                strength=strength,
+                masked_content=masked_content,
+                area=area,
+                grow=grow,
+                feather=feather,
+            )
+            picture = open_image(uploaded(image))
+            request = Inpainting(settings, picture, open_mask(uploaded(mask), picture.size))
+            for frame in engine.run((request,)):
+                last = frame
+        files = publish_results(request, last.images, info, "inpainted", at)
+        return [gr.FileData(path=path) for path in files]
+
+    return inpaint
+
+
+def uploaded(file: Any) -> str:
+    """The path of a file that a client sent. ValueError for anything else: clients must not name the server's files."""
+    path = file.get("path") if isinstance(file, Mapping) else None
+    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise ValueError("Image and mask have to be sent as files: handle_file(path).")
+    return path

@@ -1,0 +1,70 @@
+"""What a session keeps of an inpainting run, its results as files, and how its pictures are drawn on the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gradio.components import Component
+from PIL import Image
+
+from app.common import recipes
+from app.common.files import publish
+from app.common.stage import caption
+from app.engine.engine import ModelInfo
+from app.inpaint.easel import Easel, read_mask
+from app.inpaint.request import Inpainting, Settings, recipe_of
+
+
+@dataclass
+class Outcome:
+    """The files of a finished run."""
+
+    files: list[str]  # PNG of the picture's own size, with recipe
+    shown: list[str]  # the same, small enough for a browser
+    before: str  # what they were made from, of the size of `shown`
+    captions: list[str]
+    chosen: int = 0
+
+
+@dataclass
+class Job:
+    """A run; changed while it goes on."""
+
+    settings: Settings
+    easel: Easel
+    mask: bytes = field(repr=False)  # PNG of the picture's size: what is painted from now on is not for this run
+    running: bool = True
+    seen: int = 0  # steps done
+    total: int = 0
+    seconds: float = 0.0
+    outcome: Outcome | None = field(default=None, repr=False)
+
+    def request(self) -> Inpainting:
+        """What the engine is asked for."""
+        return Inpainting(self.settings, self.easel.picture(), read_mask(self.mask))
+
+    def captions(self) -> list[str]:
+        """One per variant."""
+        return [f"seed {seed}" for seed in self.settings.seeds]
+
+
+def publish_results(
+    request: Inpainting, images: Sequence[Image.Image], info: ModelInfo, name: str, at: Component
+) -> list[str]:
+    """The variants as PNG files with their recipes, where `at` serves its files from."""
+    label = caption(request.settings.class_label, info.labels)
+    recipe = recipe_of(request, 0, info)  # but for the seed the same for all: picture and mask are read once
+    return [
+        publish(recipes.to_png(image, recipe | {"seed": seed}), f"{name}-{label}-{seed}", at)
+        for image, seed in zip(images, request.settings.seeds, strict=True)
+    ]
+
+
+def publish_outcome(
+    job: Job, request: Inpainting, images: Sequence[Image.Image], info: ModelInfo, at: Component
+) -> Outcome:
+    """The results of a run, and copies small enough for a browser."""
+    easel = job.easel
+    files = shown = publish_results(request, images, info, easel.name, at)
+    if easel.shown != easel.size:
+        shown = [publish(recipes.to_png(image.resize(easel.shown)), "variant", at) for image in images]
+    return Outcome(files, shown, publish(recipes.to_png(easel.display()), "before", at), job.captions())

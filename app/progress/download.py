@@ -1,0 +1,64 @@
+"""The button that makes a film or a sheet of a reel in the chosen format and hands it to the browser."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from app.common import recipes
+from app.common.files import publish
+from app.common.studio import GLUE, clear_errors, on_end
+from app.progress.exports import NEEDS_AV, animate, formats
+from app.progress.reels import Reel
+
+NAMES = {"gif": "GIF", "webp": "WebP", "mp4": "MP4", "png": "PNG strip"}
+READY = "Download"
+BUSY = f"() => ({{__type__: 'update', value: {json.dumps('Making it …')}, interactive: false}})"
+SAVE = """(file) => {
+  if (file) Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
+  return [];
+}"""
+
+
+class Download:
+    """A choice of formats, and the button beside it. To be laid out in a row."""
+
+    def __init__(self, prefix: str):
+        kinds = formats()
+        if "mp4" not in kinds:
+            gr.HTML(f'<p class="note">{NEEDS_AV}</p>', elem_classes="needs")
+        self.format = gr.Dropdown(
+            [(NAMES[kind], kind) for kind in kinds],
+            value=kinds[0],
+            show_label=False,
+            container=False,
+            scale=0,
+            min_width=120,
+            elem_id=f"{prefix}-format",
+            elem_classes="format",
+        )
+        self.button = gr.Button(READY, size="sm", scale=0, min_width=110, elem_id=f"{prefix}-download")
+        # unseen by its class: visible="hidden" ends at the first value
+        self.file = gr.DownloadButton(elem_classes="unseen", elem_id=f"{prefix}-file")
+
+    def wire(self, make: Callable[..., str], inputs: list[gr.components.Component]) -> None:
+        """What the button does: `make(format, *inputs)` returns a file where `self.file` serves it."""
+        self.button.click(None, outputs=self.button, js=BUSY, **GLUE)
+        made = self.button.click(
+            make,
+            [self.format, *inputs],
+            self.file,
+            show_progress="hidden",
+            concurrency_limit=2,
+            api_visibility="private",
+        )
+        made.success(None, self.file, js=SAVE, **GLUE)
+        on_end(made, lambda: gr.update(value=READY, interactive=True), None, self.button)
+
+    def publish(self, reel: Reel, kind: str, name: str, recipe: Mapping[str, Any] | None = None) -> str:
+        """A reel as a file: a film, or as "png" a sheet, which carries its recipe where there is one."""
+        with clear_errors():
+            sheet = kind == "png"
+            data = recipes.to_png(reel.sheet(), recipe) if sheet else animate(list(reel.frames()), kind)
+        return publish(data, name, self.file, f".{kind}")

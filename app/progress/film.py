@@ -1,0 +1,130 @@
+"""What the Training progress tab shows: the samples of one or two runs and their curves, at every step.
+
+The page is sent once, with a list of frames, one per step that has samples; the browser goes from frame to frame by
+itself (film.js): a frame holds the picture of each run, the cursor's place and the words that change.
+"""
+
+import html
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from app.common.studio import clock
+from app.progress.curves import Axis, curve, step_axis
+from app.progress.run_reader import Points, Progress, Sheet
+from app.progress.steps import all_steps, at_or_below, value_at
+
+PANEL, STAGE = 574, 336  # pixels across and down that a run has on a page of 1280 x 800
+LABEL, GAP = 24, 8  # pixels of a class's name, and between two classes
+CURVES = {"Loss": "loss", "KID": "kid"}  # title -> field of Progress
+
+Uri = Callable[[Sheet], str]  # where the browser finds a sheet
+
+
+def film(runs: Sequence[Progress], position: int, uri: Uri) -> str:
+    """The page of these runs, on which the browser shows the frame at `position` first."""
+    steps = all_steps(runs)
+    drawn = [step for run in runs for step, _ in (*run.loss, *run.kid)] + steps
+    axis = step_axis(drawn) if drawn else None
+    frames = [frame(runs, step, axis, uri) for step in steps]
+    panels = "".join(panel(run, number) for number, run in enumerate(runs))
+    graphs = [
+        graph(title, field, [getattr(run, field) for run in runs], axis)
+        for title, field in CURVES.items()
+        if any(getattr(run, field) for run in runs)
+    ]
+    kind, data = "film single" if len(runs) == 1 else "film", html.escape(json.dumps(frames))
+    return (
+        f'<div class="{kind}" data-position="{position}" data-frames="{data}">'
+        f'<div class="runs">{panels}</div><div class="graphs">{"".join(graphs)}</div></div>'
+    )
+
+
+def frame(runs: Sequence[Progress], step: int, axis: Axis, uri: Uri) -> dict[str, Any]:
+    """What changes on the page at a step. A run without samples there shows its nearest ones before."""
+    sheets, words = [], {}
+    for number, run in enumerate(runs):
+        shown = at_or_below(run.sheets, step)
+        sheets.append(None if shown is None else uri(run.sheets[shown]))
+        words[f"at-{number}"] = caption(shown, step)
+        for field in CURVES.values():
+            value = value_at(getattr(run, field), step)
+            words[f"{field}-{number}"] = "–" if value is None else f"{value:.4f}"
+    return {"step": step, "label": f"Step {step:,}", "x": axis(step), "sheets": sheets, "words": words}
+
+
+def caption(shown: int | None, step: int) -> str:
+    """Which step a run shows, and why another one where it does."""
+    if shown is None:
+        return f"no samples up to step {step:,} yet"
+    return f"step <b>{shown:,}</b>" + ("" if shown == step else f", the nearest up to {step:,}")
+
+
+def panel(run: Progress, number: int) -> str:
+    """A run's heading and the places of its samples, which all show cuttings of one picture."""
+    name = html.escape(run.name)
+    heading = f'<h3 class="run-{number}">{name}</h3><span>{html.escape(run.model)}</span>'
+    if run.problem:
+        problem = f'<p class="problem">{html.escape(run.problem)}</p>'
+        return f'<section class="run"><header>{heading}</header>{problem}</section>'
+    heading += f'<span data-words="at-{number}"></span><span class="state">{state(run)}</span>'
+    notes = "".join(f'<p class="problem">{html.escape(note)}</p>' for note in run.notes)
+    if not run.sheets:
+        notes += '<p class="waiting">The first samples are drawn in a moment of training to come.</p>'
+    return f'<section class="run"><header>{heading}</header>{tiles(run, number)}{notes}</section>'
+
+
+def state(run: Progress) -> str:
+    """How far the training is, and whether it goes on."""
+    if run.live:
+        left = f" · {clock(run.seconds_left)} left" if run.seconds_left else ""
+        return f'<i class="live" title="{run.speed:.0f} images/s"></i>training: {run.steps:,} of {run.total:,}{left}'
+    return f"{run.steps:,} of {run.total:,} steps" if run.steps < run.total else f"{run.steps:,} steps, complete"
+
+
+def tiles(run: Progress, number: int) -> str:
+    """One figure per class; all of them are windows onto the sheet in --sheet-NUMBER."""
+    if not run.sheets:
+        return ""
+    names, rows = classes_of(run, run.sheets[max(run.sheets)].size), run.rows
+    classes = len(names)
+    columns = columns_for(classes, rows)
+    bands = math.ceil(classes / columns)
+    figures = "".join(
+        f"<figure>{''.join(tile(c, row, classes, rows) for row in range(rows))}"
+        f'<figcaption title="{name}">{name}</figcaption></figure>'
+        for c, name in enumerate(map(html.escape, names))
+    )
+    grid = f"--columns: {columns}; --bands: {bands}; --rows: {rows}; --classes: {classes}"
+    return f'<div class="tiles" style="{grid}; --sheet: var(--sheet-{number})">{figures}</div>'
+
+
+def classes_of(run: Progress, size: tuple[int, int]) -> Sequence[str]:
+    """A name for every column of a sheet of this width and height."""
+    classes = max(1, round(size[0] * run.rows / size[1]))
+    return run.classes if len(run.classes) == classes else [f"class {i}" for i in range(classes)]
+
+
+def tile(column: int, row: int, columns: int, rows: int) -> str:
+    """A window onto one cell of the sheet, which is `columns` x `rows` windows large."""
+    x, y = 100 * column / max(columns - 1, 1), 100 * row / max(rows - 1, 1)
+    return f'<i style="background-position: {x:.4g}% {y:.4g}%"></i>'
+
+
+def columns_for(classes: int, rows: int) -> int:
+    """The number of classes side by side that makes their square tiles largest in the place they have."""
+
+    def side(columns: int) -> float:
+        return min(PANEL / columns - GAP, (STAGE / math.ceil(classes / columns) - LABEL) / rows)
+
+    return max(range(1, classes + 1), key=side)
+
+
+def graph(title: str, field: str, lines: Sequence[Points], axis: Axis) -> str:
+    """A curve under its title, with the values at the step shown."""
+    values = "".join(
+        f'<span class="run-{number}" data-words="{field}-{number}"></span>' for number, line in enumerate(lines) if line
+    )
+    drawing = curve(title, lines, axis, dots=field == "kid")
+    return f'<section class="graph"><header><h3>{title}</h3>{values}</header>{drawing}</section>'

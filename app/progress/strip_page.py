@@ -1,0 +1,196 @@
+"""Draw with my class and seed: the part of the Training progress tab that fills a strip, one picture per checkpoint."""
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from time import perf_counter
+
+import gradio as gr
+
+from app.common.controls import NO_CLASS, class_choices, seed_picker, to_request
+from app.common.files import publish, uri
+from app.common.images import jpeg_uri
+from app.common.studio import CHECK, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
+from app.engine.frames import PREVIEW_SECONDS
+from app.engine.request import GUIDANCE_SCALE, Request, max_steps
+from app.progress.download import Download
+from app.progress.reels import of_strip
+from app.progress.run_reader import Progress
+from app.progress.strips import Album, Moment, Place, Strip, chosen_steps, draw, plan, recipe_of, shared_labels
+
+DEFAULTS = Request("", (None,), (0,))
+SIDE = 160  # pixels of a preview
+MARK = "watch('value', () => window.film.mark());"  # film.js
+
+Runs = Callable[..., list[Progress]]  # the runs of the names that the pickers hold
+
+
+class StripPage:
+    """The part's components, and what happens between them."""
+
+    def __init__(self, studio: Studio):
+        self.engine, self.album = studio.engine, Album()
+        with gr.Row(elem_classes="ask"):
+            self._lay_out()
+        with gr.Row(visible=False, elem_classes="checkpoints", equal_height=True) as self.bottom:
+            self.status = gr.HTML(elem_id="training-status")
+            self.download = Download("training-strip")
+        self.stage = gr.HTML(js_on_load=MARK, elem_id="training-strip")
+        self.strip = gr.State()
+
+    def _lay_out(self) -> None:
+        self.label = gr.Dropdown(
+            [("no class (unconditional)", NO_CLASS)],
+            value=NO_CLASS,
+            label="Class (type to filter)",
+            min_width=215,
+            elem_id="training-class",
+        )
+        self.seed = seed_picker("training")
+        slider = {"buttons": [], "min_width": 150}
+        most = max_steps(DEFAULTS.sampler)
+        self.steps = gr.Slider(
+            1, most, DEFAULTS.num_inference_steps, step=1, label="Sampling steps", elem_id="training-steps", **slider
+        )
+        self.scale = gr.Slider(
+            *GUIDANCE_SCALE, DEFAULTS.guidance_scale, step=0.1, label="Guidance", elem_id="training-scale", **slider
+        )
+        button = {"scale": 0, "min_width": 130}
+        self.start = gr.Button("Render", variant="primary", elem_id="training-start", elem_classes="start", **button)
+        self.stop = gr.Button(
+            "Stop", variant="stop", visible=False, elem_id="training-stop", elem_classes="stop", **button
+        )
+        self.note = gr.HTML(elem_id="training-offer", min_width=200)
+
+    def wire(self, names: Sequence[gr.components.Component], runs: Runs) -> None:
+        """Connect the part with the pickers of runs."""
+        self.runs = runs
+        page = [self.start, self.stop, self.bottom, self.status, self.stage]
+        asked = [*names, self.label, self.seed, self.steps, self.scale]
+        check = self.start.click(self.begin, asked, [*page, self.strip], **CHECK)
+        run = check.success(self.run, self.strip, page, show_progress="hidden", api_visibility="private", **GPU)
+        on_end(run, self.finish, self.strip, page)
+        self.stop.click(None, cancels=[run])
+        self.download.wire(self.export, [self.strip])
+
+    def offer(self, runs: Sequence[Progress]) -> tuple[list[tuple[str, int]], str, bool]:
+        """What can be asked of some runs: the classes to choose from, a sentence, and whether there is a checkpoint."""
+        able = [run for run in runs if run.checkpoints]
+        choices = class_choices(shared_labels(able))
+        if not able:
+            return choices, "No checkpoint was kept here, only samples: there is nothing to render with.", False
+        steps, every = set(chosen_steps(able)), sum(len(run.checkpoints) for run in able)
+        used = sum(step in steps for run in able for step in run.checkpoints)
+        count = f"each of {every} checkpoints" if used == every else f"{used} of {every} checkpoints, evenly chosen"
+        lacking = "".join(f"; {run.name} kept none" for run in runs if not run.checkpoints)
+        return choices, f"One picture with {count}{lacking}.", True
+
+    def show_offer(self, offer: tuple, before: tuple) -> Update:
+        """Put an offer on the page. The class is chosen anew only where the classes are others than before."""
+        choices, note, able = offer
+        update = {
+            self.note: f'<p class="note">{html.escape(note)}</p>',
+            self.start: gr.update(interactive=able),
+        }
+        if choices not in before[:1]:
+            first = choices[min(1, len(choices) - 1)][1]  # the first choice is no class
+            update[self.label] = gr.update(choices=choices, value=first)
+        return update
+
+    @property
+    def offered(self) -> list[gr.components.Component]:
+        """What `show_offer` touches."""
+        return [self.label, self.note, self.start]
+
+    # --- a run -----------------------------------------------------------------------------------------------
+
+    def begin(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> Update:
+        """Check what is asked before the run joins the queue."""
+        with clear_errors():
+            choice = NO_CLASS if label is None else label
+            sampling = (DEFAULTS.sampler, steps, scale, DEFAULTS.guidance_power)
+            strip = plan(self.runs(first, second), to_request("", [choice], 1, seed, *sampling))
+        return {
+            self.strip: strip,
+            self.start: gr.update(visible=False),
+            self.stop: gr.update(visible=True),
+            self.bottom: gr.update(visible=True),
+            self.status: WAITING,
+            self.stage: show(strip),
+        }
+
+    def run(self, strip: Strip) -> Iterator[Update]:
+        """Checkpoint by checkpoint; stopped by being closed, which Gradio can do from the first update on."""
+        yield {self.status: WAITING}
+        shown = 0.0
+        with clear_errors(), closing(draw(self.engine, strip, self.album, self._publish)) as moments:
+            for moment in moments:
+                if moment.done or (moment.preview and perf_counter() - shown >= PREVIEW_SECONDS):
+                    yield {
+                        self.stage: show(strip, moment.place, moment.preview and jpeg_uri(moment.preview, SIDE)),
+                        self.status: progress(strip.done / len(strip.places), describe(strip, moment)),
+                    }
+                    shown = perf_counter()
+
+    def finish(self, strip: Strip | None) -> Update:
+        """Ended, stopped or failed: the page is ready again, with what was drawn."""
+        ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False)}
+        if strip:
+            ready |= {self.stage: show(strip), self.status: progress(strip.done / len(strip.places), summary(strip))}
+        return ready
+
+    def export(self, kind: str, strip: Strip | None) -> str:
+        """The strip as far as it was drawn, as a file."""
+        with clear_errors():
+            if strip is None:
+                raise ValueError("Render a strip first.")
+            name = f"{'-'.join(strip.runs)}-{strip.subject}-{strip.request.seeds[0]}"
+            return self.download.publish(of_strip(strip), kind, name, recipe_of(strip, self.engine))
+
+    def _publish(self, png: bytes, name: str) -> str:
+        return publish(png, name, self.stage)
+
+
+def show(strip: Strip, current: Place | None = None, preview: str | None = None) -> str:
+    """A strip as HTML: a row per run, a column per step. `preview`: of the picture that is being drawn."""
+    rows = []
+    for number, run in enumerate(strip.runs):
+        figures = "".join(figure(strip, run, step, current, preview) for step in strip.steps)
+        heading = f'<header><h3 class="run-{number}">{html.escape(run)}</h3></header>' if len(strip.runs) > 1 else ""
+        rows.append(f'{heading}<div class="cells">{figures}</div>')
+    return f'<div class="film-strip" style="--columns: {len(strip.steps)}">{"".join(rows)}</div>'
+
+
+def figure(strip: Strip, run: str, step: int, current: Place | None, preview: str | None) -> str:
+    """One place of a strip: a picture, the reason why there is none, a place to come, or nothing."""
+    key, label = (run, step), f"step {step:,}"
+    there = any(place.key == key for place in strip.places)
+    drawing = preview if current and current.key == key else None
+    source = uri(strip.pictures[key]) if key in strip.pictures else drawing
+    if source:
+        inside = f'<img src="{source}" alt="{html.escape(run)}, {label}" decoding="sync">'
+    elif key in strip.problems:
+        inside = f'<p class="problem">{html.escape(strip.problems[key])}</p>'
+    else:
+        inside = "<i></i>" if there else ""
+    caption = f"{step:,}" if there else ""
+    return f'<figure data-step="{step}">{inside}<figcaption>{caption}</figcaption></figure>'
+
+
+def describe(strip: Strip, moment: Moment) -> str:
+    """Where a run is."""
+    left = "" if moment.seconds_left is None else f" · {clock(moment.seconds_left)} left"
+    where = f"{html.escape(moment.place.run)}, step {moment.place.step:,}"
+    return f"Checkpoint <b>{moment.number}</b> of {len(strip.places)} · {where}{left}"
+
+
+def summary(strip: Strip) -> str:
+    """How a run ended."""
+    if strip.done < len(strip.places):
+        return f"Stopped after {strip.done} of {len(strip.places)} checkpoints."
+    subject = f"{html.escape(strip.subject)}, seed {strip.request.seeds[0]}"
+    before = len(strip.pictures) - strip.drawn
+    known = f" · {before} drawn before" if before else ""
+    unread = f" · {len(strip.problems)} cannot be read" if strip.problems else ""
+    drawn = f"{strip.drawn} picture{'s' * (strip.drawn != 1)} in {clock(strip.seconds)}"
+    return f"{subject} · {drawn}{known}{unread}"

@@ -1,0 +1,78 @@
+"""`python -m mdt_core.bench`: how fast the model and the sampler are, against the published computation.
+
+What is compared takes turns in one process (timing.py); the reference is in reference.py. A row is printed as it is
+done, and the last line is one JSON object. Training's rows are in train/bench.py.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from mdt_core.bench.rows import ROWS, Row, Setting
+
+Rows = Mapping[str, Callable[[Setting], Iterator[Row]]]
+
+
+def main(
+    arguments: list[str] | None = None,
+    table: Rows = ROWS,
+    program: str = "python -m mdt_core.bench",
+    description: str = "Speed, against the published computation.",
+) -> None:
+    """The command line over a table of rows, by name."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("--rows", nargs="+", choices=table, default=list(table), metavar="ROW", help=", ".join(table))
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of every row (default 3)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as torch sets them)")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error(f"--repeats must be at least 1, not {options.repeats}")
+    if options.threads is not None and options.threads < 1:
+        parser.error(f"--threads must be at least 1, not {options.threads}")
+    if options.device not in ("cpu", "cuda") or (options.device == "cuda" and not torch.cuda.is_available()):
+        parser.error(f"--device {options.device} is not here: choose cpu{' or cuda' * torch.cuda.is_available()}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    machine = describe(options.device)
+    print(" | ".join(f"{key} {value}" for key, value in machine.items()))
+    print(
+        f"{'':66}{'seconds':>10}{'spread':>8}{'other':>10}{'ratio':>8}{'error':>10}{'largest':>9}{'MiB':>7}{'other':>7}"
+    )
+    rows = []
+    for name in options.rows:
+        for row in table[name](Setting(options.device, options.repeats)):
+            rows.append(row)
+            print(line(row), flush=True)
+    print(json.dumps({**machine, "rows": [row.json() for row in rows]}))
+
+
+def describe(device: str) -> dict[str, str | int]:
+    """The machine, in a few words."""
+    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def cpu_name() -> str:
+    """The CPU's name, and whether it has AMX, which decides bfloat16."""
+    names = []
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    amx = "with AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {amx}"
+
+
+def line(row: Row) -> str:
+    """A row of the printed table; what was not measured stays empty."""
+    form = lambda value, spec: "" if value is None else format(value, spec)  # noqa: E731
+    cells = (
+        f"{row.name:66}{form(row.seconds, '.3f'):>10}{form(row.spread, '.0%'):>8}{form(row.other_seconds, '.3f'):>10}"
+        f"{form(row.ratio, '.2f'):>8}{form(row.error, '.0e'):>10}{form(row.largest, '.0e'):>9}"
+        f"{form(row.peak_mib, 'd'):>7}{form(row.other_peak_mib, 'd'):>7}"
+    )
+    return f"{cells.rstrip()}  {row.note}" if row.note else cells

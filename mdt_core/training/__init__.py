@@ -1,0 +1,1 @@
+"""The training loop and its parts: configuration, draws, optimizers, EMA, checkpoints."""

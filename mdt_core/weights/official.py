@@ -1,0 +1,168 @@
+"""Published weights -> our transformer: strict, and without a second copy in memory.
+
+The authors of MDT publish PyTorch files whose key names our modules keep (`transformer.py`), and DiT's keys are
+v1's without the masked part. So nothing is renamed here: the version and every size are read off the shapes, the
+model is built on the meta device, and the file's memory-mapped tensors become its parameters as they are.
+
+The one thing that shapes do not tell is how many of v1's blocks belong to its decoder: the published models have 2.
+"""
+
+import argparse
+import math
+import zipfile
+from pathlib import Path
+from statistics import mode
+
+import safetensors.torch
+import torch
+
+from mdt_core.presets import SIZES, model_config
+from mdt_core.transformer import MDT, DiT, MDTTransformer, MDTv2
+from mdt_core.weights.hub import listed
+
+V1_DECODER_LAYERS = model_config("MDT-S/2")[1]["decoder_layers"]
+
+
+class CheckpointError(ValueError):
+    """A file that is not one of the models that this code can build; the sentence says why."""
+
+
+def load_official(path: str | Path, decoder_layers: int | None = None) -> MDTTransformer:
+    """Load a published DiT, MDT or MDTv2 checkpoint.
+
+    Args:
+        path: a `.pt` or `.safetensors` file with the published keys, flat or under `ema` or `model`, with or
+            without `module.` before each.
+        decoder_layers: v1's number of decoder blocks (default 2). For v2 the file tells, and another number is
+            an error.
+
+    Returns:
+        a `DiT`, `MDT` or `MDTv2` in evaluation mode, float32. Its weights stay in the mapped file until they are moved
+        or changed.
+
+    Raises:
+        CheckpointError: the file is missing, cannot be read as tensors alone, or is another model; keys are named.
+    """
+    state = read_state_dict(path)
+    try:
+        model_class, config = detect(state, decoder_layers)
+        with torch.device("meta"):
+            model = model_class(**config)
+        state = _matched(state, model.state_dict())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """The flat state dict in a file, memory-mapped. Nothing but tensors and plain containers is ever unpickled."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; a .pt or .safetensors checkpoint is needed")
+    try:
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load_file(path)
+        else:
+            # Training scripts keep their arguments beside the weights: a Namespace is data, reading it runs no code.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # whatever a damaged or hostile file makes the readers raise
+        raise CheckpointError(
+            f"{path}: not readable as a checkpoint of tensors alone (damaged, cut off, or carrying code)"
+        ) from error
+
+    for nest in ("ema", "model"):
+        inner = content.get(nest) if isinstance(content, dict) else None
+        if isinstance(inner, dict) and inner:
+            content = inner
+    is_state = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not is_state or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(f"{path}: holds no state dict, neither at its top nor under `ema` or `model`")
+    if all(key.startswith("module.") for key in content):
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return content
+
+
+def detect(state: dict[str, torch.Tensor], decoder_layers: int | None = None) -> tuple[type[MDTTransformer], dict]:
+    """Read the class and its configuration off the keys and shapes of a state dict.
+
+    Raises:
+        ValueError: this is no DiT, MDT or MDTv2, or `decoder_layers` contradicts it.
+    """
+
+    def sizes(ending: str, dimensions: int, axis: int) -> list[int]:
+        """One size of every tensor whose key ends so: they vote, so that a single odd one is named as misshapen."""
+        fitting = [t for key, t in state.items() if key.endswith(ending) and t.dim() == dimensions and t.numel()]
+        found = [t.shape[axis] for t in fitting]
+        if not found:
+            held = ", ".join(sorted(state)[:3]) or "no keys"
+            raise ValueError(f"no DiT, MDT or MDTv2: {dimensions} dimensions under `{ending}` are needed, not {held}")
+        return found
+
+    def count(blocks: str) -> int:
+        return len({key.split(".")[1] for key in state if key.startswith(f"{blocks}.")})
+
+    in_channels, patch_size = (sizes("x_embedder.proj.weight", 4, axis)[0] for axis in (1, 2))
+    num_classes = sizes("y_embedder.embedding_table.weight", 2, 0)[0] - 1  # the last row is the null class
+    hidden_size = mode(sizes("attn.qkv.weight", 2, 1))
+    mlp_ratio = mode(sizes("mlp.fc1.weight", 2, 0)) / hidden_size
+
+    encoder_half, decoder_blocks = max(count("en_inblocks"), count("en_outblocks")), count("de_blocks")
+    if encoder_half or decoder_blocks:
+        model_class, depth = MDTv2, 2 * encoder_half + decoder_blocks
+        if decoder_layers not in (None, decoder_blocks):
+            raise ValueError(f"the file has {decoder_blocks} decoder blocks, not {decoder_layers}")
+        decoder_layers = decoder_blocks
+    elif count("sideblocks") or {"mask_token", "decoder_pos_embed"} & state.keys():
+        model_class, depth = MDT, count("blocks")
+        decoder_layers = V1_DECODER_LAYERS if decoder_layers is None else decoder_layers
+    else:
+        model_class, depth = DiT, count("blocks")
+        if decoder_layers:
+            raise ValueError("a DiT has no decoder blocks: leave decoder_layers out")
+        decoder_layers = 0
+
+    if model_class is DiT:  # no table to count the heads in
+        tokens = sizes("pos_embed", 3, 1)[0]
+        widths = {size.hidden_size: size.num_heads for size in SIZES.values()}
+        if hidden_size not in widths:
+            raise ValueError(f"a DiT of width {hidden_size}: the number of heads is known for {sorted(widths)} only")
+        num_heads = widths[hidden_size]
+    else:
+        tokens = mode(sizes("relative_position_index", 2, 0))
+        num_heads = mode(sizes("relative_position_bias_table", 2, 1))
+    if math.isqrt(tokens) ** 2 != tokens:
+        raise ValueError(f"made for {tokens} tokens, which is no square grid")
+
+    return model_class, {
+        "sample_size": math.isqrt(tokens) * patch_size,
+        "patch_size": patch_size,
+        "in_channels": in_channels,
+        "hidden_size": hidden_size,
+        "depth": depth,
+        "num_heads": num_heads,
+        "mlp_ratio": mlp_ratio,
+        "num_classes": num_classes,
+        "decoder_layers": decoder_layers,
+    }
+
+
+def _matched(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict in the model's own dtypes, or a ValueError that names every kind of mismatch."""
+    both = [key for key in expected if key in state]
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(expected[key].shape)}"
+        for key in both
+        if state[key].shape != expected[key].shape
+    ]
+    wrong_kind = [key for key in both if state[key].is_floating_point() != expected[key].is_floating_point()]
+    problems = {
+        "missing": [key for key in expected if key not in state],
+        "extra": [key for key in state if key not in expected],
+        "misshapen": misshapen,
+        "of another type": wrong_kind,
+    }
+    if any(problems.values()):
+        raise ValueError("; ".join(f"{kind}: {listed(keys)}" for kind, keys in problems.items() if keys))
+    return {key: state[key].to(expected[key].dtype) for key in expected}

@@ -1,0 +1,143 @@
+"""Uploads of every shape become upright RGB, and what is no picture is refused in a sentence."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.common.images import MAX_PIXELS, jpeg_uri, open_image
+from app.common.stage import columns_for
+from app.compare.comparison import Comparison, Sheet, parse_values
+from app.engine.frames import Frame
+from app.engine.request import Request
+from app.generate.kept_steps import Trajectory, View
+
+RAMP = np.linspace(0, 255, 16, dtype=np.uint8)[None].repeat(8, 0)  # (8, 16)
+
+
+def opened(path: Path, image: Image.Image, **options: object) -> np.ndarray:
+    image.save(path, **options)
+    result = open_image(path)
+    assert result.mode == "RGB"
+    return np.asarray(result)
+
+
+def test_all_modes_become_rgb(tmp_path: Path) -> None:
+    """Catches 16 bits that clip to white, transparency that turns black, palettes shown as indices."""
+    rgb = np.stack([RAMP] * 3, -1)
+    grey = Image.fromarray(RAMP)
+    assert (opened(tmp_path / "l.png", grey) == rgb).all()
+    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    assert (opened(tmp_path / "16.png", deep) == rgb).all()
+    assert (opened(tmp_path / "f.tiff", Image.fromarray(RAMP.astype(np.float32) / 255)) == rgb).all()
+    assert (opened(tmp_path / "p.png", grey.convert("P")) == rgb).all()
+    assert np.abs(opened(tmp_path / "cmyk.tiff", grey.convert("RGB").convert("CMYK")).astype(int) - rgb).max() <= 2
+    clear = Image.fromarray(np.dstack([rgb, np.zeros_like(RAMP)]))
+    assert (opened(tmp_path / "clear.png", clear) == 255).all()
+    half = opened(tmp_path / "half.png", Image.new("RGBA", (4, 4), (0, 0, 0, 128)))
+    assert (np.abs(half.astype(int) - 127) <= 1).all()
+    assert (opened(tmp_path / "one.png", Image.new("1", (4, 4), 1)) == 255).all()
+
+
+def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
+    """Catches an ignored EXIF orientation: phones store portraits lying down."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    assert opened(tmp_path / "a.png", Image.fromarray(RAMP), exif=exif).shape == (16, 8, 3)
+
+
+def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    """Catches a decoder's own exception that reaches the visitor."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    with pytest.raises(ValueError, match="This is not a PNG/JPEG"):
+        open_image(tmp_path / "a.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:-1500])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        open_image(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("side", [8193, 30_000])
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> None:
+    """A few bytes that claim a huge picture: catches a check that comes after the memory is gone."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ValueError, match=f"at most {MAX_PIXELS:,}"):
+        open_image(tmp_path / "a.png")
+
+
+def test_a_trajectory_keeps_both_views_on_disk_and_goes_with_its_owner() -> None:
+    """Catches a step that is shown for another, unescaped class names, and files that stay behind."""
+    labels = {0: "<b>cat</b>"}
+    trajectory = Trajectory(Request("a", (0, None), (3, 4), num_inference_steps=4), labels, View())
+    for index in range(0, 4, 2):
+        tiles = [Image.new("RGB", (8, 8), (index * 60, 0, 0))] * 2
+        noisy = [Image.new("RGB", (8, 8), (0, 0, index * 60))] * 2
+        trajectory.add(Frame(0, index, 4, 0.1, 1.0, index + 1, 0, kept=True, x_0=tiles, x_t=noisy))
+    assert trajectory.kept == [0, 2]
+    assert jpeg_uri(Image.new("RGB", (8, 8), (120, 0, 0)), 64) in trajectory.at(3)
+    trajectory.view.key = "x_t"
+    assert jpeg_uri(Image.new("RGB", (8, 8), (0, 0, 120)), 64) in trajectory.at(2)
+    assert "&lt;b&gt;cat" in trajectory.at(0)
+    assert "<b>cat" not in trajectory.at(0)
+    assert "seed 4 · no class" in trajectory.at(0)
+    folder = trajectory._file(0, "x_0").parent
+    assert folder.is_dir()
+    del trajectory
+    assert not folder.exists()
+
+
+def test_tiles_are_as_large_as_they_can_be() -> None:
+    """Catches 16 pictures in one row."""
+    assert [columns_for(n) for n in (1, 2, 4, 6, 9, 16)] == [1, 2, 2, 3, 3, 4]
+
+
+def test_the_values_of_an_axis() -> None:
+    """Catches 2.5 steps, doubled columns, and a bare float() message."""
+    assert parse_values("guidance_scale", "1, 2.5 2.5,4") == (1.0, 2.5, 4.0)
+    assert parse_values("sampler", "ddim,ddpm") == ("ddim", "ddpm")
+    with pytest.raises(ValueError, match="values for steps must be whole numbers separated by commas"):
+        parse_values("num_inference_steps", "5, 2.5")
+
+
+@pytest.mark.parametrize(
+    ("labels", "axis", "values", "words"),
+    [
+        ((), "sampler", ("ddim",), "at least one class and one value"),
+        ((0,), "sampler", (), "at least one class and one value"),
+        ((0,), "sampler", ("euler",), "no sampler 'euler'"),
+        ((0,), "guidance_scale", (1.0, 11.0), "from 1 to 10, not 11"),
+        (tuple(range(9)), "num_inference_steps", tuple(range(1, 9)), "9 classes times 8 values are too many"),
+    ],
+)
+def test_a_grid_out_of_range_is_refused(labels: tuple, axis: str, values: tuple, words: str) -> None:
+    """Catches an error in the middle of a run that could have been told before it."""
+    with pytest.raises(ValueError, match=words):
+        Comparison(Request("a", (None,), (0,)), labels, axis, values)
+
+
+def test_cells_stand_in_their_row_and_column() -> None:
+    """Catches rows and columns swapped, cells on top of each other, and labels that are cut off."""
+    comparison = Comparison(Request("a", (None,), (0,)), (0, None), "guidance_scale", (1.0, 2.0, 4.0))
+    sheet = Sheet(comparison, {0: "a class with quite a long name"}, image_size=32)
+    for job in range(6):
+        sheet.paste(job, Image.new("RGB", (32, 32), (0, 40 * job, 255)))
+    pixels = np.asarray(sheet.image)
+    for job in range(6):
+        ys, xs = np.nonzero((pixels == (0, 40 * job, 255)).all(-1))
+        assert len(ys) == 128 * 128
+        row, column = divmod(job, 3)
+        assert ys.min() == 66 + row * 134
+        assert xs.min() == sheet.left + column * 134
+    requests = comparison.requests()
+    assert [(r.class_labels, r.guidance_scale) for r in requests[2:4]] == [((0,), 4.0), ((None,), 1.0)]
+    assert {r.seeds for r in requests} == {(0,)}

@@ -1,0 +1,240 @@
+"""Inpainting in the app: requests and recipes, the engine's path and the tab's handlers."""
+
+import base64
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.common import recipes
+from app.engine.engine import Engine
+from app.engine.request import MAX_SEED
+from app.inpaint.controls import preset_of, preset_settings, settings_to_values, values_to_settings
+from app.inpaint.easel import Easel, mask_png
+from app.inpaint.examples import find_examples
+from app.inpaint.request import MAX_TOTAL, Inpainting, Settings, fingerprint, mask_from, recipe_of, settings_from
+from app.inpaint.session import Job
+from app.inpaint.tab import Inpaint
+from app.ui import build
+from mdt_core.samplers import SAMPLERS
+from tests.helpers.stand_in_inpaint import InpaintingStandIn
+
+SETTINGS = Settings("a", 1, (5, 6), "repaint", num_inference_steps=6, grow=2, feather=1)
+PICTURE = Image.effect_noise((48, 40), 80).convert("RGB")
+MASK = np.zeros((40, 48), bool)
+MASK[10:26, 12:30] = True
+REQUEST = Inpainting(SETTINGS, PICTURE, MASK)
+
+
+def make_engine(seconds: float = 0.0) -> tuple[Engine, InpaintingStandIn]:
+    pipe = InpaintingStandIn(seconds=seconds)
+    return Engine({"a": "A"}, device="cpu", load=lambda _: pipe), pipe
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "magic"}, "no method 'magic': choose one of blend, repaint, mdt"),
+        ({"area": None}, "no area None: choose one of whole, crop, masked"),
+        ({"masked_content": "x"}, "no masked content 'x'"),
+        ({"masked_content": "noise", "strength": 0.5}, "strength 1"),
+        ({"sampler": "euler"}, "no sampler 'euler'"),
+        ({"num_inference_steps": 0}, "steps for ddpm must be a whole number from 1 to 1000, not 0"),
+        ({"strength": 0.0}, "strength must be a number from 0.01 to 1, not 0"),
+        ({"strength": float("nan")}, "strength"),
+        ({"grow": 129}, "grow must be a whole number from 0 to 128, not 129"),
+        ({"grow": 1.5}, "grow must be a whole number"),
+        ({"feather": -1}, "feather must be"),
+        ({"guidance_scale": 11.0}, "guidance scale must be a number from 1 to 10"),
+        ({"seeds": (-1,)}, "seed must be a whole number from 0"),
+        ({"seeds": ()}, "number of variants must be 1 to 8, not 0"),
+        ({"seeds": (0,) * 9}, "not 9"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_one_sentence(change: dict, words: str) -> None:
+    """Catches a bound that is off by one, NaN that passes, and None taken for a default."""
+    with pytest.raises(ValueError, match=words) as caught:
+        dataclasses.replace(SETTINGS, **change)
+    assert "\n" not in str(caught.value)
+
+
+def test_many_variants_of_a_huge_picture_are_refused() -> None:
+    """8192 x 8192 pixels eight times over are 1.6 GB: catches an app that is killed for its memory."""
+    huge = Image.new("1", (8192, 8192))
+    Inpainting(dataclasses.replace(SETTINGS, seeds=(0,) * (MAX_TOTAL // 8192**2)), huge, MASK)
+    with pytest.raises(ValueError, match="8 variants of 8192 x 8192 pixels are too many: at most 2"):
+        Inpainting(dataclasses.replace(SETTINGS, seeds=(0,) * 8), huge, MASK)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.zeros((40, 48), bool), "the mask is empty"),
+        (np.ones((40, 48), bool), "covers the whole picture"),
+        (np.arange(40)[:, None] * np.arange(48) == 39 * 47, "less than one of the model's cells"),
+    ],
+)
+def test_masks_that_make_no_sense_are_told_before_the_queue(mask: np.ndarray, words: str) -> None:
+    """Catches a visitor who waits for his turn to hear that the mask is empty."""
+    engine, _ = make_engine()
+    with pytest.raises(ValueError, match=words):
+        Inpainting(SETTINGS, PICTURE, mask).check(engine.describe("a"))
+
+
+def test_a_large_picture_is_checked_at_its_own_size() -> None:
+    """Catches a mask too small for the model that is told after the queue, and one that fits refused from afar."""
+    engine, _ = make_engine()
+    picture = Image.new("RGB", (2000, 1000))
+    small, wide = np.zeros((2, 1000, 2000), bool)
+    small[500:530, 500:530] = True
+    with pytest.raises(ValueError, match=r'cells, .* pixels: paint more, or choose the area "masked"'):
+        Inpainting(dataclasses.replace(SETTINGS), picture, small).check(engine.describe("a"))
+    for left in range(1, 1000, 97):
+        wide[:] = False
+        wide[100:900, left : left + 1000] = True
+        request = Inpainting(dataclasses.replace(SETTINGS, area="crop"), picture, wide)
+        request.check(engine.describe("a"))
+        assert request.small_canvas(16, 4, 640).painted.any()
+
+
+def test_frames_have_previews_inside_the_picture_and_end_with_the_images() -> None:
+    """Catches previews of the model's square alone, a change outside the mask, images of another order."""
+    engine, pipe = make_engine(seconds=0.13)
+    frames = list(engine.run((REQUEST,)))
+    assert [frame.index for frame in frames] == list(range(6))
+    assert [frame.images is not None for frame in frames] == [False] * 5 + [True]
+    assert sum(frame.x_0 is not None for frame in frames) >= 4
+    known = np.asarray(PICTURE)
+    for image in frames[0].x_0 + frames[-1].images:
+        assert image.size == PICTURE.size
+        changed = (np.asarray(image) != known).any(-1)
+        assert changed[12:24, 14:28].mean() > 0.95
+        assert not changed[:7].any()
+        assert not changed[:, 33:].any()
+    assert frames[-1].images[0].tobytes() != frames[-1].images[1].tobytes()
+    assert [asked["seeds"] for asked in pipe.asked] == [[5], [6]], "on a CPU each image runs alone"
+    assert {asked["method"] for asked in pipe.asked} == {"repaint"}
+    assert pickle.loads(pickle.dumps(frames[-1])).index == 5
+    assert pickle.loads(pickle.dumps(REQUEST)).picture.tobytes() == PICTURE.tobytes()
+
+
+def test_a_gpu_gets_one_batch() -> None:
+    """Catches a GPU that draws its variants one after the other."""
+    engine, pipe = make_engine()
+    engine.describe("a")
+    pipe.device = torch.device("cuda")
+    *_, last = engine.run((REQUEST,))
+    assert [asked["seeds"] for asked in pipe.asked] == [[5, 6]]
+    assert len(last.images) == 2
+
+
+def test_a_run_that_ends_leaves_another_picture_alone() -> None:
+    """Opened and painted on meanwhile: catches its mask lost under the result of the picture before."""
+    handlers = (getattr(event.fn, "__self__", None) for event in build(make_engine()[0], Path("runs")).fns.values())
+    tab = next(handler for handler in handlers if isinstance(handler, Inpaint))
+    before, now = Easel(PICTURE, "before"), Easel(PICTURE, "now")
+    job = Job(SETTINGS, before, mask_png(MASK), seen=3, total=6)
+    assert tab.finish(job, now).keys() == {tab.start, tab.stop, tab.status}
+    assert tab.finish(job, before).keys() > {tab.start, tab.stop, tab.status} and not job.running
+
+
+def test_closing_stops_within_a_step_and_frees_the_model() -> None:
+    """Catches a run that goes on unseen after Stop."""
+    engine, pipe = make_engine()
+    frames = engine.run((dataclasses.replace(REQUEST, settings=dataclasses.replace(SETTINGS, seeds=(5,))),))
+    next(frames)
+    frames.close()
+    assert pipe.log == ["start", "step 0", "closed"]
+    assert len(list(engine.run((REQUEST,)))) == 6
+
+
+def test_previews_of_a_large_picture_are_small() -> None:
+    """Catches a browser that is sent pictures of 4000 pixels several times a second; the result keeps its size."""
+    engine, _ = make_engine()
+    large = Image.effect_noise((4000, 3000), 80).convert("RGB")
+    mask = np.zeros((3000, 4000), bool)
+    mask[1000:1800, 1000:1800] = True
+    frames = list(engine.run((Inpainting(dataclasses.replace(SETTINGS, seeds=(1,)), large, mask),)))
+    assert max(frames[0].x_0[0].size) <= 640
+    assert frames[-1].images[0].size == (4000, 3000)
+    assert (np.asarray(frames[-1].images[0])[:990] == np.asarray(large)[:990]).all()
+
+
+# --- recipes -----------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_keeps_every_setting_the_mask_and_the_picture_it_was_for(tmp_path: Path) -> None:
+    """Catches a setting that is forgotten, a batch's seed, and a mask that is inverted."""
+    engine, _ = make_engine()
+    info = engine.describe("a")
+    settings = Settings("a", 2, (7, 8), "blend", "ddim", 9, 2.5, 1.25, 0.5, "original", "masked", 3, 1)
+    request = Inpainting(settings, PICTURE, MASK)
+    (tmp_path / "a.png").write_bytes(recipes.to_png(PICTURE, recipe_of(request, 1, info)))
+    recipe = recipes.read(tmp_path / "a.png", kind="inpaint")
+    found, notes = settings_from(recipe, info)
+    assert notes == []
+    assert found == dataclasses.replace(settings, seeds=(8,))
+    assert (mask_from(recipe) == MASK).all()
+    assert recipe["source"] == fingerprint(PICTURE) != fingerprint(PICTURE.transpose(Image.Transpose.ROTATE_180))
+
+
+def test_a_strangers_recipe_is_taken_with_care() -> None:
+    """Catches an exception, or a bad value that reaches the controls."""
+    engine, _ = make_engine()
+    info = engine.describe("a")
+    bad = {"kind": "inpaint", "model": "b", "seed": "x", "method": ["mdt"], "grow": 1e9, "sampler": "dpm++"}
+    settings, notes = settings_from(bad | {"class_label": 99, "class_name": "?"}, info)
+    assert (settings.seeds, settings.grow, settings.sampler, settings.class_label) == ((0,), 8, "dpm++", None)
+    assert settings.method == "repaint", "this model has no side-interpolator"
+    assert any("method" in note for note in notes)
+    assert any("side-interpolator" in note for note in notes)
+    for mask in (None, 5, "no base64!", base64.b64encode(b"no picture").decode()):
+        assert mask_from({"mask": mask}) is None
+
+
+# --- controls ----------------------------------------------------------------------------------------------
+
+
+def test_controls_and_settings_are_each_others_inverse() -> None:
+    """Catches controls in another order than their values."""
+    engine, _ = make_engine()
+    settings = Settings("a", 2, (7, 8, 9), "blend", "ddim", 9, 2.5, 1.25, 0.5, "original", "masked", 3, 1)
+    updates = settings_to_values(settings, engine.describe("a"))
+    values = [update["value"] if isinstance(update, dict) else update for update in updates]
+    assert values_to_settings("a", *values) == settings
+    values[9] = MAX_SEED
+    assert values_to_settings("a", *values).seeds == (MAX_SEED, 0, 1)
+    for seed in (None, 0.5, -1):
+        values[9] = seed
+        with pytest.raises(ValueError, match="The seed must be a whole number"):
+            values_to_settings("a", *values)
+
+
+def test_presets_suit_the_model() -> None:
+    """Catches "mdt" offered by a model without side-interpolator."""
+    engine, _ = make_engine()
+    plain = engine.describe("a")
+    able = dataclasses.replace(plain, masked_pass=True)
+    assert preset_settings("Best", plain).method == "repaint"
+    assert preset_settings("Best", able).method == "mdt"
+    assert preset_settings("Fast", able).num_inference_steps < preset_settings("Best", able).num_inference_steps
+    best = preset_settings("Best", able)
+    other = next(sampler for sampler in SAMPLERS if sampler != best.sampler)
+    assert preset_of(best, able) == "Best" and preset_of(dataclasses.replace(best, sampler=other), able) is None
+    assert preset_of(preset_settings("Fast", plain), plain) == "Fast"
+    assert preset_of(preset_settings("Fast", plain), able) is None  # RePaint, which no preset chooses there
+
+
+def test_the_examples_are_pictures_with_masks(tmp_path: Path) -> None:
+    """Catches a picture whose mask is missing or of another size."""
+    examples = find_examples()
+    assert len(examples) == 4
+    for picture, mask in examples:
+        with Image.open(picture) as a, Image.open(mask) as b:
+            assert a.size == b.size
+    Image.new("L", (8, 8)).save(tmp_path / "alone.png")
+    assert find_examples(tmp_path) == []

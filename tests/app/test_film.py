@@ -1,0 +1,134 @@
+"""The film of the Training progress tab: which samples stand beside each other at a step, and the curves below."""
+
+import html
+import json
+from pathlib import Path
+
+import pytest
+
+from app.progress.curves import BINS, Axis, binned, curve, step_axis
+from app.progress.film import columns_for, film
+from app.progress.steps import all_steps, at_or_below, checkpoints_of, follow, suggestion, value_at
+from mdt_core.runs import Run
+from tests.helpers.run_folders import see, write_checkpoint, write_two_runs
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return write_two_runs(tmp_path / "runs")
+
+
+def frames_of(page: str) -> list[dict]:
+    return json.loads(html.unescape(page.split('data-frames="')[1].split('"')[0]))
+
+
+def test_the_nearest_step_is_never_a_later_one() -> None:
+    """Catches samples that are shown before they were drawn."""
+    steps = [50, 100, 700]
+    assert [at_or_below(steps, step) for step in (49, 50, 99, 100, 5000)] == [None, 50, 50, 100, 700]
+    assert at_or_below([], 10) is None
+    assert [value_at([(10, 0.5), (20, 0.25)], step) for step in (9, 10, 19, 20, 99)] == [None, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_slider_follows_only_from_the_end() -> None:
+    """Catches a slider that jumps away from the step one looks at, and one that stays behind a growing run."""
+    before, now = [1, 2, 4], [1, 2, 3, 4, 8]
+    assert follow(before, 2, now) == 4
+    assert follow(before, 1, now) == 1
+    assert follow([2, 4, 8], 1, now) == 3
+    assert follow((), 0, now) == 4
+    assert follow(before, 1, []) == 0
+
+
+def test_two_runs_at_one_step(runs: Path) -> None:
+    """Catches panels at different steps without a word about it, and a picture of another run."""
+    seen = [see(runs, "mdt"), see(runs, "dit")]
+    assert all_steps(seen) == [10, 50, 100, 700, 1000]
+    frames = frames_of(film(seen, 4, lambda sheet: f"{sheet.path.parts[-3]}/{sheet.path.stem[-4:]}"))
+    assert [frame["label"] for frame in frames] == ["Step 10", "Step 50", "Step 100", "Step 700", "Step 1,000"]
+    assert [frame["sheets"] for frame in frames] == [
+        ["mdt/0010", None],
+        ["mdt/0010", "dit/0050"],
+        ["mdt/0100", "dit/0100"],
+        ["mdt/0100", "dit/0700"],
+        ["mdt/1000", "dit/0700"],
+    ]
+    assert frames[0]["words"]["at-1"] == "no samples up to step 10 yet"
+    assert frames[2]["words"]["at-0"] == "step <b>100</b>"
+    assert frames[3]["words"]["at-0"] == "step <b>100</b>, the nearest up to 700"
+    assert (frames[3]["words"]["loss-0"], frames[0]["words"]["loss-1"]) == ("0.0100", "–")
+    places = [frame["x"] for frame in frames]
+    assert places == sorted(places)
+
+
+def test_every_class_is_labelled_and_cut_out_of_the_sheet(runs: Path) -> None:
+    """Catches a label under another class's samples, and names that are taken for HTML."""
+    config = Run(runs / "mdt").config
+    Run(runs / "mdt").write_config(config | {"classes": ["cat", '<b>"dog"', "owl"], "model": "<script>"})
+    page = film([see(runs)], 0, lambda sheet: "x")
+    figures = page.split("<figure>")[1:]
+    assert len(figures) == 3
+    assert "cat</figcaption>" in figures[0]
+    assert "position: 0% 0%" in figures[0]
+    assert "position: 0% 100%" in figures[0]
+    assert "position: 50% 0%" in figures[1]
+    assert "&lt;b&gt;&quot;dog&quot;" in figures[1]
+    assert "position: 100% 100%" in figures[2]
+    assert "<script>" not in page
+    Run(runs / "mdt").write_config(config | {"classes": ["cat"]})
+    assert "class 2</figcaption>" in film([see(runs)], 0, lambda sheet: "x")
+
+
+@pytest.mark.parametrize(("classes", "rows", "columns"), [(16, 2, 8), (3, 2, 3), (1, 1, 1), (40, 1, 10)])
+def test_the_tiles_are_as_large_as_they_can_be(classes: int, rows: int, columns: int) -> None:
+    """Catches a single column of tiny tiles, and a division by nothing."""
+    assert columns_for(classes, rows) == columns
+
+
+def test_a_checkpoint_is_suggested_with_the_step(runs: Path) -> None:
+    """Catches a button that opens a later checkpoint than the samples show, or another run's."""
+    Run(runs / "mdt").write_checkpoint(100, write_checkpoint)
+    seen = [see(runs, "mdt"), see(runs, "dit")]
+    assert list(checkpoints_of(seen)) == ["mdt @ 100", "mdt @ 1000", "dit @ 700"]
+    assert suggestion(seen, 999, None) == "mdt @ 100"
+    assert suggestion(seen, 1000, "mdt @ 100") == "mdt @ 1000"
+    assert suggestion(seen, 1000, "dit @ 700") == "dit @ 700"
+    assert suggestion(seen, 10, "nobody @ 5") == "mdt @ 100"
+    assert suggestion([], 10, None) is None
+
+
+# --- curves ------------------------------------------------------------------------------------------------------
+
+
+def test_an_axis_is_logarithmic_where_it_helps() -> None:
+    """Catches a curve squeezed into the first tenth of its plot, ticks outside of it, and a logarithm of nothing."""
+    steps = Axis.over([10, 100, 1000], 0, 100)
+    assert [steps(step) for step in (1, 10, 100, 1000, 9999)] == [0, 0, 50, 100, 100]
+    assert steps.ticks == [10, 100, 1000]
+    kid = Axis.over([-0.01, 0.03], 100, 0)
+    assert not kid.logarithmic
+    assert kid(0.01) == 50
+    assert kid.ticks == [-0.01, 0, 0.01, 0.02, 0.03]
+    assert Axis.over([7], 0, 10)(7) == 0
+    assert Axis.over([0, 0], 0, 10)(0) == 0
+
+
+def test_a_long_curve_is_thinned_to_its_means() -> None:
+    """Catches a page of megabytes after a long training, and a curve that shows single noisy steps."""
+    noisy = [(step, 1.0 + (-1) ** step) for step in range(1, 10_001)]
+    thin = binned(noisy, step_axis(step for step, _ in noisy))
+    assert len(thin) <= BINS + 1
+    assert thin[-1][1] == pytest.approx(1, abs=0.02)
+    assert binned(noisy[:50], step_axis([1, 50])) == noisy[:50]
+
+
+def test_what_is_no_number_is_not_drawn(runs: Path) -> None:
+    """Catches a NaN in the log that takes the whole plot with it."""
+    run = Run(runs / "mdt")
+    run.log({"step": 2000, "loss": float("nan")})
+    run.log({"step": 2001, "loss": None})
+    run.log({"step": 2002, "loss": "0.5"})
+    assert see(runs).loss[-1] == (1000, 0.001)
+    drawing = curve("Loss", [see(runs).loss, []], step_axis([10, 1000]))
+    assert "nan" not in drawing
+    assert drawing.count("<polyline") == 2

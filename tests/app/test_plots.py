@@ -1,0 +1,54 @@
+"""Charts: points are where their numbers say, on linear and logarithmic axes."""
+
+import numpy as np
+import pytest
+from PIL import ImageColor
+
+from train.evaluate import plots
+from train.evaluate.plots import Line, Panel, draw_panels
+
+
+def middle(picture, colour) -> tuple[float, float]:
+    """Centre of what is drawn in a colour, in px."""
+    rows, columns = np.nonzero((np.asarray(picture) == ImageColor.getrgb(colour)).all(2))
+    return columns.mean(), rows.mean()
+
+
+def test_a_logarithmic_axis_puts_the_geometric_mean_in_the_middle(monkeypatch):
+    """Three lines of one point each: the middle one of 1, 10, 100 is halfway across where both axes are logarithmic and
+    a tenth of the way where they are not. Would catch axes swapped, upside down, or linear in secret."""
+    monkeypatch.setattr(plots, "LEGEND", 30)
+    lines = [Line(str(v), [v], [v]) for v in (1, 10, 100)]
+    for log, share in ((True, 0.5), (False, 1 / 11)):
+        picture = draw_panels([Panel("x", "y", lines, log_x=log, log_y=log)]).crop((0, 32, 460, 350))
+        (x0, y0), (x1, y1), (x2, y2) = (middle(picture, colour) for colour in plots.COLOURS[:3])
+        assert (x1 - x0) / (x2 - x0) == pytest.approx(share, abs=0.01)
+        assert (y1 - y0) / (y2 - y0) == pytest.approx(share, abs=0.01)
+        assert y0 > y2  # upwards
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "expected"),
+    [
+        (45, 1700, True, [50, 100, 200, 500, 1000]),
+        (0.9, 2e5, True, [1, 10, 100, 1000, 10_000, 100_000]),
+        (0.55, 2.2, True, [1, 1.5, 2]),  # too short for a logarithm's own round numbers
+        (0.08, 0.31, False, [0.1, 0.15, 0.2, 0.25, 0.3]),
+        (-0.1, 0.4, False, [-0.1, 0, 0.1, 0.2, 0.3, 0.4]),
+    ],
+)
+def test_ticks_are_round_and_few(low, high, log, expected):
+    assert plots.ticks(low, high, log) == pytest.approx(expected)
+
+
+def test_one_value_alone_has_an_axis():
+    """Would catch a division by zero where all points are at one height."""
+    draw_panels([Panel("x", "y", [Line("flat", [1, 2], [0.0, 0.0])])])
+    draw_panels([Panel("x", "y", [Line("flat", [1, 1], [5, 5])], log_x=True, log_y=True)])
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="positive numbers, got -1"):
+        draw_panels([Panel("x", "y", [Line("a", [1, 2], [-1, 2])], log_y=True)])
+    with pytest.raises(ValueError, match="at least one point"):
+        draw_panels([Panel("x", "y", [Line("a", [], [])])])

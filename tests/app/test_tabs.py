@@ -1,0 +1,200 @@
+"""The handlers behind the page, called as Gradio calls them: runs that wait, end, stop and fail, and what is told."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+import pytest
+import torch
+
+from app.common import recipes
+from app.common.studio import MOST_NOTES, WAITING, clear_errors, warn
+from app.compare.comparison import Comparison
+from app.compare.tab import Compare
+from app.engine.engine import Engine
+from app.engine.request import Request
+from app.generate.kept_steps import View
+from app.generate.presets import Presets
+from app.generate.tab import Generate
+from app.inpaint.request import FALLBACK
+from app.inpaint.tab import Inpaint
+from app.ui import build
+from mdt_core.inpainting import METHODS
+from tests.app.test_model_info import in_time
+from tests.helpers.stand_in import StandInPipeline
+
+SETTINGS = ([0], 1, 0, "dpm++", 3, 3.8, 4.0, True)  # of Generate's controls
+Tab = TypeVar("Tab")
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine({"shapes": "A", "others": "B"}, device="cpu", load=lambda _: StandInPipeline())
+
+
+def handlers(engine: Engine, kind: type[Tab]) -> Tab:
+    """What of this kind handles the page's events."""
+    owners = (getattr(event.fn, "__self__", None) for event in build(engine, Path("runs")).fns.values())
+    return next(owner for owner in owners if isinstance(owner, kind))
+
+
+# --- Generate --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_can_be_stopped_while_it_waits_for_the_model(engine: Engine) -> None:
+    """Gradio cannot close a run that has sent nothing yet. Catches a first update that waits for the engine."""
+    tab = handlers(engine, Generate)
+    run = tab.run(View(), engine.describe("shapes"), "shapes", *SETTINGS)
+    with engine._lock:  # another visitor's run
+        first = in_time(lambda: next(run))
+        assert first == {tab.status: WAITING, tab.picture: None, tab.again: gr.update(interactive=False)}
+        run.close()
+    assert len(list(engine.run((Request("shapes", (0,), (0,), num_inference_steps=2),)))) == 2
+
+
+def test_a_model_that_is_replaced_while_it_draws_is_that_of_the_picture(tmp_path: Path) -> None:
+    """Training writes its pipeline anew. Catches a run that waits for itself for ever, and a recipe that names weights
+    which did not draw the picture."""
+    (tmp_path / "model_index.json").write_text("one")
+    engine = Engine({"run": str(tmp_path)}, device="cpu", load=lambda _: StandInPipeline(seconds=0.05))
+    tab = handlers(engine, Generate)
+    before = engine.describe("run")
+    run = tab.run(View(), before, "run", *SETTINGS)
+    while tab.trajectory not in next(run):
+        pass
+    (tmp_path / "model_index.json").write_text("three")
+    *_, last = in_time(lambda: list(run))
+    (file,) = last[tab.trajectory].files
+    assert recipes.read(file)["weights"] == before.weights != engine.describe("run").weights
+
+
+def test_files_are_written_when_the_engine_is_free_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches visitors who wait for the compression of another one's pictures."""
+    tab, free = handlers(engine, Generate), []
+    publish = tab._publish
+    monkeypatch.setattr(tab, "_publish", lambda *asked: free.append(not engine._lock.locked()) or publish(*asked))
+    list(tab.run(View(), engine.describe("shapes"), "shapes", *SETTINGS))
+    assert free == [True]
+
+
+def test_a_view_chosen_while_a_run_waits_is_that_of_its_steps(engine: Engine) -> None:
+    """Catches a choice that the run before got, and a page that says "Noisy state" of the finished pictures."""
+    tab, view = handlers(engine, Generate), View()
+    run = tab.run(view, engine.describe("shapes"), "shapes", *SETTINGS)
+    next(run)
+    tab.look(view, None, 1, "x_t")
+    first = next(run)
+    assert first[tab.stage]["value"] == first[tab.trajectory].at(0)
+    view.key = "x_0"
+    assert first[tab.stage]["value"] != first[tab.trajectory].at(0)
+    tab.look(view, first[tab.trajectory], 1, "x_t")
+    *_, last = run
+    assert last[tab.gallery]["visible"] and last[tab.view] == view.key == "x_0"
+
+
+def test_a_page_does_not_wait_for_the_warm_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty pages that do have no thread left for anybody. Catches a wait, and a clock that never stops."""
+    presets, over = handlers(engine, Presets), threading.Event()
+    monkeypatch.setattr(engine, "warm", lambda name: over.wait(60))
+    engine.warm_in_background("shapes")
+    told = in_time(lambda: presets.tell_when_warm("shapes", *SETTINGS))
+    assert told.keys() == {presets.clock} and told[presets.clock].active
+    over.set()
+    engine._warming.join()
+    told = presets.tell_when_warm("shapes", *SETTINGS)
+    assert told.keys() == {presets.picker, presets.note, presets.clock} and not told[presets.clock].active
+    empty = ("shapes", [0], None, *SETTINGS[2:])  # a number that is being typed
+    assert not presets.tell_when_warm(*empty)[presets.clock].active
+
+
+# --- Compare ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_grid_can_be_saved(engine: Engine) -> None:
+    """Catches an hour's cells that are lost with the last ones."""
+    tab = handlers(engine, Compare)
+    base = Request("shapes", (None,), (3,), num_inference_steps=60)  # longer than a preview is shown
+    run = tab.run(Comparison(base, (0, 1), "guidance_scale", (1.0, 2.0)))
+    grid = next(run)[tab.grid]
+    assert tab.save not in tab.finish(grid)  # nothing is there yet
+    while not 1 <= grid.done < 4:
+        next(run)
+    run.close()
+    recipe = recipes.read(tab.finish(grid)[tab.save]["value"], kind="compare")
+    assert recipe["class_names"] == ["circle", "square"] and recipe["values"] == [1.0, 2.0]
+
+
+def test_a_model_that_is_gone_when_its_grid_begins_is_told(engine: Engine) -> None:
+    """Catches a bare "Error" on a checkpoint that was deleted while its grid stood in the queue."""
+    grid = Comparison(Request("gone", (None,), (3,)), (0,), "guidance_scale", (1.0,))
+    with pytest.raises(gr.Error, match="There is no model 'gone'"):
+        next(handlers(engine, Compare).run(grid))
+
+
+def begin(tab: Compare, engine: Engine, axis: str, values: str, *sampling: Any) -> Comparison:
+    asked = (engine.describe("shapes"), "shapes", [0, 1, 2, 3], axis, values, 0, *(sampling or SETTINGS[3:]))
+    return tab.begin(*asked)[tab.comparison]
+
+
+def test_a_grids_models_are_looked_for_once_each(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look reads all folders of runs. Catches one per cell, and a name that is not looked for at all."""
+    tab, asked = handlers(engine, Compare), []
+    locate = engine.locate
+    monkeypatch.setattr(engine, "locate", lambda name: asked.append(name) or locate(name))
+    assert begin(tab, engine, "model", "others, shapes").values == ("others", "shapes")
+    assert asked == ["others", "shapes"]
+    with pytest.raises(gr.Error, match="There is no model 'nobody'"):
+        begin(tab, engine, "model", "shapes, nobody")
+
+
+def test_a_grid_too_long_for_a_lent_gpu_does_not_join_the_queue(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a grid that is cut off on ZeroGPU after two minutes, and one that is refused elsewhere."""
+    tab, sampling = handlers(engine, Compare), ("ddpm", 1000, 3.8, 4.0, True)
+    begin(tab, engine, "guidance_scale", "1, 2", *sampling)
+    monkeypatch.setattr("app.engine.engine.ON_ZERO_GPU", True)
+    begin(tab, engine, "guidance_scale", "1, 2")
+    with pytest.raises(gr.Error, match="may take 380 s on the GPU, which is lent for 120 s at most"):
+        begin(tab, engine, "guidance_scale", "1, 2", *sampling)
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_memory_that_does_not_suffice_is_told_on_a_cpu_too() -> None:
+    """Catches a bare "Error" where torch raises a plain RuntimeError, and other faults taken for this one."""
+    with pytest.raises(gr.Error, match="memory does not suffice: ask for fewer images"), clear_errors():
+        torch.empty(2**55)
+    with pytest.raises(RuntimeError, match="must match the size"), clear_errors():
+        torch.ones(2) + torch.ones(3)
+
+
+def test_of_many_notes_a_few_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's grid of thousands of classes: catches a page full of toasts, and markup in them."""
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    warn([f"no class <{i}>" for i in range(3000)])
+    assert len(told) == MOST_NOTES + 1
+    assert (told[0], told[-1]) == ("Recipe: no class &lt;0&gt;.", f"Recipe: and {3000 - MOST_NOTES} more.")
+    told.clear()
+    warn(["one", "two"])
+    assert told == ["Recipe: one.", "Recipe: two."]
+
+
+# --- Inpaint ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_cannot_do_the_method_brings_another_with_its_own_steps(engine, monkeypatch):
+    """Catches RePaint in half of the steps that it wants: those of the method before."""
+    tab, info = handlers(engine, Inpaint), engine.describe("shapes")
+    plain = replace(info, name="others", masked_pass=False)
+    monkeypatch.setattr(engine, "describe", {"shapes": info, "others": plain}.get)
+    found = tab.offer("others", 0, "mdt", info)
+    assert found[tab.controls.method]["value"] == FALLBACK and found[tab.preset] is None
+    assert found[tab.controls.steps]["value"] == METHODS[FALLBACK].num_inference_steps
+    assert found[tab.controls.sampler] == METHODS[FALLBACK].sampler
+    kept = tab.offer("others", 0, "blend", info)
+    assert "value" not in kept[tab.controls.method] and tab.controls.steps not in kept

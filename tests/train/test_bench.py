@@ -1,0 +1,24 @@
+"""The training benchmark: both sides do the same work, and what is printed can be read by a program."""
+
+import json
+
+import mdt_core.training.optimizers
+from mdt_core.bench.rows import Setting, dtypes
+from train import bench
+
+
+def test_both_sides_of_a_step_have_the_same_gradients(monkeypatch):
+    """Catches a ratio of unlike works: another draw, a pass left out, a loss of its own."""
+    monkeypatch.setattr(mdt_core.training.optimizers, "COMPILE_FROM", 10**9)
+    rows = list(bench.step("MDTv2-XS/4", {"cpu": 2}, {"cpu": "none"})(Setting("cpu", 1)))
+    assert len(rows) == len(dtypes("cpu"))
+    for row, most in zip(rows, (1e-4, 2e-2), strict=False):  # float32, and bfloat16 on a CPU that is made for it
+        assert row.error < most and row.ratio > 0 and row.note == "bar: none"
+
+
+def test_the_last_line_is_json_and_what_needs_a_gpu_is_said(capsys):
+    bench.main(["--device", "cpu", "--repeats", "1", "--rows", "data", "step-xl"])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    read, large = last["rows"]
+    assert read["error"] == 0 and read["ratio"] > 0
+    assert "needs a GPU" in large["note"] and "seconds" not in large

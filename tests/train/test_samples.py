@@ -1,0 +1,293 @@
+"""Sampling runs: one seed an image, finished images kept, and files that are what they say."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train import avatars
+from train.evaluate import samples
+from train.evaluate.grid import draw_grid
+
+NAMES = ("cat", "dog", "owl")
+SAMPLING = samples.Sampling(
+    weights="w",
+    num_images=11,
+    first_seed=100,
+    num_inference_steps=5,
+    sampler="dpm++",
+    guidance_scale=2.0,
+    guidance_power=4.0,
+)
+
+
+def picture(label: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([label, seed]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+class Pipeline:
+    """Stands in for the pipeline: a picture of noise from class and seed; fails after `patience` batches."""
+
+    num_classes, id2label = 3, dict(enumerate(NAMES))
+
+    def __init__(self, patience: int = 1000, weight: float = 0.0) -> None:
+        self.drawn: list[int] = []
+        self.patience = patience
+        self.components = {"transformer": torch.nn.Linear(2, 2), "scheduler": None}
+        torch.nn.init.constant_(self.components["transformer"].weight, weight)
+        torch.nn.init.zeros_(self.components["transformer"].bias)
+
+    def __call__(self, class_labels, seeds, **settings):
+        self.patience -= 1
+        if self.patience < 0:
+            raise KeyboardInterrupt
+        self.drawn += seeds
+        images = [Image.fromarray(picture(*key)) for key in zip(class_labels, seeds, strict=True)]
+        return type("Output", (), {"images": images})
+
+
+def draw(pipe, folder, batch_size=4, processes=1, sampling=SAMPLING):
+    samples.claim(folder, sampling)
+    todo = samples.missing(folder, sampling.num_images)
+    for process in reversed(range(processes)):
+        samples.draw(pipe, sampling, folder, samples.share(todo, batch_size, process, processes), progress=False)
+    return samples.pack(folder, sampling, pipe.num_classes, NAMES)
+
+
+def test_image_i_has_seed_i_and_class_i_modulo_classes(tmp_path):
+    found = draw(Pipeline(), tmp_path / "run")
+    assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
+    for i, image in enumerate(found.images):
+        np.testing.assert_array_equal(image, picture(i % 3, 100 + i))
+
+
+def test_a_model_without_classes_is_sampled_without_labels(tmp_path):
+    """Would catch a remainder by zero."""
+
+    class Unconditional(Pipeline):
+        num_classes = 0
+
+        def __call__(self, class_labels, seeds, **settings):
+            assert set(class_labels) == {None}
+            return super().__call__([0] * len(seeds), seeds, **settings)
+
+    found = draw(Unconditional(), tmp_path / "run")
+    assert found.labels is None and len(found.images) == 11
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(1, 1), (4, 2), (3, 5), (64, 3)])
+def test_batches_and_processes_change_nothing(tmp_path, batch_size, processes):
+    """Would catch images lost or drawn twice where the last batch is short or a process has nothing to do."""
+    pipe = Pipeline()
+    found = draw(pipe, tmp_path / "one", batch_size, processes)
+    np.testing.assert_array_equal(found.images, draw(Pipeline(), tmp_path / "other").images)
+    assert sorted(pipe.drawn) == list(range(100, 111))
+
+
+def test_one_process_claims_the_folder_for_all_and_in_one_piece(tmp_path, monkeypatch):
+    """Would catch processes that read what another has just emptied, and a note that a kill leaves half written."""
+    claimed, claim = [], samples.claim
+    monkeypatch.setattr(samples, "claim", lambda *given: claimed.append(index) or claim(*given))
+    for index in (0, 1):
+        state = SimpleNamespace(num_processes=2, process_index=index, is_main_process=index == 0)
+        state.wait_for_everyone, state.main_process_first = lambda: None, nullcontext
+        samples.draw_together(Pipeline(), SAMPLING, tmp_path, 4, state)
+    assert claimed == [0]
+
+    whole = Path.write_text
+
+    def cut_short(path, text):
+        whole(path, text[:9])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Path, "write_text", cut_short)
+    with pytest.raises(OSError, match="full"):
+        claim(tmp_path, SAMPLING)
+    monkeypatch.undo()
+    claim(tmp_path, SAMPLING)
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    """Would catch finished images drawn anew, and a half-written one taken for finished."""
+    with pytest.raises(KeyboardInterrupt):
+        draw(Pipeline(patience=2), tmp_path / "run")
+    (tmp_path / "run/.000009.png.partial").write_bytes(b"half an image")
+    pipe = Pipeline()
+    found = draw(pipe, tmp_path / "run", batch_size=2)
+    assert pipe.drawn == [108, 109, 110]
+    np.testing.assert_array_equal(found.images, draw(Pipeline(), tmp_path / "whole").images)
+
+
+def test_more_images_keep_those_that_are_there(tmp_path):
+    draw(Pipeline(), tmp_path / "run")
+    pipe = Pipeline()
+    draw(pipe, tmp_path / "run", sampling=replace(SAMPLING, num_images=13))
+    assert pipe.drawn == [111, 112]
+
+
+@pytest.mark.parametrize("change", [{"weights": "v"}, {"guidance_scale": 2.5}, {"first_seed": 0}])
+def test_a_run_of_other_settings_is_not_continued(tmp_path, change):
+    """Would catch images of two models mixed in one file."""
+    draw(Pipeline(), tmp_path / "run")
+    with pytest.raises(ValueError, match="another model or other settings"):
+        samples.claim(tmp_path / "run", replace(SAMPLING, **change))
+
+
+def test_a_folder_with_other_things_is_not_claimed(tmp_path):
+    """Would catch holiday photographs among the samples, or removed with them."""
+    (tmp_path / "000001.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="new or empty"):
+        samples.claim(tmp_path, SAMPLING)
+
+
+def test_a_run_that_failed_before_its_first_image_leaves_no_claim(tmp_path):
+    """Would catch a misspelt sampler that bars the same command, spelt right."""
+    with pytest.raises(KeyboardInterrupt):
+        draw(Pipeline(patience=0), tmp_path / "run", sampling=replace(SAMPLING, sampler="dmp++"))
+    assert len(draw(Pipeline(), tmp_path / "run").images) == 11
+
+
+def test_fingerprint_changes_with_a_weight():
+    assert samples.fingerprint(Pipeline()) == samples.fingerprint(Pipeline())
+    assert samples.fingerprint(Pipeline()) != samples.fingerprint(Pipeline(weight=1e-6))
+
+
+def test_the_file_is_the_adm_evaluators(tmp_path):
+    """Would catch NCHW, floats, or labels under another name."""
+    found = draw(Pipeline(), tmp_path / "run")
+    path = tmp_path / "deep/samples.npz"
+    assert not samples.is_finished(path, SAMPLING)
+    samples.write(path, found, SAMPLING)
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays["arr_0"].dtype == np.uint8
+        assert arrays["arr_0"].shape == (11, 8, 8, 3)
+        assert arrays["arr_1"].tolist() == [i % 3 for i in range(11)]
+    assert samples.is_finished(path, SAMPLING)
+    assert [p.name for p in path.parent.iterdir()] == ["samples.npz"]
+
+    again = samples.read(str(path), tmp_path)
+    np.testing.assert_array_equal(again.images, found.images)
+    assert again.names == NAMES
+
+
+def test_a_finished_file_of_other_images_is_not_overwritten(tmp_path):
+    path = tmp_path / "samples.npz"
+    samples.write(path, draw(Pipeline(), tmp_path / "run"), SAMPLING)
+    with pytest.raises(ValueError, match="delete it or name another"):
+        samples.is_finished(path, replace(SAMPLING, num_images=12))
+    for path in (tmp_path / "foreign.npz", tmp_path / "notes.npz"):
+        np.savez(path, arr_0=np.zeros(3)) if path.stem == "foreign" else path.write_text("my notes")
+        with pytest.raises(ValueError, match="delete it or name another"):
+            samples.is_finished(path, SAMPLING)
+
+
+# ---- reading
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    for name, label in (("b/2.png", 2), ("a/1.PNG", 1), ("0.png", 0)):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture(label, 0)).save(path)
+    (tmp_path / "notes.txt").write_text("not an image")
+    found = samples.read(str(tmp_path), tmp_path)
+    np.testing.assert_array_equal(found.images, [picture(label, 0) for label in range(3)])
+    assert found.labels is None
+
+
+def test_a_transparent_file_is_seen_as_training_sees_it(tmp_path):
+    """Would catch the colour behind transparency, often black, in place of white."""
+    for name, alpha in (("0.png", 0), ("1.png", 255)):
+        Image.new("RGBA", (8, 8), (10, 20, 30, alpha)).save(tmp_path / name)
+    found = samples.read(str(tmp_path), tmp_path).images
+    assert found[0][0, 0].tolist() == [255, 255, 255] and found[1][0, 0].tolist() == [10, 20, 30]
+
+
+def test_avatars_are_read_by_split(tmp_path):
+    """Would catch images handed on as (N, 3, H, W)."""
+    from safetensors.numpy import save_file
+
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 6), dtype=np.uint8)
+    (tmp_path / "avatars").mkdir()
+    numbers = np.arange(4)
+    meta = {"id2label": '{"0": "big-ears", "1": "clay", "2": "moods", "3": "stack"}'}
+    path = tmp_path / "avatars/test.safetensors"
+    save_file({"images": images, "labels": numbers, "seeds": numbers}, path, metadata=meta)
+    found = samples.read("avatars:test", tmp_path)
+    assert found.images.shape == (4, 8, 6, 3)
+    np.testing.assert_array_equal(found.images[3, 5, 4], images[3, :, 5, 4])
+    assert found.labels.tolist() == [0, 1, 2, 3]
+    assert found.names[0] == "big-ears"
+
+
+def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path):
+    """Among them a pickle, which runs code when opened."""
+
+    class Malicious:
+        def __reduce__(self):
+            return (tmp_path / "opened").touch, ()
+
+    np.savez(tmp_path / "pickle.npz", arr_0=np.array([Malicious()], object))
+    np.savez(tmp_path / "floats.npz", arr_0=np.zeros((2, 8, 8, 3)))
+    np.savez(tmp_path / "latents.npz", moments=np.zeros(3))
+    np.savez(tmp_path / "good.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:-30])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    for side in (8, 9):
+        Image.new("RGB", (side, 8)).save(tmp_path / f"mixed/{side}.png")
+    refusals = {
+        "pickle.npz": "allow_pickle=False",
+        "floats.npz": "must be uint8",
+        "latents.npz": "holds moments, but no images",
+        "cut.npz": "its end is missing",
+        "empty": "holds no images",
+        "mixed": r"mixes sizes \(8x8 and 9x8 at 9.png\)",
+        "nothing": "neither SET:SPLIT",
+    }
+    for name, message in refusals.items():
+        with pytest.raises(ValueError, match=message) as refusal:
+            samples.read(str(tmp_path / name), tmp_path)
+        assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "opened").exists()
+    with pytest.raises(ValueError, match="train, validation, test"):
+        samples.read("avatars:tests", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"python -m train\.avatars"):
+        samples.read("avatars:test", tmp_path)
+
+
+def test_a_built_set_may_lie_in_a_folder_of_another_name(tmp_path):
+    """As `avatars-128` beside `avatars`: each is judged against its own split."""
+    image = np.full((1, 3, 8, 8), 7, np.uint8)
+    avatars.save(tmp_path / "avatars-8", "test", avatars.Split(image, np.zeros(1, np.int64), np.zeros(1, np.int64)))
+    assert samples.read("avatars-8:test", tmp_path).images.tolist() == image.transpose(0, 2, 3, 1).tolist()
+    with pytest.raises(FileNotFoundError, match=r"avatars-8/train\.safetensors is missing"):
+        samples.find("avatars-8:train", tmp_path)
+
+
+# ---- the grid
+
+
+def test_the_grid_has_a_row_per_class_and_its_first_images(tmp_path):
+    """Every tile is looked up by its pixels. Would catch classes as columns, or rows that mix classes."""
+    images = np.zeros((7, 64, 64, 3), np.uint8)
+    images[:] = (np.arange(7) * 30)[:, None, None, None]  # image i is grey 30 i
+    labels = np.arange(7) % 3  # class 0: images 0, 3, 6
+    grid = np.asarray(draw_grid(samples.ImageSet(images, labels, NAMES), per_class=2))
+    assert grid.shape[0] == 4 + 3 * 68
+    tiles = grid[4 + 32 :: 68, grid.shape[1] - 2 * 68 + 32 :: 68, 0]
+    assert tiles.tolist() == [[0, 90], [30, 120], [60, 150]]
+    margin = grid[:, : grid.shape[1] - 2 * 68]
+    assert all(margin[4 + r * 68 : (r + 1) * 68].min() < 128 for r in range(3))  # a name before every row
+
+
+def test_a_grid_needs_labels_and_does_without_names():
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    assert draw_grid(samples.ImageSet(images, np.array([0, 5]))).height == 4 + 2 * 68
+    with pytest.raises(ValueError, match="no labels"):
+        draw_grid(samples.ImageSet(images))

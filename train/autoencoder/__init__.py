@@ -1,0 +1,1 @@
+"""`python -m train.autoencoder`: the small autoencoder, and its decoder tuned on what a diffusion model hands it."""

@@ -1,0 +1,172 @@
+"""The small autoencoder: its network, its linear start, and what is measured of it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from einops import rearrange
+from torch import Tensor, nn
+
+from mdt_core.autoencoder import decode, encode
+
+LATENT_STD = 0.25  # of the raw latents: the decoder clamps at 3, which is then far out
+
+
+def small_autoencoder(
+    encoder_width: int,
+    decoder_width: int,
+    latent_channels: int,
+    block: int,
+    encoder_blocks: Sequence[int] = (2,),
+    decoder_blocks: Sequence[int] = (3,),
+) -> AutoencoderTiny:
+    """An `AutoencoderTiny` whose channels are `block` x `block` pixels, its residual branches zero.
+
+    Args:
+        encoder_width: channels of the encoder, in all of its stages; decoder_width: of the decoder.
+        latent_channels: C.
+        block: pixels along the side of a block, which becomes a cell of the first stage.
+        encoder_blocks: residual blocks of each stage; a stage's cells are twice as long as the one's before.
+        decoder_blocks: likewise, the other way round.
+
+    Raises:
+        ValueError: encoder and decoder have different numbers of stages, or a stage has no block.
+    """
+    if min(*encoder_blocks, *decoder_blocks) < 1:
+        raise ValueError("every stage needs a residual block: see --encoder-blocks and --decoder-blocks")
+    if len(encoder_blocks) != len(decoder_blocks):
+        raise ValueError(f"an encoder of {len(encoder_blocks)} stages needs a decoder of as many: see --decoder-blocks")
+    vae = AutoencoderTiny(
+        in_channels=3 * block**2,
+        out_channels=3 * block**2,
+        encoder_block_out_channels=(encoder_width,) * len(encoder_blocks),
+        decoder_block_out_channels=(decoder_width,) * len(decoder_blocks),
+        num_encoder_blocks=tuple(encoder_blocks),
+        num_decoder_blocks=tuple(decoder_blocks),
+        latent_channels=latent_channels,
+        scaling_factor=1 / LATENT_STD,
+    )
+    for layer in [*vae.encoder.layers, *vae.decoder.layers]:
+        if hasattr(layer, "conv"):  # a residual block
+            nn.init.zeros_(layer.conv[-1].weight)
+            nn.init.zeros_(layer.conv[-1].bias)
+    return vae
+
+
+@torch.no_grad()
+def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
+    """Make `vae` the linear autoencoder that principal components of the blocks of `pixels` (N, 3, H, W) give.
+
+    A signal s travels as relu(s), relu(-s) in two channels; the other channels keep their random weights and
+    enter nothing until training lets them. Between two stages of the encoder, the signals of 2 x 2 cells become their
+    principal components; the decoder's convolution after an upsampling is the best one by least squares.
+    """
+    widths = vae.config.encoder_block_out_channels + vae.config.decoder_block_out_channels
+    first, *down, last = (layer for layer in vae.encoder.layers if isinstance(layer, nn.Conv2d))
+    signals = rearrange(pixels.double(), "n c (h p) (w q) -> n (c p q) h w", p=block, q=block)
+    signals = (signals + 1) / 2  # AutoencoderTiny's inner range
+    mean = signals.mean(dim=(0, 2, 3))
+    signals = signals - mean.view(1, -1, 1, 1)
+    levels, maps = [], []  # of each stage: its signals (N, k, h, w), and the map (k, inputs) that gave them
+    for stage in range(len(down) + 1):
+        if stage:
+            signals = F.pixel_unshuffle(signals, 2)  # 2 x 2 cells become one
+        final = stage == len(down)
+        kept = vae.config.latent_channels if final else min(signals.shape[1], min(widths) // 2)
+        rows = rearrange(signals, "n c h w -> (n h w) c")
+        variance, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
+        scale = LATENT_STD / variance[-kept:].sqrt() if final else torch.ones_like(variance[-kept:])
+        maps.append(axes[:, -kept:].T * scale[:, None])
+        signals = torch.einsum("nchw,kc->nkhw", signals, maps[-1])
+        levels.append(signals)
+
+    set_signals(first, maps[0][:, :, None, None], offset=-maps[0] @ mean, of_pairs=False)
+    for conv, map_ in zip(down, maps[1:], strict=True):
+        set_signals(conv, rearrange(map_, "k (c p q) -> k c p q", p=2, q=2))
+    of_identity = torch.eye(vae.config.latent_channels, dtype=torch.float64)[:, :, None, None]
+    set_signals(last, of_identity, to_pairs=False)
+
+    first, *up, last = (layer for layer in vae.decoder.layers if isinstance(layer, nn.Conv2d))
+    set_signals(first, of_identity, of_pairs=False)
+    for conv, wanted in zip(up, levels[-2::-1], strict=True):
+        coarse = F.interpolate(signals, scale_factor=2)
+        cells = rearrange(F.unfold(coarse, 3, padding=1), "n c l -> (n l) c")
+        kernel = torch.linalg.solve(cells.T @ cells, cells.T @ rearrange(wanted, "n k h w -> (n h w) k"))
+        kernel = rearrange(kernel, "(c p q) k -> k c p q", p=3, q=3)
+        set_signals(conv, kernel)
+        signals = F.conv2d(coarse, kernel, padding=1)
+    back = torch.linalg.pinv(maps[0])
+    set_signals(last, back[:, :, None, None], offset=mean, to_pairs=False)
+
+
+def set_signals(
+    conv: nn.Conv2d, kernel: Tensor, offset: Tensor | None = None, of_pairs: bool = True, to_pairs: bool = True
+) -> None:
+    """Let a 3 x 3 convolution carry signals, from channels and to channels that are theirs or, in pairs, their parts.
+
+    Args:
+        kernel: (K, C, side, side), from C signals to K; sides of 1 and 2 begin in the middle of the convolution's.
+        offset: (K,), added.
+        of_pairs: the inputs are positive and negative parts; to_pairs: so shall the outputs be.
+    """
+    if of_pairs:
+        kernel = torch.cat([kernel, -kernel], dim=1)
+    if to_pairs:
+        kernel = torch.cat([kernel, -kernel])
+        offset = None if offset is None else torch.cat([offset, -offset])
+    outputs, inputs, side, _ = kernel.shape
+    start = 0 if side == 3 else 1
+    conv.weight[:outputs] = 0
+    conv.weight[:outputs, :inputs, start : start + side, start : start + side] = kernel.float()
+    if conv.bias is not None:
+        conv.bias[:outputs] = 0 if offset is None else offset.float()
+
+
+@torch.no_grad()
+def balance_channels(vae: AutoencoderTiny, pixels: Tensor, power: float) -> Tensor:
+    """Scale the latent channels by what they mean for the picture, and undo it in the decoder.
+
+    A linear start gives every channel the same variance, the finest detail as much as the colour. A diffusion
+    model then has to settle both at the same noise level. Natural images are easier: their detail is weaker than
+    their colours and drowns first (arXiv 2502.14831). Here a channel's standard deviation becomes (the change of
+    the picture, when the channel changes by one standard deviation) ^ power, and the mean square over channels 1.
+
+    Returns:
+        (C,) the factors.
+    """
+    latents = encode(vae, pixels)
+    picture, std = decode(vae, latents), latents.std(dim=(0, 2, 3))
+    noise = 0.1 * torch.randn_like(latents[:, 0])
+    effect = []
+    for channel in range(len(std)):
+        moved = latents.clone()
+        moved[:, channel] += noise * std[channel]
+        effect.append((decode(vae, moved) - picture).square().mean().sqrt())
+    target = torch.stack(effect) ** power
+    factors = target / target.square().mean().sqrt() / std
+    last, first = vae.encoder.layers[-1], vae.decoder.layers[0]
+    last.weight *= factors.view(-1, 1, 1, 1)
+    last.bias *= factors
+    first.weight /= factors.view(1, -1, 1, 1)
+    return factors
+
+
+def statistics_loss(latents: Tensor) -> Tensor:
+    """Squared mean and squared log standard deviation of each channel, averaged: zero at mean 0, std 1."""
+    std, mean = torch.std_mean(latents, dim=(0, 2, 3))
+    return (mean**2 + std.log() ** 2).mean()
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderTiny, pixels: Tensor) -> float:
+    """Peak signal-to-noise ratio of reconstructions, in dB."""
+    errors = [(decode(vae, encode(vae, x)).clamp(-1, 1) - x).square().mean() for x in pixels.split(64)]
+    return 10 * math.log10(4.0 / torch.stack(errors).mean().item())
+
+
+def pixels_of(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """uint8 (N, 3, H, W) -> [-1, 1]."""
+    return torch.as_tensor(images).to(device).float() / 127.5 - 1.0

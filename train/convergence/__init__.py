@@ -1,0 +1,1 @@
+"""`python -m train.convergence`: how fast runs learn, measured and drawn."""

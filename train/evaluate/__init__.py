@@ -1,0 +1,1 @@
+"""`python -m train.evaluate`: seeds -> images -> figures."""

@@ -1,0 +1,1 @@
+"""`python -m train.inpainting`: the inpainting methods, measured."""

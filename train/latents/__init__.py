@@ -1,0 +1,1 @@
+"""`python -m train.latents`: images encoded once, and the latents as training reads them."""
