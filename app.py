@@ -12,8 +12,8 @@ from pathlib import Path
 
 from app.engine.engine import Engine
 from app.engine.models import MODELS, SHIPPED_RUNS, Models, find_models
-from mdt_core.__main__ import Parser
-from mdt_core.acceleration.machine import add_options, use_own_cores
+from mdt_core.command_line import Parser, add_device_options
+from mdt_core.acceleration.machine import use_own_cores
 
 DEFAULT = MODELS / "avatars"
 
@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", default="runs", type=Path, metavar="FOLDER", help="training runs to look at")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", default=os.environ.get("GRADIO_SERVER_PORT", "7860"), type=port)
-    add_options(parser)
+    add_device_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from mdt_core.acceleration.machine import add_options, choose_device, devices, use_own_cores
+from mdt_core.acceleration.machine import choose_device, devices, use_own_cores
+from mdt_core.command_line import Parser, add_device_options
 from mdt_core.inpainting import DEFAULT_SCALE, MASKED_CONTENTS, METHODS
 from mdt_core.pipeline.canvas import AREAS
 from mdt_core.pipeline.open import is_checkpoint, open_pipeline
@@ -27,13 +28,6 @@ from mdt_core.weights.official import load_official
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"
 PAINTING = ("method", "strength", "area", "masked_content", "grow", "feather")  # flags of `inpaint` alone
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse without the usage lines before an error."""
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -89,7 +83,7 @@ def _add_sampling(parser: argparse.ArgumentParser, steps: int | None, sampler: s
     parser.add_argument("--sampler", default=sampler, help=f"{', '.join(SAMPLERS)} ({sampler or 'by method'})")
     parser.add_argument("--scale", type=float, default=scale, help="guidance scale (%(default)s)")
     parser.add_argument("--power", type=float, default=4.0, help="guidance power (%(default)s)")
-    add_options(parser)
+    add_device_options(parser)
 
 
 def run_generate(args: argparse.Namespace) -> None:

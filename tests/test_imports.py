@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 ROOMS = ("mdt_core", "train", "app")
 SOURCES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")), ROOT / "app.py"]
@@ -121,7 +119,8 @@ def test_no_circles():
 
 def test_sampling_does_not_load_training():
     """diffusers imports accelerate by itself where it is installed; that ours does not is what we can promise."""
-    code = "import sys, mdt_core; mdt_core.MDTPipeline; print(*(m for m in sys.modules if m.startswith(('mdt_core', 'gradio'))))"
+    show = "print(*(m for m in sys.modules if m.startswith(('mdt_core', 'gradio'))))"
+    code = f"import sys, mdt_core; mdt_core.MDTPipeline; {show}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "mdt_core.pipeline.pipeline" in loaded

@@ -3,11 +3,11 @@
 A name is looked up here and never becomes part of a path, so that nothing else on the machine can be opened.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from app.engine.run_folders import find_runs
+from mdt_core.fingerprint import fingerprint
 from mdt_core.runs import Run
 from mdt_core.weights.hub import expand
 
@@ -61,12 +61,9 @@ def version_of(location: str) -> int:
 
 def weights_of(pipe) -> str:
     """16 hexadecimal digits that change with a model's weights: of a few of each tensor, for training moves all."""
-    found = hashlib.sha256()
-    for part in (pipe.transformer, getattr(pipe, "vae", None)):
-        for weight in part.parameters() if part is not None else ():
-            some = weight.detach().reshape(-1)
-            found.update(some[:: max(1, len(some) // 16)].float().cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
+    networks = [part for part in (pipe.transformer, getattr(pipe, "vae", None)) if part is not None]
+    weights = (weight.detach().reshape(-1) for network in networks for weight in network.parameters())
+    return fingerprint(weight[:: max(1, len(weight) // 16)].float() for weight in weights)
 
 
 def find_models(chosen: str, shipped: Path = MODELS) -> dict[str, str]:

@@ -5,7 +5,6 @@ scaled down, so that a photo of 8192 pixels costs no more to look at than a smal
 """
 
 import base64
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ from app.engine.request import (
     max_steps,
 )
 from app.inpaint.easel import mask_png, read_mask, small_canvas
+from mdt_core.fingerprint import fingerprint
 from mdt_core.inpainting import DEFAULT_SCALE, MASKED_CONTENTS, METHODS, choose_content
 from mdt_core.pipeline.canvas import AREAS, MAX_GROW, fit_box
 from mdt_core.samplers import SAMPLERS
@@ -188,7 +188,7 @@ def recipe_of(request: Inpainting, index: int, info: ModelInfo) -> dict[str, Any
         **recipes.settings_of(settings, info),
         **{name: getattr(settings, name) for name in ("method", "strength", "masked_content", "area")},
         **{name: getattr(settings, name) for name in ("grow", "feather")},
-        "source": fingerprint(request.picture),
+        "source": fingerprint(request.picture.tobytes()),
         "mask": base64.b64encode(mask).decode() if len(mask) <= MAX_MASK else None,
     }
 
@@ -215,8 +215,3 @@ def mask_from(recipe: Mapping[str, Any]) -> np.ndarray | None:
         return read_mask(base64.b64decode(recipe["mask"]))
     except Exception:  # missing, no text, no picture, damaged: it is a stranger's file
         return None
-
-
-def fingerprint(picture: Image.Image) -> str:
-    """Tells whether a picture is the one that a recipe was made from."""
-    return hashlib.sha256(picture.tobytes()).hexdigest()[:16]

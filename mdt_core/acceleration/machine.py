@@ -1,21 +1,10 @@
 """What this machine computes with: the device, and as many threads as this process may have cores."""
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-
-
-def add_options(parser: ArgumentParser) -> None:
-    """--device, --dtype and --compile, and by how much the latter two change a picture."""
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (a GPU where there is one)")
-    dtypes = "auto, float32, bfloat16, float16 (auto: bfloat16 on a GPU, and on a CPU with AMX if wide, else float32)"
-    parser.add_argument("--dtype", default="auto", metavar="NAME", help=f"{dtypes}; 16 bits move an output by 1%%")
-    parser.add_argument(
-        "--compile", action="store_true", help="the first picture waits for it; moves an output by rounding alone"
-    )
 
 
 def devices() -> list[str]:

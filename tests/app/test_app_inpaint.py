@@ -16,10 +16,11 @@ from app.engine.request import MAX_SEED
 from app.inpaint.controls import preset_of, preset_settings, settings_to_values, values_to_settings
 from app.inpaint.easel import Easel, mask_png
 from app.inpaint.examples import find_examples
-from app.inpaint.request import MAX_TOTAL, Inpainting, Settings, fingerprint, mask_from, recipe_of, settings_from
+from app.inpaint.request import MAX_TOTAL, Inpainting, Settings, mask_from, recipe_of, settings_from
 from app.inpaint.session import Job
 from app.inpaint.tab import Inpaint
 from app.ui import build
+from mdt_core.fingerprint import fingerprint
 from mdt_core.samplers import SAMPLERS
 from tests.helpers.stand_in_inpaint import InpaintingStandIn
 
@@ -179,7 +180,8 @@ def test_a_recipe_keeps_every_setting_the_mask_and_the_picture_it_was_for(tmp_pa
     assert notes == []
     assert found == dataclasses.replace(settings, seeds=(8,))
     assert (mask_from(recipe) == MASK).all()
-    assert recipe["source"] == fingerprint(PICTURE) != fingerprint(PICTURE.transpose(Image.Transpose.ROTATE_180))
+    turned = PICTURE.transpose(Image.Transpose.ROTATE_180)
+    assert recipe["source"] == fingerprint(PICTURE.tobytes()) != fingerprint(turned.tobytes())
 
 
 def test_a_strangers_recipe_is_taken_with_care() -> None:

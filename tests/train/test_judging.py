@@ -91,7 +91,7 @@ def test_a_folder_is_read_a_slice_at_a_time(tmp_path, monkeypatch):
     assert found.shape == images.shape
     np.testing.assert_array_equal(found[2:5], images[2:5])
     np.testing.assert_array_equal(found[6], images[6])
-    assert features.digest(found) == features.digest(images)
+    assert features.images_fingerprint(found) == features.images_fingerprint(images)
     asked = []
     read = samples.FolderImages.__getitem__
     monkeypatch.setattr(samples.FolderImages, "__getitem__", lambda self, i: asked.append(i) or read(self, i))

@@ -153,8 +153,8 @@ def test_a_run_that_failed_before_its_first_image_leaves_no_claim(tmp_path):
 
 
 def test_fingerprint_changes_with_a_weight():
-    assert samples.fingerprint(Pipeline()) == samples.fingerprint(Pipeline())
-    assert samples.fingerprint(Pipeline()) != samples.fingerprint(Pipeline(weight=1e-6))
+    assert samples.weights_fingerprint(Pipeline()) == samples.weights_fingerprint(Pipeline())
+    assert samples.weights_fingerprint(Pipeline()) != samples.weights_fingerprint(Pipeline(weight=1e-6))
 
 
 def test_the_file_is_the_adm_evaluators(tmp_path):

@@ -45,7 +45,7 @@ from train.autoencoder.budget import Progress
 from train.autoencoder.model import pixels_of, psnr
 from train.avatars import load
 from train.command import Parser
-from train.evaluate.samples import fingerprint
+from train.evaluate.samples import weights_fingerprint
 from train.export import save_autoencoder
 from train.latents.dataset import Latents
 from train.latents.images import DrawnImages
@@ -88,7 +88,7 @@ def drafts(args: argparse.Namespace, pipe: MDTPipeline, data: Latents, device: t
     """`samples` with their `labels`, `trips` with the `indices` of their pictures: drawn once, then kept."""
     path = args.out / "drafts.safetensors"
     sizes = [args.num_samples, args.num_trips, args.seed]
-    made_of = json.dumps([fingerprint(pipe), data.shards[0].metadata.get("made_of"), sizes])
+    made_of = json.dumps([weights_fingerprint(pipe), data.shards[0].metadata.get("made_of"), sizes])
     if path.exists():
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("made_of") != made_of:

@@ -77,7 +77,7 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
         transformer = MDTTransformer.from_pretrained(path).to(device).eval()
         pipe = assemble(transformer, vae, id2label)
         pipe.set_progress_bar_config(disable=True)
-        sampling = samples.Sampling(weights=samples.fingerprint(pipe), sampler="dpm++", **settings)
+        sampling = samples.Sampling(weights=samples.weights_fingerprint(pipe), sampler="dpm++", **settings)
         folder = run.folder / f".{path.parent.name}.samples"
         samples.draw_together(pipe, sampling, folder, args.batch_size, state)
         images = samples.pack(folder, sampling, pipe.num_classes, ()).images

@@ -89,7 +89,7 @@ def sample(args: argparse.Namespace, state: PartialState) -> Iterator[Candidate]
     out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
     only_grid = args.grid and not args.reference
     base = samples.Sampling(
-        weights=samples.fingerprint(pipe),
+        weights=samples.weights_fingerprint(pipe),
         num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
         first_seed=args.seed,
         num_inference_steps=args.steps,

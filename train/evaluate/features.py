@@ -5,7 +5,6 @@ comparable among themselves only: FID is the Frechet distance on the features of
 The judge judges only: nothing is trained against it. The Inception of published figures is in inception.py.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from mdt_core.fingerprint import fingerprint
 from mdt_core.runs import write_whole
 
 
@@ -102,17 +102,14 @@ def extract(judge: Judge, images: np.ndarray, batch_size: int = 64, name: str = 
     return Features(*(np.concatenate([vars(batch)[field] for batch in batches]) for field in vars(batches[0])))
 
 
-def digest(images: np.ndarray) -> str:
-    """A name for what the images hold: 16 hexadecimal digits of a hash of shape and pixels."""
-    found = hashlib.sha256(str(images.shape).encode())
-    for start in range(0, len(images), 1024):
-        found.update(np.ascontiguousarray(images[start : start + 1024]))
-    return found.hexdigest()[:16]
+def images_fingerprint(images: np.ndarray) -> str:
+    """16 hexadecimal digits that change with shape or pixels; read a part at a time, for they may be mapped."""
+    return fingerprint(str(images.shape), (images[start : start + 1024] for start in range(0, len(images), 1024)))
 
 
 def cached(folder: Path, judge: Judge, images: np.ndarray, name: str = "images") -> Features:
-    """`extract`, or what it found last time in the same pixels: kept in `folder/JUDGE-DIGEST.npz`."""
-    path = folder / f"{judge.name}-{digest(images)}.npz"
+    """`extract`, or what it found last time in the same pixels: kept in `folder/JUDGE-FINGERPRINT.npz`."""
+    path = folder / f"{judge.name}-{images_fingerprint(images)}.npz"
     if path.exists():
         with np.load(path) as arrays:
             return Features(**arrays)

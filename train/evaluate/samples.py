@@ -6,7 +6,6 @@ its state: one PNG each, written whole or not at all. The same command draws wha
 evaluator's file: an npz with uint8 NHWC `arr_0` and labels `arr_1`.
 """
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
+from mdt_core.fingerprint import fingerprint, named_weights
 from mdt_core.pipeline.image_arrays import to_rgb
 from mdt_core.runs import write_whole
 from train.evaluate.features import write_arrays
@@ -51,14 +51,10 @@ class Sampling:
     guidance_power: float
 
 
-def fingerprint(pipe) -> str:
+def weights_fingerprint(pipe) -> str:
     """16 hexadecimal digits that change with any weight of the pipeline's networks."""
-    found = hashlib.sha256()
-    for name, part in sorted(pipe.components.items()):
-        for key, tensor in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
-            found.update(f"{name}.{key}".encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
+    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    return fingerprint(*(named_weights(networks[name], prefix=f"{name}.") for name in sorted(networks)))
 
 
 # ---- seeds -> images

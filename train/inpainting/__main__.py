@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"the pictures in {args.data} have {size} px, but the model draws {pipe.image_size} px")
 
     masks = {kind: holes.draw_masks(kind, args.num_images, size) for kind in args.masks}
-    weights, pictures = samples.fingerprint(pipe), features.digest(originals.images)
+    weights, pictures = samples.weights_fingerprint(pipe), features.images_fingerprint(originals.images)
     results, calls = {}, {}
     for name, method in methods.items():
         steps = 0 if name in WITHOUT_MODEL else steps_within(args.calls, method)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdt_core.training.draws import to_device
-from train.latents.encode import fingerprint
+from train.latents.encode import encoder_fingerprint
 
 HELD = 2**30  # bytes of latents that are worth memory of their own, where a fast GPU waits for them
 
@@ -118,7 +118,7 @@ class Latents:
     def check_encoder(self, vae, name: str) -> None:
         """Raise ValueError where another encoder than that of `vae`, called `name`, made these latents."""
         encoder = self.made_of.get("encoder")
-        if encoder not in (None, fingerprint(vae)):
+        if encoder not in (None, encoder_fingerprint(vae)):
             raise ValueError(f"{self.folder} was encoded by another autoencoder than {name}: name the one that made it")
 
     @property

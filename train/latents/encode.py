@@ -6,7 +6,6 @@ Which images it holds depends on its number alone, so neither an interruption no
 trace.
 """
 
-import hashlib
 import json
 from datetime import timedelta
 from functools import partial
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from mdt_core.acceleration.machine import cpus_alone
 from mdt_core.autoencoder import downscale, posterior
+from mdt_core.fingerprint import fingerprint, named_weights
 from mdt_core.runs import write_whole
 from train.latents.images import BrokenImage, LabelledImages
 
@@ -61,13 +61,10 @@ def moments(vae, pixels: Tensor, mirror: bool) -> dict[str, Tensor]:
     return found
 
 
-def fingerprint(vae) -> str:
+def encoder_fingerprint(vae) -> str:
     """16 hexadecimal digits that change with any weight that latents depend on."""
-    found = hashlib.sha256(json.dumps([vae.config.scaling_factor, vae.config.shift_factor]).encode())
-    for name, tensor in sorted(vae.state_dict().items()):
-        if name.startswith(("encoder.", "quant_conv.")):
-            found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+    scaling = [vae.config.scaling_factor, vae.config.shift_factor]
+    return fingerprint(scaling, named_weights(vae, only=("encoder.", "quant_conv.")))
 
 
 @torch.no_grad()
@@ -108,7 +105,7 @@ def encode(
     example = moments(vae, torch.zeros(1, 3, images.size, images.size, dtype=torch.uint8), mirror)
     kept = [key for key in example if example["std"].any() or not key.endswith("std")]
 
-    made_of = {"images": len(images), "size": images.size, "source": images.digest, "encoder": fingerprint(vae)}
+    made_of = {"images": len(images), "size": images.size, "source": images.digest, "encoder": encoder_fingerprint(vae)}
     made_of |= {"mirror": mirror, "balance": balance, "dtype": dtype}
     meta = {"id2label": json.dumps(images.id2label), "made_of": json.dumps(made_of)}
     spans = [range(start, min(start + SHARD, len(images))) for start in range(0, len(images), SHARD)]

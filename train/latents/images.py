@@ -5,7 +5,6 @@ it is far too large, then resampled. Two differences: the last filter is Lanczos
 turned upright first. Transparency is laid on white.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from mdt_core.fingerprint import fingerprint
 from mdt_core.pipeline.image_arrays import to_rgb
 from train import avatars
 
@@ -111,9 +111,7 @@ class ImageFolder:
 
 def _digest(id2label: dict[int, str], labels: np.ndarray, images: list) -> str:
     """16 hexadecimal digits of class names, labels and what tells the images apart."""
-    found = hashlib.sha256(json.dumps([id2label, images]).encode())
-    found.update(np.ascontiguousarray(labels, np.int64).tobytes())
-    return found.hexdigest()[:16]
+    return fingerprint([id2label, images], labels.astype(np.int64))
 
 
 def list_images(root: Path) -> list[str]:

@@ -1,0 +1,30 @@
+"""How every command of this project reads its arguments: a wrong call ends with one line and status 2, no traceback."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line. `run` parses it and calls what it stands for."""
+
+    def error(self, message: str) -> None:
+        """End with one line, and without the usage that would hide it."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+    def run(self, command: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None = None) -> None:
+        """Parse and call; what is wrong with the arguments, or with what they name, is told as a wrong call."""
+        parsed = self.parse_args(arguments)
+        try:
+            command(parsed)
+        except (ValueError, OSError, ImportError) as error:
+            self.error(str(error))
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """--device, --dtype and --compile, and by how much the latter two change a picture."""
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (a GPU where there is one)")
+    dtypes = "auto, float32, bfloat16, float16 (auto: bfloat16 on a GPU, and on a CPU with AMX if wide, else float32)"
+    parser.add_argument("--dtype", default="auto", metavar="NAME", help=f"{dtypes}; 16 bits move an output by 1%%")
+    parser.add_argument(
+        "--compile", action="store_true", help="the first picture waits for it; moves an output by rounding alone"
+    )
