@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app.common import recipes
+from app.common.comparison import AXES, Comparison, from_recipe, to_recipe
 from app.common.controls import (
     check_offered,
     class_picker,
@@ -23,7 +24,7 @@ from app.common.controls import (
 from app.common.files import publish
 from app.common.images import data_uri, jpeg_uri
 from app.common.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress, warn
-from app.compare.comparison import AXES, Comparison, Sheet, join_values, parse_values
+from app.compare.comparison import Sheet, join_values, parse_values
 from app.engine.engine import ModelInfo
 from app.engine.frames import PREVIEW_SECONDS, Frame
 
@@ -152,7 +153,7 @@ class Compare:
     def _publish(self, grid: Grid) -> Update:
         """The sheet as it is, to be looked at and saved with the recipe of the whole."""
         comparison = grid.comparison
-        png = recipes.to_png(grid.sheet.image, recipes.of_comparison(comparison, grid.info))
+        png = recipes.to_png(grid.sheet.image, to_recipe(comparison, grid.info))
         file = publish(png, f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}", self.save)
         return {self.stage: show(data_uri(png, "image/png")), self.save: gr.update(value=file, visible=True)}
 
@@ -171,7 +172,7 @@ class Compare:
         with clear_errors():
             recipe = recipes.read(path, kind="compare")
             info = self.engine.describe(self.engine.find(recipe.get("model"), model))
-            comparison, notes = recipes.to_comparison(recipe, info)
+            comparison, notes = from_recipe(recipe, info)
         warn(notes)
         classes, _, *sampling = from_request(comparison.base, info, comparison.class_labels)
         values = join_values(comparison.values)

@@ -13,8 +13,8 @@ from time import perf_counter
 from PIL import Image
 
 from app.common import recipes
+from app.common.comparison import Comparison, to_recipe
 from app.common.stage import caption
-from app.compare.comparison import Comparison
 from app.engine.engine import Engine
 from app.engine.frames import kept_steps
 from app.engine.models import checkpoint_name
@@ -191,4 +191,4 @@ def recipe_of(strip: Strip, engine: Engine) -> dict | None:
     if len(labels) != 1:
         return None
     base, models = drawn[0].request, tuple(place.request.model for place in drawn)
-    return recipes.of_comparison(Comparison(base, *labels, "model", models), engine.describe(base.model))
+    return to_recipe(Comparison(base, *labels, "model", models), engine.describe(base.model))

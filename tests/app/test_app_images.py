@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.common.comparison import Comparison
 from app.common.images import MAX_PIXELS, jpeg_uri, open_image
 from app.common.stage import columns_for
-from app.compare.comparison import Comparison, Sheet, parse_values
+from app.compare.comparison import Sheet, parse_values
 from app.engine.frames import Frame
 from app.engine.request import Request
 from app.generate.kept_steps import Trajectory, View

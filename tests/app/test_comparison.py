@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from app.common import paper as fonts
-from app.compare.comparison import Comparison, Sheet, footer, join_values, parse_values
+from app.common.comparison import Comparison
+from app.compare.comparison import Sheet, footer, join_values, parse_values
 from app.engine.engine import Engine
 from app.engine.request import Request
 from app.progress import boards

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.common import recipes
-from app.compare.comparison import Comparison
+from app.common.comparison import Comparison, from_recipe, to_recipe
 from app.engine.engine import ModelInfo
 from app.engine.request import MAX_SEED, Request
 
@@ -183,8 +183,8 @@ def test_a_text_behind_the_pixels_is_found(tmp_path: Path) -> None:
 def test_a_grids_recipe_comes_back_and_belongs_to_its_tab(tmp_path: Path) -> None:
     """Catches a Compare recipe that loads half on Generate, and rows or columns that are lost."""
     comparison = Comparison(Request("avatars", (None,), (7,)), (None, 1, 3), "num_inference_steps", (5, 25))
-    (tmp_path / "a.png").write_bytes(recipes.to_png(PICTURE, recipes.of_comparison(comparison, INFO)))
-    assert recipes.to_comparison(recipes.read(tmp_path / "a.png", "compare"), INFO) == (comparison, [])
+    (tmp_path / "a.png").write_bytes(recipes.to_png(PICTURE, to_recipe(comparison, INFO)))
+    assert from_recipe(recipes.read(tmp_path / "a.png", "compare"), INFO) == (comparison, [])
     with pytest.raises(ValueError, match="recipe for another tab: 'compare'"):
         recipes.read(tmp_path / "a.png")
 
@@ -206,6 +206,6 @@ def test_a_grids_recipe_comes_back_and_belongs_to_its_tab(tmp_path: Path) -> Non
 def test_a_grid_that_makes_no_sense_is_refused(tmp_path: Path, change: dict) -> None:
     """Catches TypeError and KeyError on what a stranger wrote."""
     comparison = Comparison(Request("avatars", (None,), (7,)), (0, 1), "num_inference_steps", (5, 25))
-    recipe = recipes.of_comparison(comparison, INFO)
+    recipe = to_recipe(comparison, INFO)
     with pytest.raises(ValueError):
-        recipes.to_comparison(recipes.read(save(tmp_path, recipe | change), "compare"), INFO)
+        from_recipe(recipes.read(save(tmp_path, recipe | change), "compare"), INFO)

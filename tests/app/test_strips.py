@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from app.common import recipes
+from app.common.comparison import from_recipe
 from app.engine.engine import Engine
 from app.engine.models import Models
 from app.engine.request import Request
@@ -228,7 +229,7 @@ def test_a_strip_is_a_comparison_of_its_checkpoints(runs: Path, machine: Machine
     assert recipe_of(strip, machine.engine) is None
     list(machine.draw(strip))
     recipe = json.loads(json.dumps(recipe_of(strip, machine.engine)))
-    comparison, notes = recipes.to_comparison(recipe, machine.engine.describe("mdt @ 10"))
+    comparison, notes = from_recipe(recipe, machine.engine.describe("mdt @ 10"))
     assert notes == []
     assert set(comparison.requests()) == {place.request for place in strip.places}
     assert comparison.values == ("mdt @ 10", "mdt @ 100", "mdt @ 1000", "dit @ 50", "dit @ 100")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from app.common import recipes
+from app.common.comparison import Comparison
 from app.common.studio import MOST_NOTES, WAITING, clear_errors, warn
-from app.compare.comparison import Comparison
 from app.compare.tab import Compare
 from app.engine.engine import Engine
 from app.engine.request import Request
