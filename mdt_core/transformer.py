@@ -200,9 +200,12 @@ class MDTTransformer(ModelMixin, ConfigMixin):
             elif name.endswith("relative_position_bias_table"):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
-        """diffusers' `save_pretrained`; the folder keeps no path of this machine."""
-        super().save_pretrained(save_directory, **kwargs)
+    def save_pretrained(self, save_directory: str | Path, *, max_shard_size: int | str = "10GB", **kwargs) -> None:
+        """diffusers' `save_pretrained`; the folder keeps no path of this machine.
+
+        `max_shard_size` is named here because a pipeline hands its own on only where it finds the name.
+        """
+        super().save_pretrained(save_directory, max_shard_size=max_shard_size, **kwargs)
         tidy_config(Path(save_directory) / self.config_name)
 
     @classmethod

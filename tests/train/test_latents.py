@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from mdt_core.autoencoder import encode as encode_pixels
 from train.autoencoder.model import small_autoencoder
-from train.latents import __main__ as latents
+from train.latents import dataset
 from train.latents import encode as encoding
 from train.latents.dataset import Latents, balanced
 from train.latents.encode import encode
@@ -287,7 +287,7 @@ def test_what_is_held_in_memory_is_what_the_shards_hold(tmp_path, monkeypatch, m
         )
     data, held = (Latents(tmp_path, repeats={"b": 2}) for _ in range(2))
     held.hold()
-    monkeypatch.setattr(latents.Shard, "announce", None)  # of `held`, nothing is read row by row
+    monkeypatch.setattr(dataset.Shard, "announce", None)  # of `held`, nothing is read row by row
     indices = torch.randperm(len(data)).tolist()
     got = held.batch(indices)
     monkeypatch.undo()
@@ -297,7 +297,7 @@ def test_what_is_held_in_memory_is_what_the_shards_hold(tmp_path, monkeypatch, m
 
 def test_a_set_too_large_for_memory_stays_on_disk(tmp_path, monkeypatch):
     sparse_shard(tmp_path / "train-00000-of-00001.safetensors", 8, (4, 2, 2))
-    monkeypatch.setattr(latents, "HELD", 8 * 2 * 4 * 4 * 4 - 1)  # a byte less than the means and deviations
+    monkeypatch.setattr(dataset, "HELD", 8 * 2 * 4 * 4 * 4 - 1)  # a byte less than the means and deviations
     data = Latents(tmp_path)
     data.hold()
     assert not data.held
