@@ -138,7 +138,7 @@ def test_the_autoencoder_is_asked_of_the_hub_as_the_model_is(pipe, tmp_path, mon
         asked.append((repository, hub))
         return tmp_path
 
-    monkeypatch.setattr("mdt_core.official.download", download)
+    monkeypatch.setattr("mdt_core.weights.hub.download", download)
     pipe.vae.save_pretrained(tmp_path)
     hub = {"cache_dir": "elsewhere", "local_files_only": True}
     MDTPipeline.from_pretrained("some/model/mdt_v2.safetensors", revision="two", **hub)

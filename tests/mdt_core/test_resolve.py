@@ -42,7 +42,7 @@ def test_neither_a_path_nor_a_hub_id(model, tmp_path, monkeypatch):
 def test_a_mistyped_path_is_not_looked_up(tmp_path, monkeypatch):
     """Catches a request for the hub's "assets/models" where a folder of that name lies here."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mdt_core.official.download", None)  # a request would fail otherwise
+    monkeypatch.setattr("mdt_core.weights.hub.download", None)  # a request would fail otherwise
     (tmp_path / "assets" / "models").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"^assets/models/avatarz: no such file or folder$"):
         resolve("assets/models/avatarz")
@@ -101,7 +101,7 @@ def test_hub_ids_through_the_real_client(tmp_path):
     Thread(target=server.serve_forever, daemon=True).start()
     code = """
 import sys
-from mdt_core.official import resolve
+from mdt_core.weights.hub import resolve
 for model in sys.argv[1:]:
     try:
         print(resolve(model))
