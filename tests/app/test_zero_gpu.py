@@ -5,14 +5,14 @@ import os
 from tests.app.test_app import ROOT, run_python
 
 ON_ZERO_GPU = """
-import app.zero
+import app.engine.zero_gpu
 from pathlib import Path
 import spaces
-from app.engine import Engine
-from app.request import Request
+from app.engine.engine import Engine
+from app.engine.request import Request
 from app.ui import build, launch
 from gradio_client import Client
-from tests.stand_in import StandInPipeline
+from tests.helpers.stand_in import StandInPipeline
 
 def load(location):
     if location == "B":
