@@ -8,6 +8,7 @@ channels, p patch size, (h, w) latent cells.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mdt_core.kernels import attention, linear_gelu
-from mdt_core.masking import take
+from mdt_core.masking import gather
 
 
 class PatchEmbed(nn.Module):
@@ -109,7 +110,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None, queries: Tensor | None = None) -> Tensor:
         """x (N, T, D), bias (N or 1, A, Q, T) -> (N, Q, D): every token's answer, or only that of `queries` (N, Q)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = q if queries is None else take(q, queries)
+        q = q if queries is None else gather(q, queries)
         q, k, v = (rearrange(part, "n t (a d) -> n a t d", a=self.num_heads) for part in (q, k, v))
         return self.proj(rearrange(attention(q, k, v, bias), "n a q d -> n q (a d)"))
 
@@ -136,6 +137,13 @@ def adaln(width: int, parts: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
 
 
+class Condition(NamedTuple):
+    """What one block is conditioned on."""
+
+    modulation: Tensor  # (N, 6 D), shift, scale and gate of attention and of the MLP
+    bias: Tensor | None = None  # (N or 1, A, Q, T), of the attention's positions
+
+
 class Block(nn.Module):
     """A transformer block with adaLN-Zero; with `shortcut`, it first merges a second input into its own."""
 
@@ -151,17 +159,16 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        modulation: Tensor,
-        bias: Tensor | None = None,
+        condition: Condition,
         skip: Tensor | None = None,
         queries: Tensor | None = None,
     ) -> Tensor:
         """One block, for all tokens or only for those asked for.
 
         Args:
-            x: (N, T, D). skip: (N, T, D), of a block with a shortcut.
-            modulation: (N, 6 D), what `adaLN_modulation` makes of the condition.
-            bias: (N or 1, A, Q, T), what `attn.rel_pos_bias` holds for queries and tokens.
+            x: (N, T, D).
+            condition: of this block, for Q queries and T tokens.
+            skip: (N, T, D), of a block with a shortcut.
             queries: (N, Q), the tokens that are asked for; None for all, Q = T.
 
         Returns:
@@ -169,9 +176,9 @@ class Block(nn.Module):
         """
         if self.skip_linear is not None:
             x = self.skip_linear(torch.cat([x, skip], dim=-1)).to(x.dtype)  # autocast: the stream stays float32
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unsqueeze(1).chunk(6, dim=-1)
-        attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), bias, queries)
-        x = x if queries is None else take(x, queries)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = condition.modulation.unsqueeze(1).chunk(6, dim=-1)
+        attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), condition.bias, queries)
+        x = x if queries is None else gather(x, queries)
         x = torch.addcmul(x, gate_a, attended)
         return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm2(x), shift_m, scale_m)))
 
@@ -188,6 +195,29 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         shift, scale = modulation.unsqueeze(1).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class Conditioning:
+    """The conditioning c of one forward pass: `c(block)` is what a block is given of it.
+
+    `mdt_core.acceleration.cached_conditioning` has one that looks up what it computed before.
+    """
+
+    def __init__(self, c: Tensor):
+        self.c = c  # (N, D)
+
+    def __call__(self, block: Block, pairs: Tensor | None = None) -> Condition:
+        """The block's modulation and its position bias, for all tokens or for the `token_pairs` (N, Q, K) given."""
+        table = block.attn.rel_pos_bias
+        return Condition(self.modulation(block), None if table is None else self.bias(table, pairs))
+
+    def modulation(self, layer: Block | FinalLayer) -> Tensor:
+        """(N, 6 D) of a block, (N, 2 D) of the final layer."""
+        return layer.adaLN_modulation(self.c)
+
+    def bias(self, table: RelativePositionBias, pairs: Tensor | None) -> Tensor:
+        """(1, A, T, T), or for the pairs (N, A, Q, K)."""
+        return table(pairs)
 
 
 def sincos_positions(width: int, grid_size: int) -> Tensor:

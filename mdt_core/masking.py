@@ -26,25 +26,25 @@ def draw_keep(noise: Tensor, num_keep: int) -> Tensor:
     return noise.argsort(dim=1)[:, :num_keep]
 
 
-def take(tokens: Tensor, keep: Tensor) -> Tensor:
+def gather(tokens: Tensor, keep: Tensor) -> Tensor:
     """All tokens (N, T, D) -> the kept ones (N, K, D)."""
     return tokens.gather(1, keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def put(tokens: Tensor, places: Tensor, values: Tensor) -> Tensor:
+def scatter(tokens: Tensor, places: Tensor, values: Tensor) -> Tensor:
     """All tokens (N, T, D) with `values` (N, K, D) in the given places (N, K)."""
     return tokens.scatter(1, places.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]), values.to(tokens.dtype))
 
 
 def restore(tokens: Tensor, keep: Tensor, fill: Tensor) -> Tensor:
-    """Undo `take`: kept tokens (N, K, D) back in their places, `fill` elsewhere.
+    """Undo `gather`: kept tokens (N, K, D) back in their places, `fill` elsewhere.
 
     Args:
         tokens: (N, K, D).
-        keep: (N, K), as given to `take`.
+        keep: (N, K), as given to `gather`.
         fill: (1, T, D), what stands at the hidden places.
     """
-    return put(fill.expand(len(tokens), -1, -1).to(tokens.dtype), keep, tokens)
+    return scatter(fill.expand(len(tokens), -1, -1).to(tokens.dtype), keep, tokens)
 
 
 def is_kept(keep: Tensor, num_tokens: int) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mdt_core.layers import (
     Block,
+    Conditioning,
     FinalLayer,
     LabelEmbedder,
     PatchEmbed,
@@ -31,26 +32,8 @@ from mdt_core.layers import (
     sincos_positions,
     token_pairs,
 )
-from mdt_core.masking import hidden_tokens, put, restore, take
+from mdt_core.masking import gather, hidden_tokens, restore, scatter
 from mdt_core.weights.saved_config import tidy_config
-
-
-class Conditioning:
-    """What the blocks of one pass are told beside their tokens, computed when a block asks for it.
-
-    `mdt_core.acceleration.cached_conditioning` has one that looks up what it computed before.
-    """
-
-    def __init__(self, c: Tensor):
-        self.c = c  # (N, D)
-
-    def __call__(self, block: Block, pairs: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The block's modulation (N, 6 D) and its position bias, for all tokens or for the given pairs."""
-        bias = block.attn.rel_pos_bias
-        return self.modulation(block), None if bias is None else bias(pairs)
-
-    def modulation(self, layer: Block | FinalLayer) -> Tensor:
-        return layer.adaLN_modulation(self.c)
 
 
 class MDTTransformer(ModelMixin, ConfigMixin):
@@ -123,15 +106,15 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         """Make the transformer blocks."""
         raise NotImplementedError
 
-    def encode(self, x: Tensor, tell: Conditioning, keep: Tensor | None) -> Tensor:
+    def encode(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
         """Tokens the encoder sees (N, K, D) -> (N, K, D); K is T where `keep` is None."""
         raise NotImplementedError
 
-    def interpolate(self, x: Tensor, tell: Conditioning, keep: Tensor | None) -> Tensor:
+    def interpolate(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
         """Encoded tokens (N, K, D) -> all tokens (N, T, D)."""
         raise NotImplementedError
 
-    def decode(self, x: Tensor, tell: Conditioning, inputs: Tensor) -> Tensor:
+    def decode(self, x: Tensor, c: Conditioning, inputs: Tensor) -> Tensor:
         """All tokens (N, T, D) -> (N, T, D); `inputs` are the embedded noisy ones."""
         raise NotImplementedError
 
@@ -149,22 +132,22 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         Returns:
             (N, 2C, h, w): epsilon, then the interpolation coefficient v of the learnt variance, in [-1, 1].
         """
-        c = self.condition(timesteps.to(x.device), class_labels)  # (N, D)
+        c = self.embed(timesteps.to(x.device), class_labels)  # (N, D)
         return self.predict(x, Conditioning(c), keep)
 
-    def condition(self, timesteps: Tensor, class_labels: Tensor) -> Tensor:
-        """What all blocks are conditioned on: (N,), (N,) -> (N, D)."""
+    def embed(self, timesteps: Tensor, class_labels: Tensor) -> Tensor:
+        """The conditioning c, (N,), (N,) -> (N, D)."""
         return self.t_embedder(timesteps) + self.y_embedder(class_labels)
 
-    def predict(self, x: Tensor, tell: Conditioning, keep: Tensor | None = None) -> Tensor:
+    def predict(self, x: Tensor, c: Conditioning, keep: Tensor | None = None) -> Tensor:
         """The forward pass once the condition is known; arguments and result as in `forward`."""
-        inputs = self.x_embedder(x) + self.pos_embed  # (N, T, D)  # fmt: skip
-        tokens = inputs if keep is None else take(inputs, keep)  # (N, K, D)  # fmt: skip
-        tokens = self.encode(tokens, tell, keep)  # (N, K, D)  # fmt: skip
-        tokens = self.interpolate(tokens, tell, keep)  # (N, T, D)  # fmt: skip
-        tokens = self.decode(tokens, tell, inputs)  # (N, T, D)  # fmt: skip
-        patches = self.final_layer(tokens, tell.modulation(self.final_layer))  # (N, T, p p 2C)  # fmt: skip
-        return self.unpatchify(patches)  # (N, 2C, h, w)  # fmt: skip
+        inputs = self.x_embedder(x) + self.pos_embed  # (N, T, D)
+        tokens = inputs if keep is None else gather(inputs, keep)  # (N, K, D)
+        tokens = self.encode(tokens, c, keep)  # (N, K, D)
+        tokens = self.interpolate(tokens, c, keep)  # (N, T, D)
+        tokens = self.decode(tokens, c, inputs)  # (N, T, D)
+        patches = self.final_layer(tokens, c.modulation(self.final_layer))  # (N, T, p p 2C)
+        return self.unpatchify(patches)  # (N, 2C, h, w)
 
     def pairs(self, queries: Tensor | None, keys: Tensor | None = None) -> Tensor | None:
         """Tokens (N, Q), (N, K) or None for all T -> rows of a bias table (N, Q, K); no queries, no pairs."""
@@ -238,20 +221,20 @@ class DiT(MDTTransformer):
     def build_blocks(self) -> None:
         self.blocks = nn.ModuleList(self._block() for _ in range(self.config.depth))
 
-    def encode(self, x: Tensor, tell: Conditioning, keep: Tensor | None) -> Tensor:
+    def encode(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
         pairs = self.pairs(keep, keep)
         for block in self.blocks[: self.config.depth - self.config.decoder_layers]:
-            x = block(x, *tell(block, pairs))
+            x = block(x, c(block, pairs))
         return x
 
-    def interpolate(self, x: Tensor, tell: Conditioning, keep: Tensor | None) -> Tensor:
+    def interpolate(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
         if keep is not None:
             raise ValueError("a DiT has no side-interpolator: `keep` needs an MDT or MDTv2")
         return x
 
-    def decode(self, x: Tensor, tell: Conditioning, inputs: Tensor) -> Tensor:
+    def decode(self, x: Tensor, c: Conditioning, inputs: Tensor) -> Tensor:
         for block in self.blocks[self.config.depth - self.config.decoder_layers :]:
-            x = block(x, *tell(block))
+            x = block(x, c(block))
         return x
 
 
@@ -269,16 +252,16 @@ class MDT(DiT):
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.config.hidden_size))
         self.sideblocks = nn.ModuleList(self._block() for _ in range(self.has("side_interpolator")))
 
-    def interpolate(self, x: Tensor, tell: Conditioning, keep: Tensor | None) -> Tensor:
+    def interpolate(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
         if keep is None:
             return x + self.decoder_pos_embed
         places = self.mask_token.expand(1, self.num_tokens, -1)
-        x = restore(x, keep, fill=places) + self.decoder_pos_embed  # (N, T, D)  # fmt: skip
+        x = restore(x, keep, fill=places) + self.decoder_pos_embed  # (N, T, D)
         # The masked shortcut passes kept tokens by: the side block answers for the hidden ones alone, H of them.
-        hidden = hidden_tokens(keep, self.num_tokens)  # (N, H)  # fmt: skip
+        hidden = hidden_tokens(keep, self.num_tokens)  # (N, H)
         for block in self.sideblocks:  # one; none in an ablation
-            guess = block(x, *tell(block, self.pairs(hidden)), queries=hidden)  # (N, H, D)  # fmt: skip
-            x = put(x, hidden, guess)  # (N, T, D)  # fmt: skip
+            guess = block(x, c(block, self.pairs(hidden)), queries=hidden)  # (N, H, D)
+            x = scatter(x, hidden, guess)  # (N, T, D)
         return x
 
 
@@ -298,18 +281,18 @@ class MDTv2(MDT):
         self.de_blocks = nn.ModuleList(self._block(shortcut=dense) for _ in range(config.decoder_layers))
         self.build_side_interpolator()
 
-    def encode(self, x: Tensor, tell: Conditioning, keep: Tensor | None) -> Tensor:
+    def encode(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
         pairs, skips = self.pairs(keep, keep), []
         for block in self.en_inblocks:
-            x = block(x, *tell(block, pairs))
+            x = block(x, c(block, pairs))
             skips.append(x)
         for block in self.en_outblocks:
-            x = block(x, *tell(block, pairs), skip=skips.pop())
+            x = block(x, c(block, pairs), skips.pop())
         return x
 
-    def decode(self, x: Tensor, tell: Conditioning, inputs: Tensor) -> Tensor:
+    def decode(self, x: Tensor, c: Conditioning, inputs: Tensor) -> Tensor:
         for block in self.de_blocks:
-            x = block(x, *tell(block), skip=inputs)
+            x = block(x, c(block), inputs)
         return x
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mdt_core import MDTTransformer, create_model
 from mdt_core.acceleration.machine import cpus_alone, devices
-from mdt_core.acceleration.precision_and_graphs import choose_dtype
+from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.presets import model_config
 from mdt_core.runs import Run
 from mdt_core.training.checkpoints import initialize_from, resumable

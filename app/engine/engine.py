@@ -19,7 +19,7 @@ from app.engine.request import Request
 from app.engine.speed import Speeds
 from app.engine.zero_gpu import ON_ZERO_GPU, gpu
 from mdt_core.acceleration.machine import choose_device
-from mdt_core.acceleration.precision_and_graphs import choose_dtype
+from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.pipeline.labels import class_index
 from mdt_core.pipeline.open import open_pipeline
 from mdt_core.transformer import MDT

@@ -13,12 +13,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mdt_core.layers import Conditioning
 from mdt_core.transformer import MDTTransformer
 
 BUDGET = 128 * 2**20  # bytes of modulation held at a time: all of S/2's 250 steps with one class; 80 of XL/2's
 
 
-class Trajectory:
+class CachedModel:
     """A model for the timesteps and labels of one trajectory: `trajectory(x, timesteps, class_labels, keep=None)`.
 
     Arguments and result are the model's, except that all timesteps of a call are equal and best on the CPU, where
@@ -94,7 +95,7 @@ class Trajectory:
         window = [t, *dict.fromkeys(s for s in self.timesteps[at:] if s != t)][: max(1, self.budget // row)]
         labels = torch.tensor(self.labels * len(window), device=device)
         times = torch.tensor(window, device=device).repeat_interleave(len(self.labels))
-        c = self.model.condition(times, labels)  # (W L, D)
+        c = self.model.embed(times, labels)  # (W L, D)
         self._table = torch.cat([layer.adaLN_modulation(c) for layer in self.layers], dim=1)
         self._rows = {s: i * len(self.labels) for i, s in enumerate(window)}
 
@@ -110,20 +111,19 @@ def evaluate(
 ) -> Tensor:
     """x (N, C, h, w) and the modulation (N, M) of all `layers`, each as wide as `widths` says -> (N, 2C, h, w)."""
     modulations = dict(zip(layers, modulation.split(widths, dim=1), strict=True))
-    return model.predict(x, Known(modulations, bias), keep)
+    return model.predict(x, CachedConditioning(modulations, bias), keep)
 
 
-class Known:
-    """`Conditioning` that was computed before."""
+class CachedConditioning(Conditioning):
+    """A conditioning that was computed before."""
 
     def __init__(self, modulations: dict[nn.Module, Tensor], biases: dict[nn.Module, Tensor]):
         self.modulations, self.biases = modulations, biases
 
-    def __call__(self, block: nn.Module, pairs: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        bias = block.attn.rel_pos_bias
-        if bias is None:
-            return self.modulations[block], None
-        return self.modulations[block], self.biases[bias] if pairs is None else bias(pairs)
-
     def modulation(self, layer: nn.Module) -> Tensor:
+        """Looked up."""
         return self.modulations[layer]
+
+    def bias(self, table: nn.Module, pairs: Tensor | None) -> Tensor:
+        """Looked up for all tokens; for the pairs of a masked pass it is computed."""
+        return self.biases[table] if pairs is None else table(pairs)

@@ -13,7 +13,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 import mdt_core
-from mdt_core.acceleration.precision_and_graphs import choose_dtype
+from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.bench.reference import Reference, guided_reference
 from mdt_core.bench.timing import Timing, take_turns
 from mdt_core.masking import draw_keep

@@ -15,14 +15,10 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 from torch import Tensor
 
-from mdt_core.acceleration.cached_conditioning import Trajectory
-from mdt_core.acceleration.precision_and_graphs import (
-    CudaGraph,
-    choose_dtype,
-    compile_blocks,
-    lower_products,
-    one_by_one,
-)
+from mdt_core.acceleration.cached_conditioning import CachedModel
+from mdt_core.acceleration.compiled_blocks import compile_blocks
+from mdt_core.acceleration.cuda_graphs import CudaGraph
+from mdt_core.acceleration.precision import choose_dtype, lower_products, one_by_one
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
 from mdt_core.pipeline.inpaint import Repainting
@@ -289,7 +285,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             raise ValueError(f"{len(labels)} class labels do not go with {count} seeds: give one per image")
         indices = [self.class_index(label) for label in labels] * (count // len(labels))
         graphs = self._cuda_graphs and self.device.type == "cuda" and 2 * count <= SMALL_BATCH
-        model = Trajectory(
+        model = CachedModel(
             self._twin or self.transformer,
             timesteps,
             [*indices, self.num_classes],

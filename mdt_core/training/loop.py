@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from mdt_core.acceleration.compiled_blocks import compile_blocks
+from mdt_core.acceleration.cuda_graphs import recorded
 from mdt_core.acceleration.machine import cpus_alone
-from mdt_core.acceleration.precision_and_graphs import compile_blocks, recorded
 from mdt_core.diffusion import Diffusion
 from mdt_core.layers import Block
 from mdt_core.losses import TERMS, training_terms

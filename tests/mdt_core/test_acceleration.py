@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from mdt_core import MDTPipeline
-from mdt_core.acceleration.precision_and_graphs import COMPILED_KINDS, choose_dtype, lower_products
+from mdt_core.acceleration.compiled_blocks import COMPILED_KINDS
+from mdt_core.acceleration.precision import choose_dtype, lower_products
 from mdt_core.bench import command as bench
 from mdt_core.bench.rows import ROWS, Row
 from mdt_core.bench.timing import Timing

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdt_core.masking import cells_to_tokens, draw_keep, is_kept, pixel_mask_to_cells, restore, take
+from mdt_core.masking import cells_to_tokens, draw_keep, gather, is_kept, pixel_mask_to_cells, restore
 
 
 def test_kept_and_hidden_tokens_are_all_tokens():
@@ -13,10 +13,10 @@ def test_kept_and_hidden_tokens_are_all_tokens():
     assert is_kept(keep, 64).sum(dim=1).tolist() == [40] * 5
 
 
-def test_restore_undoes_take():
+def test_restore_undoes_gather():
     """Catches places that are permuted between the two, or filled where a kept token belongs."""
     tokens, keep = torch.randn(3, 16, 8), draw_keep(torch.rand(3, 16), 9)
-    back = restore(take(tokens, keep), keep, fill=torch.full((1, 16, 8), 7.0))
+    back = restore(gather(tokens, keep), keep, fill=torch.full((1, 16, 8), 7.0))
     kept = is_kept(keep, 16)
     assert torch.equal(back[kept], tokens[kept])
     assert (back[~kept] == 7.0).all()

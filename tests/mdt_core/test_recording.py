@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mdt_core.acceleration.precision_and_graphs import CudaGraph, recorded
+from mdt_core.acceleration.cuda_graphs import CudaGraph, recorded
 from mdt_core.runs import Run
 from mdt_core.training.loop import train
 from tests.helpers.tiny_training import CONFIG, EightImages, small_model

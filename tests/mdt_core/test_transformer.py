@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mdt_core import MDTTransformer, MDTv2, create_model
+from mdt_core.layers import Conditioning
 from mdt_core.masking import draw_keep, is_kept
-from mdt_core.transformer import Conditioning
 
 
 def tiny(name: str, **changes) -> MDTTransformer:
@@ -36,7 +36,7 @@ def test_hidden_tokens_cannot_reach_the_encoder(version):
     """Catches a leak: the masked pass would learn to copy what it should predict."""
     model, keep = tiny(version), draw_keep(torch.rand(1, 16), 8)
     seen = []
-    model.decode = lambda x, tell, inputs: seen.append(x) or x  # what the encoder and the side-interpolator made
+    model.decode = lambda x, c, inputs: seen.append(x) or x  # what the encoder and the side-interpolator made
     x = torch.randn(1, 4, 8, 8)
     hidden = ~is_kept(keep, 16).view(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
     for latents in (x, torch.where(hidden, 100.0, x)):

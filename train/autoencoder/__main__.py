@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mdt_core.acceleration.precision_and_graphs import choose_dtype, recorded
+from mdt_core.acceleration.cuda_graphs import recorded
+from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.autoencoder import decode, encode
 from mdt_core.runs import Run
 from mdt_core.training.draws import to_device

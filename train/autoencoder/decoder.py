@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mdt_core import MDTPipeline
-from mdt_core.acceleration.precision_and_graphs import choose_dtype, recorded
+from mdt_core.acceleration.cuda_graphs import recorded
+from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.autoencoder import decode
 from mdt_core.diffusion import Diffusion
 from mdt_core.guidance import guide

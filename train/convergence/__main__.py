@@ -23,7 +23,7 @@ from accelerate.utils import gather_object
 
 from mdt_core import MDTTransformer
 from mdt_core.acceleration.machine import choose_device, cpus_alone
-from mdt_core.acceleration.precision_and_graphs import choose_dtype
+from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.bench.timing import take_turns
 from mdt_core.runs import Run
 from mdt_core.training.config import TrainingConfig
