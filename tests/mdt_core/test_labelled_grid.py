@@ -52,9 +52,7 @@ def test_a_missing_picture_says_why_and_a_short_row_ends() -> None:
         LabelledGrid([])
     with pytest.raises(ValueError, match="needs a size"):
         LabelledGrid([[None]])
-    with pytest.raises(
-        ValueError, match="1 row labels and 3 column labels do not match a grid of 2 rows"
-    ):
+    with pytest.raises(ValueError, match="1 row labels and 3 column labels do not match a grid of 2 rows"):
         LabelledGrid([[plain(RED)] * 2] * 2, row_labels=["a"], column_labels=["a", "b", "c"])
 
 
