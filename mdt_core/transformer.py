@@ -33,7 +33,7 @@ from mdt_core.layers import (
     token_pairs,
 )
 from mdt_core.masking import gather, hidden_tokens, restore, scatter
-from mdt_core.weights.saved_config import tidy_config
+from mdt_core.saved_config import tidy_config
 
 
 class MDTTransformer(ModelMixin, ConfigMixin):

@@ -24,7 +24,7 @@ from mdt_core.presets import model_config
 from mdt_core.runs import Run
 from mdt_core.training.checkpoints import initialize_from, resumable
 from mdt_core.training.config import TrainingError, exponential_steps
-from mdt_core.training.loop import PATIENCE, full_disk_is_told, train
+from mdt_core.training.loop import PROCESS_TIMEOUT, explain_write_errors, train
 from mdt_core.weights.hub import open_autoencoder
 from train.command import Parser, use_machine
 from train.config import RECIPES, Recipe, find_recipe
@@ -77,7 +77,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     if recipe.init_from is not None and not resumable(run):
         begun = ", " + initialize_from(model, recipe.init_from)
     if accelerator.is_main_process:
-        with full_disk_is_told(run):
+        with explain_write_errors(run):
             run.write_config(described)
             if not (run.folder / "pipeline").exists():  # what a checkpoint lacks: autoencoder, class names, preview
                 vae.to(accelerator.device)  # the other processes wait
@@ -94,7 +94,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
         accelerator=accelerator,
     )
     if accelerator.is_main_process and training.steps in run.checkpoints:
-        with full_disk_is_told(run):
+        with explain_write_errors(run):
             export(run, recipe.vae, run.folder / "pipeline")
     accelerator.end_training()
 
@@ -123,7 +123,7 @@ def make_accelerator(recipe: Recipe, run: Run) -> Accelerator:
         project_dir=run.folder,
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused),
-            InitProcessGroupKwargs(timeout=PATIENCE),
+            InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT),
         ],
     )
     accelerator.init_trackers("tensorboard")

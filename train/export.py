@@ -15,9 +15,9 @@ import torch
 from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.acceleration.machine import choose_device
 from mdt_core.runs import Run, write_whole
+from mdt_core.saved_config import tidy_config
 from mdt_core.training.checkpoints import resumable
 from mdt_core.weights.hub import open_autoencoder
-from mdt_core.weights.saved_config import tidy_config
 from train.command import Parser
 from train.latents.dataset import Latents
 

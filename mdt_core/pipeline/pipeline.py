@@ -25,10 +25,10 @@ from mdt_core.pipeline.inpaint import Repainting
 from mdt_core.pipeline.labels import ClassLabel, as_list, class_index, whole
 from mdt_core.pipeline.outputs import Images, MDTPipelineOutput, Pictures, PipelineStep
 from mdt_core.samplers import Step, generators, initial_latents, sample, sampling_timesteps
+from mdt_core.saved_config import tidy_config
 from mdt_core.transformer import MDTTransformer
 from mdt_core.weights.hub import HUB_OPTIONS, missing_weight, one_line, open_autoencoder, resolve
 from mdt_core.weights.official import load_official
-from mdt_core.weights.saved_config import tidy_config
 
 IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.json")
 SMALL_BATCH = 8  # images, both branches counted: below, a GPU waits for launches

@@ -42,7 +42,7 @@ from mdt_core.training.optimizers import AdamW, Adan
 from mdt_core.transformer import MDTTransformer
 
 # How long processes wait for each other: while the main one writes files, draws or judges. NCCL's own is 10 minutes.
-PATIENCE = timedelta(hours=2)
+PROCESS_TIMEOUT = timedelta(hours=2)
 
 
 def train(
@@ -74,7 +74,7 @@ def train(
         ValueError: the batch does not divide among the processes, or the precision is another one.
     """
     accelerator = accelerator or Accelerator(
-        cpu=cpus_alone(), mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+        cpu=cpus_alone(), mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)]
     )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise ValueError(f'training takes mixed_precision "no" or "bf16", not "{accelerator.mixed_precision}"')
@@ -138,12 +138,12 @@ def train(
                     row["mfu"] = seconds_at_peak * steps_per_second
                 accelerator.log(row, step=done)
                 if accelerator.is_main_process:
-                    with full_disk_is_told(run):
+                    with explain_write_errors(run):
                         run.log(row)
                     bar.set_postfix(loss=f"{row.get('loss', math.nan):.4f}", images_s=f"{row['images_per_second']:.1f}")
             if not saving:
                 continue
-            with clock.stopped(), full_disk_is_told(run):
+            with clock.stopped(), explain_write_errors(run):
                 now = Checkpoint.of(model, ema, optimizer)
                 if accelerator.is_main_process:
                     if done in sample_steps and draw_samples is not None:
@@ -215,7 +215,7 @@ def prepare_blocks(model: MDTTransformer, config: TrainingConfig) -> None:
 
 
 @contextmanager
-def full_disk_is_told(run: Run) -> Iterator[None]:
+def explain_write_errors(run: Run) -> Iterator[None]:
     """A file that cannot be written ends the training with one sentence; what is there stays whole."""
     try:
         yield

@@ -27,7 +27,7 @@ from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.bench.timing import take_turns
 from mdt_core.runs import Run
 from mdt_core.training.config import TrainingConfig
-from mdt_core.training.loop import PATIENCE
+from mdt_core.training.loop import PROCESS_TIMEOUT
 from mdt_core.weights.hub import open_autoencoder
 from train.bench import Training
 from train.command import Parser
@@ -99,7 +99,7 @@ def evaluate_run(run: Run, args: argparse.Namespace, state: PartialState, real: 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate the milestones of every run."""
     args.device = args.device and choose_device(args.device)
-    state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PATIENCE)
+    state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PROCESS_TIMEOUT)
     device = args.device or state.device
     with state.main_process_first():
         images = samples.read(args.reference, args.data).images

@@ -29,7 +29,7 @@ from accelerate import PartialState
 from tqdm import trange
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
-from mdt_core.training.loop import PATIENCE
+from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser
 from train.evaluate import features, metrics, samples
 from train.evaluate.grid import draw_grid
@@ -207,7 +207,7 @@ def run(args: argparse.Namespace) -> None:
     """Sample or read, draw the grid, judge, report."""
     check(args)
     args.device = args.device and choose_device(args.device)
-    state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PATIENCE)
+    state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PROCESS_TIMEOUT)
     device = torch.device(args.device or state.device)
     if args.reconstruct:
         args.reference = args.reference or args.reconstruct

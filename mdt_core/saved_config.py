@@ -1,13 +1,13 @@
-"""The configuration that diffusers writes beside weights, without what does not belong into a file."""
+"""The config.json that diffusers writes beside weights, without the entries that do not belong there."""
 
 import json
 from pathlib import Path
 
 
 def tidy_config(file: Path) -> None:
-    """Take out of a saved configuration where the weights were read from: a path of the machine that made them.
+    """Remove `_name_or_path`, a path of the machine that saved the model, from a saved config.json.
 
-    And what `AutoencoderTiny` writes into its own, and then warns of when it reads it.
+    From `AutoencoderTiny`'s also `block_out_channels`, which diffusers writes and then warns of when it reads it.
     """
     config = json.loads(file.read_text("utf-8"))
     config.pop("_name_or_path", None)
