@@ -21,15 +21,22 @@ def columns_for(count: int) -> int:
     return max(range(1, count + 1), key=lambda columns: min(STAGE_ASPECT / columns, 1 / -(-count // columns)))
 
 
+def figure(content: str, caption: str, **attributes: object) -> str:
+    """A picture (HTML, as of `image`), or what stands in its place, above its caption; `data_x=1` becomes data-x."""
+    said = "".join(f' {name.replace("_", "-")}="{html.escape(str(value))}"' for name, value in attributes.items())
+    return f"<figure{said}>{content}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def image(source: str, alt: str) -> str:
+    """A picture at an address or in a data URI, as HTML. It replaces another one without a flash."""
+    return f'<img src="{html.escape(source)}" alt="{html.escape(alt)}" decoding="sync">'
+
+
 def pictures(tiles: Sequence[Image.Image], captions: Sequence[str]) -> str:
     """Pictures with captions on the stage, as HTML."""
     columns = columns_for(len(tiles))
-    side = STAGE_SIDE // columns if len(tiles) > 1 else STAGE_SIDE
-    figures = [
-        f'<figure><img src="{jpeg_uri(tile, side)}" alt="{html.escape(text)}">'
-        f"<figcaption>{html.escape(text)}</figcaption></figure>"
-        for tile, text in zip(tiles, captions, strict=True)
-    ]
+    side = max(64, STAGE_SIDE // columns)
+    figures = [figure(image(jpeg_uri(tile, side), text), text) for tile, text in zip(tiles, captions, strict=True)]
     rows = -(-len(tiles) // columns)
     return f'<div class="stage" style="--columns: {columns}; --rows: {rows}">{"".join(figures)}</div>'
 

@@ -4,15 +4,11 @@ The previews of a run of 16 large images take megabytes, so the session holds th
 temporary folder that disappears together with it.
 """
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from PIL import Image
-
-from app.common.images import jpeg_uri
-from app.common.stage import STAGE_SIDE, caption, columns_for
+from app.common.stage import caption, columns_for, pictures
 from app.engine.frames import Frame
 from app.engine.request import Request
 
@@ -53,12 +49,12 @@ class Trajectory:
         self.skipped = frame.skipped
         if frame.x_0 is None:
             return None
-        pictures = {"x_0": self._render(frame.x_0), "x_t": self._render(frame.x_t)}
+        drawn = {view: pictures(getattr(frame, view), self.captions) for view in VIEWS}
         if frame.kept:
-            for view, picture in pictures.items():
+            for view, picture in drawn.items():
                 self._file(frame.index, view).write_text(picture, encoding="utf-8")
             self.kept.append(frame.index)
-        return pictures[self.view.key]
+        return drawn[self.view.key]
 
     def at(self, index: int) -> str:
         """The kept step nearest to a step, as HTML in the current view. Empty where nothing was kept."""
@@ -69,11 +65,3 @@ class Trajectory:
 
     def _file(self, index: int, view: str) -> Path:
         return Path(self._folder.name) / f"{index:04d}.{view}.html"
-
-    def _render(self, tiles: list[Image.Image]) -> str:
-        side = max(64, STAGE_SIDE // self.columns)
-        figures = [
-            f'<figure><img src="{jpeg_uri(tile, side)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-            for tile, text in zip(tiles, map(html.escape, self.captions), strict=True)
-        ]
-        return f'<div class="stage" style="--columns: {self.columns}; --rows: {self.rows}">{"".join(figures)}</div>'
