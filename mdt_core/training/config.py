@@ -3,6 +3,10 @@
 import math
 from dataclasses import dataclass
 
+# Dense bf16 TFLOP/s of one device, by a part of its name, as its maker states it.
+PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989}
+PEAK_TFLOPS |= {"A100": 312, "L40S": 362, "L40": 181, "L4": 121}
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -69,6 +73,15 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     falling = config.steps * config.decay
     decay = min(1.0, (config.steps - step) / falling) if falling else 1.0
     return config.learning_rate * warmup * decay
+
+
+def num_kept(num_tokens: int, mask_ratio: float) -> int:
+    """K of a masked pass, a multiple of 8 from 256 tokens on: tensor cores like it, and there are few distinct shapes.
+
+    Of fewer tokens 8 would be too large a share: of 64, K is even.
+    """
+    step = min(8, max(1, num_tokens // 32))
+    return max(1, round(num_tokens * (1 - mask_ratio) / step) * step)
 
 
 def exponential_steps(total: int, first: int = 1, per_doubling: int = 1) -> set[int]:

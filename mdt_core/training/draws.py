@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdt_core.diffusion import NUM_TIMESTEPS
 from mdt_core.masking import draw_keep
-from mdt_core.training.config import TrainingConfig
+from mdt_core.training.config import TrainingConfig, num_kept
 
 
 class LatentData(Protocol):
@@ -28,23 +28,14 @@ class LatentData(Protocol):
         ...
 
 
-def _seed_of(name: str) -> int:
+def seed_of(name: str) -> int:
     """A seed that is the same in every process and on every machine, as Python's `hash` is not."""
     return random.Random(name).getrandbits(48)
 
 
 @lru_cache(maxsize=2)
 def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
-    return torch.randperm(size, generator=torch.Generator().manual_seed(_seed_of(f"{seed}/epoch {epoch}")))
-
-
-def num_kept(num_tokens: int, mask_ratio: float) -> int:
-    """K of a masked pass, a multiple of 8 from 256 tokens on: tensor cores like it, and there are few distinct shapes.
-
-    Of fewer tokens 8 would be too large a share: of 64, K is even.
-    """
-    step = min(8, max(1, num_tokens // 32))
-    return max(1, round(num_tokens * (1 - mask_ratio) / step) * step)
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed_of(f"{seed}/epoch {epoch}")))
 
 
 def batch_indices(step: int, batch_size: int, size: int, seed: int) -> list[int]:
@@ -71,7 +62,7 @@ class Draws:
     def of_step(cls, step: int, config: TrainingConfig, shape: tuple[int, ...], num_tokens: int, device) -> "Draws":
         """Draw for step `step` and latents of `shape` (B, C, h, w)."""
         b = shape[0]
-        seed = _seed_of(f"{config.seed}/step {step}")
+        seed = seed_of(f"{config.seed}/step {step}")
         g = torch.Generator(device).manual_seed(seed)
         normal = lambda: torch.randn(shape, generator=g, device=device)  # noqa: E731
         timesteps = torch.randint(NUM_TIMESTEPS, (b,), generator=g, device=device)

@@ -3,13 +3,8 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdt_core.training.config import TrainingConfig
-from mdt_core.training.draws import num_kept
+from mdt_core.training.config import PEAK_TFLOPS, TrainingConfig, num_kept
 from mdt_core.transformer import MDTTransformer
-
-# Dense bf16 TFLOP/s of one device, by a part of its name, as its maker states it.
-PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989}
-PEAK_TFLOPS |= {"A100": 312, "L40S": 362, "L40": 181, "L4": 121}
 
 
 def forward_macs(model: MDTTransformer, keep: int | None = None) -> int:

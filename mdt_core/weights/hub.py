@@ -96,7 +96,9 @@ def _fetch(repository: str, file: str | None, hub: dict) -> Path:
 
 
 def open_autoencoder(source: str | Path, **hub) -> AutoencoderKL | AutoencoderTiny:
-    """An autoencoder of either class from a local folder or a hub id.
+    """An autoencoder of either class: from its folder, from a folder that has it in vae/, or from a hub id.
+
+    A pipeline has it there, and so has the run folder of an autoencoder's training once that is over.
 
     `hub`: HUB_OPTIONS, for a hub id.
 
@@ -104,10 +106,12 @@ def open_autoencoder(source: str | Path, **hub) -> AutoencoderKL | AutoencoderTi
         ValueError: nothing is there, the hub does not give it, it is damaged, or of another class.
     """
     folder = Path(source) if Path(source).is_dir() else download(str(source), ["*.json", "*.safetensors"], **hub)
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
         kind = AutoencoderKL.load_config(folder).get("_class_name")
         if kind not in AUTOENCODERS:
-            raise ValueError(f"it holds a {kind}; {' or '.join(AUTOENCODERS)} is needed")
+            found = f"a {kind}" if kind else "none, or none yet"
+            raise ValueError(f"it holds {found}; {' or '.join(AUTOENCODERS)} is needed")
         vae = AUTOENCODERS[kind].from_pretrained(folder)
         if lacking := missing_weight(vae):
             raise ValueError(f"it lacks {lacking}")

@@ -6,7 +6,8 @@ import sys
 
 import torch
 
-from mdt_core.training.draws import Draws, batch_indices, num_kept
+from mdt_core.training.config import num_kept
+from mdt_core.training.draws import Draws, batch_indices
 from tests.helpers.tiny_training import CONFIG
 
 

@@ -120,6 +120,8 @@ def test_a_published_file_takes_an_autoencoder_of_either_class(pipe, tmp_path):
     again = MDTPipeline.from_pretrained(path, vae=vae)
     assert type(again.vae) is type(pipe.vae)
     assert difference(again(1, seeds=3, **SETTINGS).images[0], pipe(1, seeds=3, **SETTINGS).images[0]) <= 1  # rounding
+    pipe.save_pretrained(tmp_path / "pipeline")  # whose autoencoder is in vae/, as that of a training run
+    assert MDTPipeline.from_pretrained(path, vae=tmp_path / "pipeline").vae.config.latent_channels == 8
     weights = load_file(vae / "diffusion_pytorch_model.safetensors")
     save_file(dict(list(weights.items())[1:]), vae / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match=f"the autoencoder {vae} cannot be opened: it lacks "):
