@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mdt_core.transformer import MDT, DiT, MDTTransformer, MDTv2
     from mdt_core.weights.official import load_official
 
+__version__ = "0.1.0"
+
 __all__ = [
     "MDT",
     "PRESETS",

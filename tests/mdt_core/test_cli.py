@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from PIL import Image
 
 from mdt_core import MDTPipeline, MDTv2
 from mdt_core.__main__ import main
+from mdt_core.inpainting import MASKED_CONTENTS, METHODS
+from mdt_core.pipeline.canvas import AREAS
+from mdt_core.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[2]
 NAMES = {0: "circle", 1: "square", 2: "star"}
@@ -157,10 +161,43 @@ def test_info_of_a_pipeline_and_of_bare_weights(pipeline, model, tmp_path, capsy
 
 def test_names_of_imagenet_pick_one_class_each():
     """Catches the two cranes: a name that stands twice could only ever mean the first."""
-    names = json.loads((ROOT / "assets" / "imagenet_classes.json").read_text())
+    names = json.loads((ROOT / "mdt_core" / "pipeline" / "imagenet_classes.json").read_text())
     assert [int(index) for index in names] == list(range(1000))
     assert len({name.casefold() for name in names.values()}) == 1000
     assert (names["0"], names["207"], names["388"]) == ("tench", "golden retriever", "giant panda")
+
+
+# --- help ---------------------------------------------------------------------------------------------------
+
+HELP = """
+import sys
+from mdt_core.__main__ import main
+try:
+    main([*sys.argv[1:], "--help"])
+finally:
+    print(*{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+def help_of(*command: str) -> tuple[str, set[str]]:
+    """What is printed, and the packages that were imported for it."""
+    done = subprocess.run([sys.executable, "-c", HELP, *command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, imported = done.stdout.splitlines()
+    return " ".join(" ".join(lines).split()), set(imported.split())
+
+
+@pytest.mark.parametrize("command", [(), ("generate",), ("inpaint",), ("convert",), ("info",)])
+def test_help_waits_for_no_library(command):
+    """Catches an import at the top of the command line that takes seconds: that of torch, mostly."""
+    assert help_of(*command)[1] & {"torch", "diffusers", "numpy", "PIL", "huggingface_hub", "tqdm"} == set()
+
+
+def test_help_names_what_can_be_chosen():
+    """Catches a sampler, method, area or start of the hole that help does not know: it cannot import their tables."""
+    told, _ = help_of("inpaint")
+    for names in (SAMPLERS, METHODS, AREAS, MASKED_CONTENTS):
+        assert set(names) <= set(re.split("[ ,:]+", told))
 
 
 # --- how a wrong call ends ----------------------------------------------------------------------------------
