@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.common.studio import CHECK, GLUE, Studio, clear_errors
+from app.common.errors import plain_errors
+from app.common.studio import CHECK, GLUE, Studio
 from app.compare.tab import Compare
 from app.engine.engine import Engine, ModelInfo
 from app.generate.tab import Generate
@@ -88,7 +89,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
 
 def open_model(engine: Engine, name: str) -> tuple[str, str]:
     """Another model was chosen: load it. Its header and name, or the sentence that says why not."""
-    with clear_errors():
+    with plain_errors():
         info = engine.describe(name)
     engine.warm_in_background(name)
     return header(info), name

@@ -1,4 +1,4 @@
-"""Pictures in and out: opening what people upload, and encoding what the page shows.
+"""Pictures in and out: opening what people upload, encoding what the page shows, and files that the browser fetches.
 
 An upload is untrusted: its format, size and mode are checked before a pixel is decoded, and what comes out is always an
 upright RGB picture.
@@ -6,8 +6,12 @@ upright RGB picture.
 
 import base64
 import io
+import re
 from pathlib import Path
+from urllib.parse import quote
 
+from gradio.components import Component
+from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image, ImageOps
 
 from mdt_core.pipeline.image_arrays import to_rgb
@@ -50,9 +54,20 @@ def jpeg_uri(image: Image.Image, max_side: int) -> str:
     image.thumbnail((max_side, max_side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88, subsampling=0)
-    return data_uri(buffer.getvalue(), "image/jpeg")
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def data_uri(data: bytes, media_type: str) -> str:
-    """Bytes as a URI that carries them."""
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+def publish(data: bytes, name: str, component: Component, suffix: str = ".png") -> str:
+    """Put a file where `component` serves its files from, until the server deletes it; the path.
+
+    `name`, of any characters, becomes the name of a download.
+    """
+    stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "picture"
+    path = save_bytes_to_cache(data, f"{stem}{suffix}", component.GRADIO_CACHE)
+    component.temp_files.add(path)  # so that launch(delete_cache=...) finds it
+    return path
+
+
+def uri(path: str) -> str:
+    """Where the page, whatever its own address, finds a file that was published."""
+    return f"gradio_api/file={quote(path)}"

@@ -13,10 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from gradio.components import Component
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from app.common.images import open_header
+from app.common.images import open_header, publish
 from app.engine.engine import ModelInfo
 from app.engine.request import NOWHERE, Request, class_named
 
@@ -77,6 +78,13 @@ def to_png(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
+
+
+def publish_picture(
+    image: Image.Image, name: str, component: Component, recipe: Mapping[str, Any] | None = None
+) -> str:
+    """A picture as a PNG file, with its recipe inside where there is one; see `images.publish`. The path."""
+    return publish(to_png(image, recipe), name, component)
 
 
 def read(path: str | Path, kind: str = "generate") -> dict[str, Any]:

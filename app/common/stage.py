@@ -1,4 +1,4 @@
-"""The stage: the place on the page where the pictures of a run appear, as HTML."""
+"""What the page shows of a run, as HTML: the stage, where its pictures appear, and the status line above it."""
 
 import html
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from app.common.images import jpeg_uri
+from app.engine.frames import Frame
 
 STAGE_SIDE = 640  # pixels that the tiles of one frame share
 STAGE_ASPECT = 1.5  # width / height of the place they have on the page
@@ -44,3 +45,27 @@ def pictures(tiles: Sequence[Image.Image], captions: Sequence[str]) -> str:
 def message(text: str) -> str:
     """A sentence on an empty stage, as HTML."""
     return f'<div class="stage empty"><p>{html.escape(text)}</p></div>'
+
+
+def status_line(fraction: float, text: str) -> str:
+    """A bar filled to `fraction`, 0 to 1, and a text (HTML) that screen readers announce."""
+    bar = f'<div class="bar"><i style="width: {100 * fraction:.1f}%"></i></div>'
+    return f'<div class="status" role="status">{bar}<span>{text}</span></div>'
+
+
+WAITING = status_line(0, "Waiting for the model …")  # until a run's first step
+
+
+def describe_step(frame: Frame) -> str:
+    """Where a run is: step, speed, time left."""
+    return (
+        f"Step <b>{frame.index + 1}</b> of {frame.total} · {frame.seconds_per_step:.2f} s per step"
+        f" · {duration(frame.seconds_left)} left"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

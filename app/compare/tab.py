@@ -21,14 +21,15 @@ from app.common.controls import (
     to_label,
     to_request,
 )
-from app.common.files import publish
-from app.common.images import data_uri, jpeg_uri
-from app.common.studio import CHECK, GLUE, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress, warn
+from app.common.errors import plain_errors, warn
+from app.common.images import jpeg_uri, uri
+from app.common.stage import WAITING, duration, status_line
+from app.common.studio import CHECK, GLUE, GPU, Studio, Update, on_end
 from app.compare.comparison import Sheet, join_values, parse_values
 from app.engine.engine import ModelInfo
 from app.engine.frames import PREVIEW_SECONDS, Frame
 
-READY = progress(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
+READY = status_line(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
 AGAIN = "Press Compare for the same grid again."
 EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
 OFFERED_MODELS = 6
@@ -111,7 +112,7 @@ class Compare:
         *sampling: Any,
     ) -> Update:
         """Check the settings before the run joins the queue."""
-        with clear_errors():
+        with plain_errors():
             check_offered(offered, self.engine.describe(model))
             base = to_request(model, [], 1, seed, sampler, *sampling)
             labels = tuple(map(to_label, classes))
@@ -131,14 +132,14 @@ class Compare:
 
     def run(self, comparison: Comparison) -> Iterator[Update]:
         """Cell by cell; stopped by being closed."""
-        with clear_errors():
+        with plain_errors():
             info = self.engine.describe(comparison.base.model)
             requests = comparison.requests(info.labels)
             sheet = Sheet(comparison, info.labels, info.image_size)
         grid = Grid(comparison, info, sheet, len(requests))
         start, shown = perf_counter(), 0.0
         yield {self.grid: grid, self.stage: show(jpeg_uri(sheet.image, SIDE))}
-        with clear_errors(), closing(self.engine.run(requests)) as frames:
+        with plain_errors(), closing(self.engine.run(requests)) as frames:
             for frame in frames:
                 picture = (frame.images or frame.x_0 or [None])[0]
                 if picture:
@@ -153,30 +154,32 @@ class Compare:
     def _publish(self, grid: Grid) -> Update:
         """The sheet as it is, to be looked at and saved with the recipe of the whole."""
         comparison = grid.comparison
-        png = recipes.to_png(grid.sheet.image, to_recipe(comparison, grid.info))
-        file = publish(png, f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}", self.save)
-        return {self.stage: show(data_uri(png, "image/png")), self.save: gr.update(value=file, visible=True)}
+        name = f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}"
+        file = recipes.publish_picture(grid.sheet.image, name, self.save, to_recipe(comparison, grid.info))
+        return {self.stage: show(uri(file)), self.save: gr.update(value=file, visible=True)}
 
     def finish(self, grid: Grid | None) -> Update:
         """Ended, stopped or failed: the page is ready again."""
         ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
         if grid and grid.done == grid.cells:
-            ready[self.status] = progress(1, f"{grid.cells} cells in {clock(grid.seconds)}")
+            ready[self.status] = status_line(1, f"{grid.cells} cells in {duration(grid.seconds)}")
         elif grid:
-            ready[self.status] = progress(grid.done / grid.cells, f"Stopped after {grid.done} of {grid.cells} cells.")
+            ready[self.status] = status_line(
+                grid.done / grid.cells, f"Stopped after {grid.done} of {grid.cells} cells."
+            )
             ready |= self._publish(grid) if grid.done else {}
         return ready
 
     def load(self, path: str, model: str) -> list[Any]:
         """Set all controls from a saved grid."""
-        with clear_errors():
+        with plain_errors():
             recipe = recipes.read(path, kind="compare")
             info = self.engine.describe(self.engine.find(recipe.get("model"), model))
             comparison, notes = from_recipe(recipe, info)
         warn(notes)
         classes, _, *sampling = from_request(comparison.base, info, comparison.class_labels)
         values = join_values(comparison.values)
-        text = progress(0, "Recipe loaded" + (", as far as it goes." if notes else f". {AGAIN}"))
+        text = status_line(0, "Recipe loaded" + (", as far as it goes." if notes else f". {AGAIN}"))
         return [None, self.pick(info.name), classes, comparison.axis, values, *sampling, text, info]
 
 
@@ -189,5 +192,7 @@ def describe(frame: Frame, grid: Grid) -> str:
     """Where a comparison is, and how long it will take if the cells to come cost what these did."""
     done = frame.job + (frame.index + 1) / frame.total
     left = grid.seconds * (grid.cells - done) / done
-    text = f"Cell <b>{frame.job + 1}</b> of {grid.cells}, step {frame.index + 1} of {frame.total} · {clock(left)} left"
-    return progress(done / grid.cells, text)
+    text = (
+        f"Cell <b>{frame.job + 1}</b> of {grid.cells}, step {frame.index + 1} of {frame.total} · {duration(left)} left"
+    )
+    return status_line(done / grid.cells, text)

@@ -9,7 +9,8 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from app.common.controls import Sampling, to_request
-from app.common.studio import GLUE, Studio, Update, clock
+from app.common.stage import duration
+from app.common.studio import GLUE, Studio, Update
 from app.engine.engine import Engine
 from app.engine.request import Request, max_steps
 
@@ -51,7 +52,7 @@ def preset_of(request: Request) -> str | None:
 def preset_choices(engine: Engine, request: Request) -> list[tuple[str, str]]:
     """(label, preset) pairs; a label says how long such a request will take, where a run of the model has told."""
     seconds = {name: engine.seconds(replace(request, **preset)) for name, preset in PRESETS.items()}
-    return [(name if known is None else f"{name} · {clock(known)}", name) for name, known in seconds.items()]
+    return [(name if known is None else f"{name} · {duration(known)}", name) for name, known in seconds.items()]
 
 
 def note(preset: str | None) -> str:

@@ -22,29 +22,16 @@ from app.common.controls import (
     seed_picker,
     to_request,
 )
-from app.common.files import publish
-from app.common.stage import caption
-from app.common.studio import (
-    CHECK,
-    GLUE,
-    GPU,
-    WAITING,
-    Studio,
-    Update,
-    clear_errors,
-    clock,
-    describe,
-    on_end,
-    progress,
-    warn,
-)
+from app.common.errors import plain_errors, warn
+from app.common.stage import WAITING, caption, describe_step, duration, status_line
+from app.common.studio import CHECK, GLUE, GPU, Studio, Update, on_end
 from app.engine.engine import ModelInfo
 from app.engine.frames import PREVIEW_SECONDS, Frame
 from app.engine.request import MAX_IMAGES, MAX_SEED, Request, check_whole
 from app.generate.kept_steps import VIEWS, Trajectory, View
 from app.generate.presets import Presets
 
-READY = progress(0, "Pick a class and press Generate (Ctrl + Enter).")
+READY = status_line(0, "Pick a class and press Generate (Ctrl + Enter).")
 AGAIN = "Press Generate for the same picture again."
 EMPTY = '<div class="stage empty"><p>The pictures come here, out of the noise.</p></div>'
 
@@ -159,13 +146,13 @@ class Generate:
         """Frame by frame; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
         # A picture of before may have been clicked while this run waited.
         yield {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
-        with clear_errors():
+        with plain_errors():
             request = to_request(*settings)
             info = self.engine.describe(request.model)
             check_offered(offered, info)
             trajectory = Trajectory(request.for_labels(info.labels), info.labels, view)
         shown = 0.0
-        with clear_errors(), closing(self.engine.run((request,))) as frames:
+        with plain_errors(), closing(self.engine.run((request,))) as frames:
             for frame in frames:
                 preview = trajectory.add(frame)
                 if preview and not frame.images and perf_counter() - shown >= PREVIEW_SECONDS:
@@ -173,10 +160,10 @@ class Generate:
                         self.trajectory: trajectory,
                         self.stage: gr.update(value=preview, visible=True),
                         self.gallery: gr.update(visible=False),
-                        self.status: progress(frame.index / frame.total, describe(frame)),
+                        self.status: status_line(frame.index / frame.total, describe_step(frame)),
                     }
                     shown = perf_counter()
-        with clear_errors():  # the engine is free again: others do not wait until the files are written
+        with plain_errors():  # the engine is free again: others do not wait until the files are written
             trajectory.files = self._publish(request, frame, info)
         view.key = "x_0"  # of which the pictures are the last step
         files = list(zip(trajectory.files, trajectory.captions, strict=True))
@@ -191,7 +178,7 @@ class Generate:
         """Ended, stopped or failed: the page is ready again, and what there is can be looked through."""
         ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
         if trajectory and trajectory.kept:
-            ready[self.status] = progress(trajectory.seen / trajectory.total, summary(trajectory))
+            ready[self.status] = status_line(trajectory.seen / trajectory.total, summary(trajectory))
             ready[self.step] = gr.update(
                 maximum=trajectory.total, value=trajectory.seen, interactive=trajectory.total > 1
             )
@@ -226,13 +213,13 @@ class Generate:
 
     def load(self, path: str, model: str) -> list[Any]:
         """Set all controls from a saved picture."""
-        with clear_errors():
+        with plain_errors():
             recipe = recipes.read(path)
             info = self.engine.describe(self.engine.find(recipe.get("model"), model))
         request, notes = recipes.to_request(recipe, info)
         warn(notes)
         text = f"Recipe loaded: seed {request.seeds[0]}" + (", as far as it goes." if notes else f". {AGAIN}")
-        return [None, self.pick(info.name), *from_request(request, info), progress(0, text), info]
+        return [None, self.pick(info.name), *from_request(request, info), status_line(0, text), info]
 
     def generate(
         self,
@@ -247,7 +234,7 @@ class Generate:
         model: str | None = None,
     ) -> list[gr.FileData]:
         """Draw pictures of one class, by index or name (None: no class). Picture i has the seed `seed` + i."""
-        with clear_errors():
+        with plain_errors():
             check_whole("number of images", num_images, 1, MAX_IMAGES)
             check_whole("seed", seed, 0, MAX_SEED)
             name = self.engine.default if model is None else model
@@ -270,7 +257,7 @@ class Generate:
             for label, seed in zip(request.class_labels, request.seeds, strict=True)
         ]
         return [
-            publish(recipes.to_png(image, recipes.of_image(request, i, info)), names[i], self.gallery)
+            recipes.publish_picture(image, names[i], self.gallery, recipes.of_image(request, i, info))
             for i, image in enumerate(frame.images)
         ]
 
@@ -280,4 +267,4 @@ def summary(trajectory: Trajectory) -> str:
     if not trajectory.files:
         return f"Stopped after step <b>{trajectory.seen}</b> of {trajectory.total}."
     saved = f" · {trajectory.skipped} unconditional passes saved" if trajectory.skipped else ""
-    return f"{trajectory.total} steps in {clock(trajectory.seconds)}{saved}"
+    return f"{trajectory.total} steps in {duration(trajectory.seconds)}{saved}"

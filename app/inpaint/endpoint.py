@@ -8,8 +8,8 @@ import gradio as gr
 from gradio.components import Component
 from gradio.utils import get_upload_folder
 
+from app.common.errors import plain_errors
 from app.common.images import open_image
-from app.common.studio import clear_errors
 from app.engine.engine import Engine
 from app.engine.request import MAX_SEED, check_whole, counting
 from app.inpaint.easel import open_mask
@@ -40,7 +40,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
         model: str | None = None,
     ) -> list[gr.FileData]:
         """Repaint a picture where the mask (of its size) is white. Variant i has the seed `seed` + i."""
-        with clear_errors():
+        with plain_errors():
             check_whole("number of variants", num_variants, 1, MAX_VARIANTS)
             check_whole("seed", seed, 0, MAX_SEED)
             name = engine.default if model is None else model

@@ -5,7 +5,8 @@ from pathlib import Path
 import gradio as gr
 
 from app.common.controls import class_choices, run_controls
-from app.common.studio import Studio, Update, progress
+from app.common.stage import status_line
+from app.common.studio import Studio, Update
 from app.inpaint.controls import Controls, lay_out_mask_settings, lay_out_settings
 from app.inpaint.easel import PAINT
 from app.inpaint.examples import find_examples
@@ -14,8 +15,8 @@ from app.inpaint.session import Job, Outcome
 
 PAINTING, CELLS, RESULT = "paint", "cells", "result"
 VIEWS = [("Paint", PAINTING), ("What will be repainted", CELLS), ("Result", RESULT)]
-START = progress(0, "Open a picture, paste one, or take an example.")
-READY = progress(0, "Paint over what is to be repainted and press Inpaint (Ctrl + Enter).")
+START = status_line(0, "Open a picture, paste one, or take an example.")
+READY = status_line(0, "Paint over what is to be repainted and press Inpaint (Ctrl + Enter).")
 EMPTY = (
     '<div class="stage empty"><p>Drop or paste a picture here, open one, take an example,<br>'
     "or send one from Generate.</p></div>"

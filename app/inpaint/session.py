@@ -7,7 +7,6 @@ from gradio.components import Component
 from PIL import Image
 
 from app.common import recipes
-from app.common.files import publish
 from app.common.stage import caption
 from app.engine.engine import ModelInfo
 from app.inpaint.easel import Easel, read_mask
@@ -54,7 +53,7 @@ def publish_results(
     label = caption(request.settings.class_label, info.labels)
     recipe = recipe_of(request, 0, info)  # but for the seed the same for all: picture and mask are read once
     return [
-        publish(recipes.to_png(image, recipe | {"seed": seed}), f"{name}-{label}-{seed}", at)
+        recipes.publish_picture(image, f"{name}-{label}-{seed}", at, recipe | {"seed": seed})
         for image, seed in zip(images, request.settings.seeds, strict=True)
     ]
 
@@ -66,5 +65,5 @@ def publish_outcome(
     easel = job.easel
     files = shown = publish_results(request, images, info, easel.name, at)
     if easel.shown != easel.size:
-        shown = [publish(recipes.to_png(image.resize(easel.shown)), "variant", at) for image in images]
-    return Outcome(files, shown, publish(recipes.to_png(easel.display()), "before", at), job.captions())
+        shown = [recipes.publish_picture(image.resize(easel.shown), "variant", at) for image in images]
+    return Outcome(files, shown, recipes.publish_picture(easel.display(), "before", at), job.captions())

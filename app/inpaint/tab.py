@@ -11,23 +11,10 @@ import numpy as np
 
 from app.common import recipes
 from app.common.controls import NO_CLASS, check_offered, for_model
+from app.common.errors import plain_errors, sentence, warn
 from app.common.images import open_image
-from app.common.stage import STAGE_SIDE, message, pictures
-from app.common.studio import (
-    CHECK,
-    GLUE,
-    GPU,
-    WAITING,
-    Studio,
-    Update,
-    clear_errors,
-    clock,
-    describe,
-    on_end,
-    progress,
-    sentence,
-    warn,
-)
+from app.common.stage import STAGE_SIDE, WAITING, describe_step, duration, message, pictures, status_line
+from app.common.studio import CHECK, GLUE, GPU, Studio, Update, on_end
 from app.engine.engine import ModelInfo
 from app.inpaint.controls import (
     brought,
@@ -96,7 +83,7 @@ class Inpaint(Page):
 
     def take_upload(self, path: str) -> Update:
         """A picture was opened, pasted or dropped."""
-        with clear_errors():
+        with plain_errors():
             return self._take(Easel(open_image(path), Path(path).stem))
 
     def take_example(self, model: str, event: gr.SelectData) -> Update:
@@ -110,7 +97,7 @@ class Inpaint(Page):
 
     def take_generated(self, path: str | None, model: str) -> Update:
         """The picture chosen on the Generate tab, with its class."""
-        with clear_errors():
+        with plain_errors():
             if path is None:
                 raise ValueError("There is no picture to send yet: generate one first.")
             update = self._take(Easel(open_image(path), Path(path).stem)) | {self._tabs: gr.Tabs(selected="inpaint")}
@@ -122,9 +109,9 @@ class Inpaint(Page):
 
     def take_variant(self, outcome: Outcome, easel: Easel) -> Update:
         """A variant becomes the picture, to paint on."""
-        with clear_errors():
+        with plain_errors():
             picture = open_image(outcome.files[outcome.chosen])
-        text = progress(0, "This is the picture now: paint on, and press Inpaint (Ctrl + Enter).")
+        text = status_line(0, "This is the picture now: paint on, and press Inpaint (Ctrl + Enter).")
         return self._take(Easel(picture, easel.name)) | {self.status: text}
 
     def _take(self, easel: Easel, mask: np.ndarray | None = None) -> Update:
@@ -142,7 +129,7 @@ class Inpaint(Page):
 
     def load_mask(self, path: str, easel: Easel | None) -> Update:
         """A mask was opened: it takes the place of the painted one."""
-        with clear_errors():
+        with plain_errors():
             if easel is None:
                 raise ValueError("Open the picture first, then its mask.")
             mask = easel.lay(open_mask(path, easel.size))
@@ -224,7 +211,7 @@ class Inpaint(Page):
         self, offered: ModelInfo, model: str, value: dict[str, Any] | None, easel: Easel | None, *values: Any
     ) -> Update:
         """Check picture, mask and settings before the run joins the queue."""
-        with clear_errors():
+        with plain_errors():
             info = self.engine.describe(model)
             check_offered(offered, info)
             if easel is None:
@@ -250,7 +237,7 @@ class Inpaint(Page):
         yield {self.status: WAITING}
         start = perf_counter()
         request, captions = job.request(), job.captions()
-        with clear_errors():
+        with plain_errors():
             info = self.engine.describe(request.model)
             with closing(self.engine.run((request,))) as frames:
                 for frame in frames:
@@ -258,7 +245,7 @@ class Inpaint(Page):
                     if frame.x_0 and not frame.images:
                         yield {
                             self.stage: pictures(frame.x_0, captions),
-                            self.status: progress(frame.index / frame.total, describe(frame)),
+                            self.status: status_line(frame.index / frame.total, describe_step(frame)),
                         }
             job.outcome = publish_outcome(job, request, frame.images, info, self.slider)
 
@@ -273,7 +260,7 @@ class Inpaint(Page):
         if job.outcome is None:
             if job.seen:
                 text = f"Stopped after step <b>{job.seen}</b> of {job.total}. The mask is still there."
-                update[self.status] = progress(job.seen / job.total, text)
+                update[self.status] = status_line(job.seen / job.total, text)
             return update | self.show(PAINTING)
         return {
             **update,
@@ -281,14 +268,14 @@ class Inpaint(Page):
             **self.show(RESULT, job, job.outcome),
             **self._compare(job.outcome),
             self.variants: gr.update(value=job.outcome.shown, visible=len(job.outcome.shown) > 1),
-            self.status: progress(1, f"{job.total} steps in {clock(job.seconds)}"),
+            self.status: status_line(1, f"{job.total} steps in {duration(job.seconds)}"),
         }
 
     # --- recipes, models, clients ----------------------------------------------------------------------------
 
     def load(self, path: str, model: str, easel: Easel | None) -> Update:
         """Set all controls and the mask from a saved picture; without a picture on the easel it takes its place."""
-        with clear_errors():
+        with plain_errors():
             recipe = recipes.read(path, kind="inpaint")
             info = self.engine.describe(self.engine.find(recipe.get("model"), model))
             settings, notes = settings_from(recipe, info)
@@ -314,7 +301,7 @@ class Inpaint(Page):
             self.recipe: None,
             self._model: self.pick(info.name),
             self.preset: preset_of(settings, info),
-            self.status: progress(0, text),
+            self.status: status_line(0, text),
             self.offered: info,
             **dict(values),
         }

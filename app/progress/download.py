@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from app.common import recipes
-from app.common.files import publish
-from app.common.studio import GLUE, clear_errors, on_end
+from app.common.errors import plain_errors
+from app.common.images import publish
+from app.common.studio import GLUE, on_end
 from app.progress.exports import NEEDS_AV, animate, formats
 from app.progress.reels import Reel
 
@@ -58,7 +59,7 @@ class Download:
 
     def publish(self, reel: Reel, kind: str, name: str, recipe: Mapping[str, Any] | None = None) -> str:
         """A reel as a file: a film, or as "png" a sheet, which carries its recipe where there is one."""
-        with clear_errors():
+        with plain_errors():
             sheet = kind == "png"
             data = recipes.to_png(reel.sheet(), recipe) if sheet else animate(list(reel.frames()), kind)
         return publish(data, name, self.file, f".{kind}")

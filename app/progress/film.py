@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app.common.studio import clock
+from app.common.stage import duration
 from app.progress.curves import Axis, curve, step_axis
 from app.progress.run_reader import Points, Progress, Sheet
 from app.progress.steps import all_steps, at_or_below, value_at
@@ -78,7 +78,7 @@ def panel(run: Progress, number: int) -> str:
 def state(run: Progress) -> str:
     """How far the training is, and whether it goes on."""
     if run.live:
-        left = f" · {clock(run.seconds_left)} left" if run.seconds_left else ""
+        left = f" · {duration(run.seconds_left)} left" if run.seconds_left else ""
         return f'<i class="live" title="{run.speed:.0f} images/s"></i>training: {run.steps:,} of {run.total:,}{left}'
     return f"{run.steps:,} of {run.total:,} steps" if run.steps < run.total else f"{run.steps:,} steps, complete"
 

@@ -8,9 +8,10 @@ from time import perf_counter
 import gradio as gr
 
 from app.common.controls import NO_CLASS, class_choices, seed_picker, to_request
-from app.common.files import publish, uri
-from app.common.images import jpeg_uri
-from app.common.studio import CHECK, GPU, WAITING, Studio, Update, clear_errors, clock, on_end, progress
+from app.common.errors import plain_errors
+from app.common.images import jpeg_uri, publish, uri
+from app.common.stage import WAITING, duration, status_line
+from app.common.studio import CHECK, GPU, Studio, Update, on_end
 from app.engine.frames import PREVIEW_SECONDS
 from app.engine.request import GUIDANCE_SCALE, Request, max_steps
 from app.progress.download import Download
@@ -106,7 +107,7 @@ class StripPage:
 
     def begin(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> Update:
         """Check what is asked before the run joins the queue."""
-        with clear_errors():
+        with plain_errors():
             choice = NO_CLASS if label is None else label
             sampling = (DEFAULTS.sampler, steps, scale, DEFAULTS.guidance_power)
             strip = plan(self.runs(first, second), to_request("", [choice], 1, seed, *sampling))
@@ -123,12 +124,12 @@ class StripPage:
         """Checkpoint by checkpoint; stopped by being closed, which Gradio can do from the first update on."""
         yield {self.status: WAITING}
         shown = 0.0
-        with clear_errors(), closing(draw(self.engine, strip, self.album, self._publish)) as moments:
+        with plain_errors(), closing(draw(self.engine, strip, self.album, self._publish)) as moments:
             for moment in moments:
                 if moment.done or (moment.preview and perf_counter() - shown >= PREVIEW_SECONDS):
                     yield {
                         self.stage: show(strip, moment.place, moment.preview and jpeg_uri(moment.preview, SIDE)),
-                        self.status: progress(strip.done / len(strip.places), describe(strip, moment)),
+                        self.status: status_line(strip.done / len(strip.places), describe(strip, moment)),
                     }
                     shown = perf_counter()
 
@@ -136,12 +137,12 @@ class StripPage:
         """Ended, stopped or failed: the page is ready again, with what was drawn."""
         ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False)}
         if strip:
-            ready |= {self.stage: show(strip), self.status: progress(strip.done / len(strip.places), summary(strip))}
+            ready |= {self.stage: show(strip), self.status: status_line(strip.done / len(strip.places), summary(strip))}
         return ready
 
     def export(self, kind: str, strip: Strip | None) -> str:
         """The strip as far as it was drawn, as a file."""
-        with clear_errors():
+        with plain_errors():
             if strip is None:
                 raise ValueError("Render a strip first.")
             name = f"{'-'.join(strip.runs)}-{strip.subject}-{strip.request.seeds[0]}"
@@ -179,7 +180,7 @@ def figure(strip: Strip, run: str, step: int, current: Place | None, preview: st
 
 def describe(strip: Strip, moment: Moment) -> str:
     """Where a run is."""
-    left = "" if moment.seconds_left is None else f" · {clock(moment.seconds_left)} left"
+    left = "" if moment.seconds_left is None else f" · {duration(moment.seconds_left)} left"
     where = f"{html.escape(moment.place.run)}, step {moment.place.step:,}"
     return f"Checkpoint <b>{moment.number}</b> of {len(strip.places)} · {where}{left}"
 
@@ -192,5 +193,5 @@ def summary(strip: Strip) -> str:
     before = len(strip.pictures) - strip.drawn
     known = f" · {before} drawn before" if before else ""
     unread = f" · {len(strip.problems)} cannot be read" if strip.problems else ""
-    drawn = f"{strip.drawn} picture{'s' * (strip.drawn != 1)} in {clock(strip.seconds)}"
+    drawn = f"{strip.drawn} picture{'s' * (strip.drawn != 1)} in {duration(strip.seconds)}"
     return f"{subject} · {drawn}{known}{unread}"

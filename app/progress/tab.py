@@ -6,8 +6,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from app.common.files import publish, uri
-from app.common.studio import CHECK, GLUE, Studio, Update, clear_errors
+from app.common.errors import plain_errors
+from app.common.images import publish, uri
+from app.common.studio import CHECK, GLUE, Studio, Update
 from app.engine.models import SHIPPED_RUNS
 from app.engine.run_folders import find_runs
 from app.progress.download import Download
@@ -168,7 +169,7 @@ class TrainingProgress:
     def export(self, kind: str, first: str | None, second: str | None) -> str:
         """The samples of the runs over their steps, as a file."""
         runs = self._runs(first, second)
-        with clear_errors():
+        with plain_errors():
             reel = of_samples(runs, MOST if kind == "png" else MOST_FRAMES)
             return self.download.publish(reel, kind, f"{'-'.join(run.name for run in runs)}-samples")
 

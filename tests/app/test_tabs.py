@@ -11,7 +11,8 @@ import torch
 
 from app.common import recipes
 from app.common.comparison import Comparison
-from app.common.studio import MOST_NOTES, WAITING, clear_errors, warn
+from app.common.errors import MAX_NOTES, plain_errors, warn
+from app.common.stage import WAITING
 from app.compare.tab import Compare
 from app.engine.engine import Engine
 from app.engine.request import Request
@@ -166,9 +167,9 @@ def test_a_grid_too_long_for_a_lent_gpu_does_not_join_the_queue(
 
 def test_memory_that_does_not_suffice_is_told_on_a_cpu_too() -> None:
     """Catches a bare "Error" where torch raises a plain RuntimeError, and other faults taken for this one."""
-    with pytest.raises(gr.Error, match="memory does not suffice: ask for fewer images"), clear_errors():
+    with pytest.raises(gr.Error, match="memory does not suffice: ask for fewer images"), plain_errors():
         torch.empty(2**55)
-    with pytest.raises(RuntimeError, match="must match the size"), clear_errors():
+    with pytest.raises(RuntimeError, match="must match the size"), plain_errors():
         torch.ones(2) + torch.ones(3)
 
 
@@ -177,8 +178,8 @@ def test_of_many_notes_a_few_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(gr, "Warning", told.append)
     warn([f"no class <{i}>" for i in range(3000)])
-    assert len(told) == MOST_NOTES + 1
-    assert (told[0], told[-1]) == ("Recipe: no class &lt;0&gt;.", f"Recipe: and {3000 - MOST_NOTES} more.")
+    assert len(told) == MAX_NOTES + 1
+    assert (told[0], told[-1]) == ("Recipe: no class &lt;0&gt;.", f"Recipe: and {3000 - MAX_NOTES} more.")
     told.clear()
     warn(["one", "two"])
     assert told == ["Recipe: one.", "Recipe: two."]
