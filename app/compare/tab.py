@@ -1,4 +1,4 @@
-"""The Compare tab: classes down, one setting across, all at one seed, drawn cell by cell on one labelled sheet."""
+"""The Compare tab: classes down, one setting across, all at one seed, drawn cell by cell on one labelled grid."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,24 +25,25 @@ from app.common.errors import plain_errors, warn
 from app.common.images import jpeg_uri, uri
 from app.common.stage import WAITING, duration, status_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update, on_end
-from app.compare.comparison import Sheet, join_values, parse_values
+from app.compare.grid import empty_grid, join_values, parse_values
 from app.engine.engine import ModelInfo
 from app.engine.frames import PREVIEW_SECONDS, Frame
+from mdt_core.pipeline.labelled_grid import LabelledGrid
 
 READY = status_line(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
 AGAIN = "Press Compare for the same grid again."
 EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
 OFFERED_MODELS = 6
-SIDE = 1600  # pixels of the largest sheet that is streamed
+SIDE = 1600  # pixels of the largest grid that is streamed
 
 
 @dataclass
 class Grid:
-    """A comparison, its sheet, and how far it has come; kept by the session."""
+    """A comparison, its picture, and how far it has come; kept by the session."""
 
     comparison: Comparison
     info: ModelInfo
-    sheet: Sheet
+    drawing: LabelledGrid
     cells: int
     done: int = 0
     seconds: float = 0.0
@@ -135,27 +136,27 @@ class Compare:
         with plain_errors():
             info = self.engine.describe(comparison.base.model)
             requests = comparison.requests(info.labels)
-            sheet = Sheet(comparison, info.labels, info.image_size)
-        grid = Grid(comparison, info, sheet, len(requests))
+            drawing = empty_grid(comparison, info.labels, info.image_size)
+        grid, cells = Grid(comparison, info, drawing, len(requests)), comparison.cells()
         start, shown = perf_counter(), 0.0
-        yield {self.grid: grid, self.stage: show(jpeg_uri(sheet.image, SIDE))}
+        yield {self.grid: grid, self.stage: show(jpeg_uri(drawing.image, SIDE))}
         with plain_errors(), closing(self.engine.run(requests)) as frames:
             for frame in frames:
                 picture = (frame.images or frame.x_0 or [None])[0]
                 if picture:
-                    sheet.paste(frame.job, picture)
+                    drawing.paste(picture, *cells[frame.job])
                 grid.done = frame.job + bool(frame.images)
                 grid.seconds = perf_counter() - start
                 if picture and perf_counter() - shown >= PREVIEW_SECONDS:
-                    yield {self.stage: show(jpeg_uri(sheet.image, SIDE)), self.status: describe(frame, grid)}
+                    yield {self.stage: show(jpeg_uri(drawing.image, SIDE)), self.status: describe(frame, grid)}
                     shown = perf_counter()
         yield self._publish(grid)
 
     def _publish(self, grid: Grid) -> Update:
-        """The sheet as it is, to be looked at and saved with the recipe of the whole."""
+        """The grid as it is, to be looked at and saved with the recipe of the whole."""
         comparison = grid.comparison
         name = f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}"
-        file = recipes.publish_picture(grid.sheet.image, name, self.save, to_recipe(comparison, grid.info))
+        file = recipes.publish_picture(grid.drawing.image, name, self.save, to_recipe(comparison, grid.info))
         return {self.stage: show(uri(file)), self.save: gr.update(value=file, visible=True)}
 
     def finish(self, grid: Grid | None) -> Update:
@@ -184,7 +185,7 @@ class Compare:
 
 
 def show(uri: str) -> str:
-    """The sheet on the page."""
+    """The grid on the page."""
     return f'<div class="stage sheet"><img src="{uri}" alt="Grid of classes and values"></div>'
 
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from app.common.images import open_image
-from app.common.paper import FAINT, PAPER
 from app.engine.frames import kept_steps
-from app.progress.boards import SMALL, Cell, board, cut
 from app.progress.film import classes_of, columns_for
 from app.progress.run_reader import Progress, Sheet
 from app.progress.steps import all_steps, at_or_below
 from app.progress.strips import Strip
+from mdt_core.pipeline.labelled_grid import FAINT, NOTE, PAPER, Cell, LabelledGrid
 
 TILE = (64, 128)  # pixels, at least and at most, of a sample on a film
 PICTURE = (256, 512)  # of a strip's picture
@@ -55,15 +54,18 @@ class Reel:
                 name if s in (step, None) else f"{name} · step {s:,}" for name, s in zip(self.runs, shown, strict=True)
             ]
             footer = (self.title, *self.footer) if self.title else self.footer
-            yield board([row], size, names, title=f"Step {step:,}", footer=footer)
+            yield LabelledGrid([row], size, column_labels=names, title=f"Step {step:,}", footer=footer).image
 
     def sheet(self) -> Image.Image:
         """Everything at once: the steps along one side, the runs along the other."""
         steps = [f"step {step:,}" for step in self.steps]
         cells = [[cells.get(step) for step in self.steps] for cells in self.cells]
+        rows, columns = self.runs, steps
         if self.down:
-            return board([*zip(*cells, strict=True)], self.size, self.runs, steps, self.title, self.footer)
-        return board(cells, self.size, steps, self.runs, self.title, self.footer)
+            cells, rows, columns = [*zip(*cells, strict=True)], steps, self.runs
+        return LabelledGrid(
+            cells, self.size, row_labels=rows, column_labels=columns, title=self.title, footer=self.footer
+        ).image
 
 
 def of_samples(runs: Sequence[Progress], most: int) -> Reel:
@@ -122,5 +124,5 @@ def tiles(run: Progress, sheet: Sheet) -> Image.Image | None:
             box = (round(c * wide), round(row * high), round((c + 1) * wide), round((row + 1) * high))
             tile = picture.resize((side, side), Image.Resampling.BICUBIC, box)
             paper.paste(tile, (x, y + row * (side + GAP)))
-        pen.text((x + side // 2, y + band - LABEL), cut(name, side, SMALL), FAINT, SMALL, anchor="ma")
+        NOTE.draw(pen, x + side / 2, y + band - LABEL, NOTE.cut(name, side), FAINT, "ma")
     return paper

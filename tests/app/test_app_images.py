@@ -11,7 +11,7 @@ from PIL import Image
 from app.common.comparison import Comparison
 from app.common.images import MAX_PIXELS, jpeg_uri, open_image
 from app.common.stage import columns_for
-from app.compare.comparison import Sheet, parse_values
+from app.compare.grid import empty_grid, parse_values
 from app.engine.frames import Frame
 from app.engine.request import Request
 from app.generate.kept_steps import Trajectory, View
@@ -129,16 +129,17 @@ def test_a_grid_out_of_range_is_refused(labels: tuple, axis: str, values: tuple,
 def test_cells_stand_in_their_row_and_column() -> None:
     """Catches rows and columns swapped, cells on top of each other, and labels that are cut off."""
     comparison = Comparison(Request("a", (None,), (0,)), (0, None), "guidance_scale", (1.0, 2.0, 4.0))
-    sheet = Sheet(comparison, {0: "a class with quite a long name"}, image_size=32)
+    grid = empty_grid(comparison, {0: "a class with quite a long name"}, image_size=32)
     for job in range(6):
-        sheet.paste(job, Image.new("RGB", (32, 32), (0, 40 * job, 255)))
-    pixels = np.asarray(sheet.image)
+        grid.paste(Image.new("RGB", (32, 32), (0, 40 * job, 255)), *comparison.cells()[job])
+    pixels = np.asarray(grid.image)
+    left, top = grid.corner(0, 0)
     for job in range(6):
         ys, xs = np.nonzero((pixels == (0, 40 * job, 255)).all(-1))
         assert len(ys) == 128 * 128
         row, column = divmod(job, 3)
-        assert ys.min() == 66 + row * 134
-        assert xs.min() == sheet.left + column * 134
+        assert ys.min() == top + row * 136
+        assert xs.min() == left + column * 136
     requests = comparison.requests()
     assert [(r.class_labels, r.guidance_scale) for r in requests[2:4]] == [((0,), 4.0), ((None,), 1.0)]
     assert {r.seeds for r in requests} == {(0,)}

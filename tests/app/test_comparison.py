@@ -1,16 +1,16 @@
-"""Grids: which cell is drawn when, and where it stands on the sheet."""
+"""Comparisons: which cell is drawn when, and where it stands on the grid."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from app.common import paper as fonts
 from app.common.comparison import Comparison
-from app.compare.comparison import Sheet, footer, join_values, parse_values
+from app.compare.grid import empty_grid, footer, join_values, parse_values
 from app.engine.engine import Engine
 from app.engine.request import Request
-from app.progress import boards
+from mdt_core.pipeline.labelled_grid import LABEL
 from tests.helpers.stand_in import StandInPipeline
 
 BASE = Request("shapes", (None,), (7,), num_inference_steps=3)
@@ -44,17 +44,17 @@ def test_the_field_of_values_says_exactly_what_was_drawn(axis: str, values: tupl
 
 
 def test_models_are_drawn_one_after_the_other_and_land_in_their_own_cells() -> None:
-    """Catches a model that is loaded anew for every class, and columns and rows that are swapped on the sheet."""
+    """Catches a model that is loaded anew for every class, and columns and rows that are swapped on the grid."""
     grid = Comparison(BASE, (0, 1), "model", ("a", "b @ 1", "b @ 2"))
     requests = grid.requests()
     assert [(r.model, r.class_labels[0]) for r in requests] == [
         ("a", 0), ("a", 1), ("b @ 1", 0), ("b @ 1", 1), ("b @ 2", 0), ("b @ 2", 1),
     ]  # fmt: skip
-    sheet = Sheet(grid, LABELS, 32)
-    sheet.paste(3, Image.new("RGB", (8, 8), "red"))  # square, b @ 1
-    x, y = (sheet._corner(1, 1)[axis] + sheet.cell // 2 for axis in (0, 1))
-    assert sheet.image.getpixel((x, y)) == (255, 0, 0)
-    assert sum(pixel == (255, 0, 0) for pixel in sheet.image.getdata()) == sheet.cell**2
+    drawing = empty_grid(grid, LABELS, 32)
+    drawing.paste(Image.new("RGB", (8, 8), "red"), *grid.cells()[3])  # square, b @ 1
+    x, y = (drawing.corner(1, 1)[axis] + drawing.size[axis] // 2 for axis in (0, 1))
+    assert drawing.image.getpixel((x, y)) == (255, 0, 0)
+    assert (np.asarray(drawing.image) == (255, 0, 0)).all(-1).sum() == drawing.size[0] ** 2
 
 
 def test_another_model_draws_the_class_of_that_name() -> None:
@@ -76,24 +76,13 @@ def test_another_model_draws_the_class_of_that_name() -> None:
         list(engine.run(lacking.requests({1: "dot"})))
 
 
-def test_names_are_drawn_in_their_own_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Class names of people's own folders. Catches boxes in place of their letters on a sheet or a board, and an app
-    that does not start where the font is not to be had."""
-    sheet = Sheet(Comparison(BASE, (0,), "guidance_scale", (1,)), LABELS, 32)
-    for used in (sheet.font, sheet.bold, boards.FONT, boards.TITLE, boards.SMALL):
-        box = bytes(used.getmask("\U0010fffd"))
-        assert [letter for letter in "éüßñÅłčŞжЯβΩ·–…×" if bytes(used.getmask(letter)) == box] == []
-    monkeypatch.setattr(fonts, "PLEX", fonts.PLEX.with_name("nothing"))
-    assert fonts.font.__wrapped__(14).getlength("square") > 0
-
-
 def test_headings_do_not_run_into_each_other() -> None:
     """Catches names of checkpoints wider than their columns."""
     names = ("mdtv2-12e-3 @ 100000", "mdtv2-12e-3 @ 200000")
-    sheet = Sheet(Comparison(BASE, (0,), "model", names), LABELS, 32)
-    assert sheet._corner(0, 1)[0] - sheet._corner(0, 0)[0] > sheet.font.getlength(names[0])
-    plain = Sheet(Comparison(BASE, (0,), "guidance_scale", (1, 2)), LABELS, 32)
-    assert plain._corner(0, 1)[0] - plain._corner(0, 0)[0] == plain.cell + plain.gap
+    wide = empty_grid(Comparison(BASE, (0,), "model", names), LABELS, 32)
+    assert wide.corner(0, 1)[0] - wide.corner(0, 0)[0] > LABEL.length(names[0])
+    plain = empty_grid(Comparison(BASE, (0,), "guidance_scale", (1, 2)), LABELS, 32)
+    assert plain.corner(0, 1)[0] - plain.corner(0, 0)[0] == plain.size[0] + 8
 
 
 def test_the_line_below_says_what_all_cells_share_and_no_more() -> None:

@@ -9,7 +9,6 @@ from PIL import Image, ImageSequence
 
 from app.engine.request import Request
 from app.progress import exports
-from app.progress.boards import board
 from app.progress.exports import FRAME_MS, LAST_MS, animate, formats
 from app.progress.reels import Reel, of_samples, of_strip
 from app.progress.strips import plan
@@ -54,14 +53,6 @@ def test_a_sheet_shows_everything_once(reel: Reel) -> None:
     silent = Reel(reel.runs, ({**reel.cells[0], 20: ""}, reel.cells[1]), reel.title, reel.footer)
     assert silent.sheet().size == across.size
     assert silent.sheet().tobytes() != across.tobytes()
-
-
-def test_long_names_stay_in_their_column() -> None:
-    """Catches captions that run over their neighbours or make the frames of a film differ in size."""
-    cells = [[plain(RED), plain(BLUE)]]
-    boards = [board(cells, (40, 40), (name, "b"), title=name) for name in ("a", "a name of fifty letters " * 3)]
-    assert boards[0].size == boards[1].size
-    assert share(boards[1], BLUE) == 1600
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp"])
