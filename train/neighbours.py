@@ -1,6 +1,6 @@
 """Does a model copy? Samples beside their nearest training images, and how often one is nearer than it should be.
 
-    python -m train.neighbours --samples samples.npz --training emoji:train --out neighbours.png
+    python -m train.neighbours --samples samples.npz --training avatars-128:train --out neighbours.png
     python -m train.neighbours --samples samples.npz --training FOLDER --held-out OTHER_FOLDER --out neighbours.png
 
 A set can hold look-alikes, so a small distance says little by itself. What a distance should be is what held-out images
@@ -29,7 +29,7 @@ from tqdm import trange
 
 from mdt_core.acceleration.machine import choose_device
 from train.command import Parser
-from train.evaluate import features, samples
+from train.evaluate import features, sources
 from train.evaluate.judging import JUDGES, float64_device, open_judge
 
 ROWS = 2048  # images that are in memory as float64 at once, of either set
@@ -50,7 +50,7 @@ class Space(NamedTuple):
     name: str
     samples: np.ndarray
     training: np.ndarray
-    held_out: np.ndarray | None
+    held_out: np.ndarray | None = None
     dropped: int = 0  # held-out images that are not there because the training images hold the same
 
 
@@ -104,36 +104,37 @@ def nearer_than_held_out(sampled: Tensor, held_out: Tensor) -> float:
     return float(1 - (nearer + at_most) / (2 * len(held_out)))
 
 
-def describe(space: Space, found: Nearest, device: str = "cpu") -> dict[str, float]:
-    """The figures of one space, for the nearest training images that were `found`."""
-    report = {"median distance": float(found.distances[:, 0].median())}
+def describe(space: Space, neighbours: Nearest, device: str = "cpu") -> dict[str, float]:
+    """The figures of one space, from the samples' nearest training images."""
+    sampled = neighbours.distances[:, 0]
+    report = {"median distance": float(sampled.median())}
     if space.held_out is None:
         return report
     held_out = nearest(space.held_out, space.training, 1, device, f"{space.name}, held-out").distances[:, 0]
     report["median distance, held-out"] = float(held_out.median())
     same = space.dropped / (space.dropped + len(held_out))  # chance that a new drawing is in the training set already
-    report["copy rate"] = copy_rate(found.distances[:, 0], held_out)
+    report["copy rate"] = copy_rate(sampled, held_out)
     report["copy rate, drawing anew"] = same + (1 - same) * SHARE
-    report["nearer than held-out"] = nearer_than_held_out(found.distances[:, 0], held_out)
+    report["nearer than held-out"] = nearer_than_held_out(sampled, held_out)
     report["nearer than held-out, drawing anew"] = same + (1 - same) / 2
     return report
 
 
-def draw_neighbours(images: np.ndarray, training: np.ndarray, found: dict[str, Nearest], rows: int) -> Image.Image:
+def draw_neighbours(images: np.ndarray, training: np.ndarray, near: dict[str, Nearest], rows: int) -> Image.Image:
     """One row a sample: itself, then its nearest training images in each space.
 
     Args:
         images: samples, uint8 (N, H, W, 3).
         training: the training images.
-        found: space -> its neighbours; the last space decides which samples are shown: from the nearest to the
+        near: space -> its neighbours; the last space decides which samples are shown: from the nearest to the
             farthest, at equal shares.
         rows: how many samples are shown.
     """
-    order = list(found.values())[-1].distances[:, 0].argsort()
+    order = list(near.values())[-1].distances[:, 0].argsort()
     shown = order[torch.linspace(0, len(order) - 1, min(rows, len(order))).round().long()].tolist()
     step, font, head = SIDE + GAP, ImageFont.load_default(size=13), 22
-    k = next(iter(found.values())).indices.shape[1]
-    picture = Image.new("RGB", (step + len(found) * (k * step + 4 * GAP) + GAP, head + len(shown) * step), "white")
+    k = next(iter(near.values())).indices.shape[1]
+    picture = Image.new("RGB", (step + len(near) * (k * step + 4 * GAP) + GAP, head + len(shown) * step), "white")
     pen = ImageDraw.Draw(picture)
 
     def paste(array: np.ndarray, x: int, row: int) -> None:
@@ -142,13 +143,43 @@ def draw_neighbours(images: np.ndarray, training: np.ndarray, found: dict[str, N
     pen.text((GAP, 4), "sample", "black", font)
     for row, sample in enumerate(shown):
         paste(images[sample], GAP, row)
-    for block, (name, near) in enumerate(found.items()):
+    for block, (name, neighbours) in enumerate(near.items()):
         left = step + GAP + block * (k * step + 4 * GAP) + 4 * GAP
         pen.text((left, 4), f"nearest in {name}", "black", font)
         for row, sample in enumerate(shown):
-            for column, index in enumerate(near.indices[sample].tolist()):
+            for column, index in enumerate(neighbours.indices[sample].tolist()):
                 paste(training[index], left + column * step, row)
     return picture
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m train.neighbours", description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", required=True, metavar="SOURCE", help=f"the samples: {sources.HELP}")
+    parser.add_argument("--training", required=True, metavar="SOURCE", help="the training images, likewise")
+    parser.add_argument("--held-out", metavar="SOURCE", help="default SET:validation; for others none, so no rates")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
+    parser.add_argument("--rows", type=int, default=12, help="samples in the picture (default 12)")
+    parser.add_argument("--neighbours", type=int, default=5, help="training images beside each (default 5)")
+    parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="whose features")
+    parser.add_argument("--device", help="default: the best there is")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the drawn sets (default data)")
+    parser.add_argument("--size", type=int, metavar="PX", help=sources.SIZE_HELP)
+    return parser
+
+
+def spaces_of(args: argparse.Namespace) -> list[Space]:
+    """What the command line names, in pixels and as the judge sees it."""
+    set_name, _, split = args.training.partition(":")
+    args.held_out = args.held_out or (f"{set_name}:validation" if split == "train" else None)
+    names = [args.samples, args.training, args.held_out]
+    sets = [name and sources.read(name, args.data, args.size) for name in names]
+    judge, cache = open_judge(args.judge, args.device), args.data / "features"
+    pixels = [of and of.images for of in sets]
+    pooled = [
+        of and features.cached(cache, judge, of.images, name).pooled for name, of in zip(names, sets, strict=True)
+    ]
+    dropped = sets[2].dropped if sets[2] else 0
+    return [Space("pixels", *pixels, dropped), Space(judge.name, *pooled, dropped)]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -156,42 +187,19 @@ def run(args: argparse.Namespace) -> None:
     if min(args.rows, args.neighbours) < 1:
         raise ValueError("--rows and --neighbours must be at least 1")
     args.device = choose_device(args.device)
-    eye, cache = open_judge(args.judge, args.device), args.data / "features"
-    name, _, split = args.training.partition(":")
-    held_out = args.held_out or (f"{name}:validation" if split == "train" else None)
-    sources = [args.samples, args.training, *([held_out] if held_out else [])]
-    sets = [samples.read(source, args.data) for source in sources]
-    images = [found.images for found in sets]
-    seen = [features.cached(cache, eye, array, source).pooled for array, source in zip(images, sources, strict=True)]
-    last = [sets[2].dropped] if held_out else [None]
-    spaces = [Space("pixels", *images, *last), Space(eye.name, *seen, *last)]
-
-    found = {s.name: nearest(s.samples, s.training, args.neighbours, args.device, s.name) for s in spaces}
+    spaces = spaces_of(args)
+    neighbours = {s.name: nearest(s.samples, s.training, args.neighbours, args.device, s.name) for s in spaces}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_neighbours(images[0], images[1], found, args.rows).save(args.out)
-    report = {"samples": args.samples, "training": args.training, "held-out": held_out}
+    draw_neighbours(spaces[0].samples, spaces[0].training, neighbours, args.rows).save(args.out)
+    report = {"samples": args.samples, "training": args.training, "held-out": args.held_out}
     for space in spaces:
-        report[space.name] = describe(space, found[space.name], args.device)
+        report[space.name] = describe(space, neighbours[space.name], args.device)
     print(args.out)
     print(json.dumps(report))
 
 
-def build_parser() -> Parser:
-    parser = Parser(prog="python -m train.neighbours", description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", required=True, metavar="SOURCE", help="a FILE.npz of samples, or a folder")
-    parser.add_argument("--training", required=True, metavar="SOURCE", help="SET:train, FOLDER or FILE.npz")
-    parser.add_argument("--held-out", metavar="SOURCE", help="default SET:validation; for others none, so no rates")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
-    parser.add_argument("--rows", type=int, default=12, help="samples in the picture (default 12)")
-    parser.add_argument("--neighbours", type=int, default=5, help="training images beside each (default 5)")
-    parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="whose features")
-    parser.add_argument("--device", help="default: the best there is")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    build_parser().run(run, argv)
+def main(arguments: list[str] | None = None) -> None:
+    build_parser().run(run, arguments)
 
 
 if __name__ == "__main__":

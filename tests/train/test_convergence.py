@@ -15,11 +15,13 @@ from mdt_core import MDTv2
 from mdt_core.bench.timing import Timing
 from mdt_core.diffusion import Diffusion
 from mdt_core.runs import Run
+from tests.helpers.commands import run_command
 from tests.helpers.fast_judge import FastJudge
-from train.convergence import __main__ as convergence
-from train.convergence import report as speedup
+from train.convergence import contenders, milestones, step_times
+from train.convergence.report import report
 from train.convergence.validation import ValidationDraws, validation_losses
 from train.evaluate import features, samples
+from train.evaluate.sources import ImageSet
 
 
 class SixImages:
@@ -89,7 +91,7 @@ def run(tmp_path, monkeypatch):
     blocks = {"num_encoder_blocks": (1,), "num_decoder_blocks": (1,)}
     AutoencoderTiny(in_channels=12, out_channels=12, latent_channels=4, **widths, **blocks).save_pretrained("vae")
     rng = np.random.default_rng(0)
-    samples.write(tmp_path / "real.npz", samples.ImageSet(rng.integers(0, 256, (20, 8, 8, 3), np.uint8)))
+    samples.write(tmp_path / "real.npz", ImageSet(rng.integers(0, 256, (20, 8, 8, 3), np.uint8)))
 
     run = Run(tmp_path / "runs/tiny")
     run.write_config({"model": "MDTv2", "latents": "latents", "vae": "vae", "training": {"batch_size": 4}})
@@ -109,20 +111,20 @@ EVALUATE = "evaluate runs/tiny --num-images 6 --steps 3 --reference real.npz --d
 
 def test_milestones_are_evaluated_once(run, monkeypatch):
     """Would catch checkpoints that are no milestones, work that is done again, and figures that hang on the batch."""
-    convergence.main(EVALUATE.split())
+    run_command("train.convergence", EVALUATE.split())
     first = run.evaluations
     assert [row["step"] for row in first] == [50, 100]
     assert first[0].keys() >= {"kid_efflite0", "kid_error", "validation_loss", "num_images", "guidance_scale"}
     assert first[0]["validation_loss"] != first[1]["validation_loss"]
     assert not list(run.folder.glob(".*"))  # the samples were only on the way
 
-    monkeypatch.setattr(convergence, "validation_losses", None)
-    convergence.main(EVALUATE.split())  # draws nothing, so nothing fails
+    monkeypatch.setattr(milestones, "validation_losses", None)
+    run_command("train.convergence", EVALUATE.split())  # draws nothing, so nothing fails
     monkeypatch.undo()
     monkeypatch.chdir(run.folder.parents[1])
     monkeypatch.setattr(features, "EffLite0", FastJudge)
     (run.folder / "evaluation.jsonl").unlink()
-    convergence.main([*EVALUATE.split(), "--batch-size", "5", "--at", "100"])
+    run_command("train.convergence", [*EVALUATE.split(), "--batch-size", "5", "--at", "100"])
     (again,) = run.evaluations
     assert again.keys() == first[1].keys()
     for word, value in again.items():
@@ -131,32 +133,32 @@ def test_milestones_are_evaluated_once(run, monkeypatch):
 
 def test_other_settings_are_another_evaluation(run):
     """Would catch KIDs of 6 and of 5 images, or with and without guidance, in one curve."""
-    convergence.main([*EVALUATE.split(), "--at", "50"])
-    convergence.main([*EVALUATE.replace("6", "5").split(), "--at", "100"])
+    run_command("train.convergence", [*EVALUATE.split(), "--at", "50"])
+    run_command("train.convergence", [*EVALUATE.replace("6", "5").split(), "--at", "100"])
     with pytest.raises(ValueError, match="different num_images"):
-        speedup.contenders([run])
-    convergence.main(EVALUATE.replace("6", "5").split())
+        contenders.contenders_of([run])
+    run_command("train.convergence", EVALUATE.replace("6", "5").split())
     assert [row["num_images"] for row in run.evaluations] == [5, 5]
 
 
 def test_another_number_of_validation_images_is_another_evaluation(run):
     """Would catch losses of different images in one curve; rows that do not say are of the default's number."""
-    convergence.main([*EVALUATE.split(), "--at", "50"])
-    convergence.main([*EVALUATE.split(), "--at", "100", "--validation-images", "2"])
+    run_command("train.convergence", [*EVALUATE.split(), "--at", "50"])
+    run_command("train.convergence", [*EVALUATE.split(), "--at", "100", "--validation-images", "2"])
     assert [row["validation_images"] for row in run.evaluations] == [1024, 2]
     with pytest.raises(ValueError, match="validation_images: evaluate all of them alike"):
-        speedup.contenders([run])
+        contenders.contenders_of([run])
     for row in run.evaluations:
         if row["step"] == 50:
             del row["validation_images"]
             (run.folder / "evaluation.jsonl").write_text(json.dumps(row) + "\n")
-    convergence.main([*EVALUATE.split(), "--at", "100"])
-    assert len(run.evaluations) == 2 and len(speedup.contenders([run])) == 1
+    run_command("train.convergence", [*EVALUATE.split(), "--at", "100"])
+    assert len(run.evaluations) == 2 and len(contenders.contenders_of([run])) == 1
 
 
 def test_a_missing_step_ends_with_one_line(run, capsys):
     with pytest.raises(SystemExit):
-        convergence.main([*EVALUATE.split(), "--at", "60"])
+        run_command("train.convergence", [*EVALUATE.split(), "--at", "60"])
     assert "not of [60]" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -192,7 +194,7 @@ def falling(first, slope):
 )
 def test_steps_to_reach(values, target, expected):
     """Would catch interpolation that is linear in steps, and the last crossing in place of the first."""
-    assert speedup.steps_to_reach((100, 200, 400, 800), values, target) == pytest.approx(expected)
+    assert contenders.steps_to_reach((100, 200, 400, 800), values, target) == pytest.approx(expected)
 
 
 def test_the_claim(tmp_path):
@@ -201,19 +203,19 @@ def test_the_claim(tmp_path):
     minute moves, and a bar called met that is not."""
     dit = log_run(tmp_path / "dit", "DiT-XS/4", falling(2, 0.1), falling(0.5, 0.1), 60)
     mdt = log_run(tmp_path / "mdt", "MDTv2-XS/4", falling(2, 0.2), falling(0.5, 0.05), 40)
-    found = speedup.contenders([mdt, dit])
-    got = speedup.reach(found[0], found[1], "kid_efflite0")
+    found = contenders.contenders_of([mdt, dit])
+    got = contenders.reach(found[0], found[1], "kid_efflite0")
     assert got.steps == pytest.approx(283, abs=0.5)
     assert got.share_of_steps == pytest.approx(0.354, abs=1e-3)
     assert got.share_of_time == pytest.approx(0.530, abs=1e-3)
     assert got.seconds == pytest.approx(283 * 32 / 40, rel=1e-2)
     assert got.earliest == pytest.approx(100 * 2**1.45) and got.latest == pytest.approx(100 * 2**1.55)
-    text = speedup.report(found, "dit")
+    text = report(found, "dit")
     assert "| mdt, MDTv2-XS/4 | 1 | 283 (273 to 293) | 0.35 | 0.8 | 226 | 0.53 |" in text
     assert "is not met" in text
     assert "not within 800" in text  # the validation loss, which falls more slowly
     fast = log_run(tmp_path / "fast", "MDTv2-XS/4", falling(2, 0.3), falling(0.5, 0.2), 40, mask_ratio=0.4)
-    assert "is met" in speedup.report(speedup.contenders([fast, dit]), "dit")
+    assert "is met" in report(contenders.contenders_of([fast, dit]), "dit")
 
 
 def test_seeds_are_averaged(tmp_path):
@@ -222,15 +224,15 @@ def test_seeds_are_averaged(tmp_path):
     other = log_run(tmp_path / "b", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40, seed=1, steps=(100, 200, 400))
     adamw = log_run(tmp_path / "c", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40, optimizer="adamw")
     less = log_run(tmp_path / "d", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40, without=("relative_bias",))
-    found = speedup.contenders([one, other, adamw, less])
+    found = contenders.contenders_of([one, other, adamw, less])
     assert [(c.name, c.seeds) for c in found] == [("a", 2), ("c", 1), ("d", 1)]
     assert [c.steps for c in found[:2]] == [(100, 200, 400), (100, 200, 400, 800)]
     np.testing.assert_allclose(found[0].mean("kid_efflite0"), [2.5, 2.4, 2.3])
     assert found[0].kid_error == pytest.approx(0.01 / math.sqrt(2))
-    assert "2.5 ± 0.71" in speedup.report(found, "c")
+    assert "2.5 ± 0.71" in report(found, "c")
     namesake = log_run(tmp_path / "elsewhere" / "c", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40)
     with pytest.raises(ValueError, match="one name: rename"):
-        speedup.contenders([adamw, namesake])
+        contenders.contenders_of([adamw, namesake])
 
 
 def test_shares_of_the_classes_make_a_recipe(tmp_path):
@@ -240,14 +242,14 @@ def test_shares_of_the_classes_make_a_recipe(tmp_path):
     more.write_config(more.config | {"repeats": {"thumbs": 6}})
     plain.write_config(plain.config | {"repeats": {}})  # as a run says that does not
     none = log_run(tmp_path / "c", "MDTv2", falling(3, 0.1), falling(1, 0.1), 40, seed=1)
-    assert [(c.name, c.seeds) for c in speedup.contenders([plain, more, none])] == [("a", 2), ("b", 1)]
+    assert [(c.name, c.seeds) for c in contenders.contenders_of([plain, more, none])] == [("a", 2), ("b", 1)]
 
 
 def test_the_report_is_written(tmp_path, capsys):
     log_run(tmp_path / "dit", "DiT-XS/4", falling(2, 0.1), falling(0.5, 0.1), 60)
     log_run(tmp_path / "mdt", "MDTv2-XS/4", falling(2, 0.2), falling(0.5, 0.05), 40)
     call = f"report {tmp_path}/mdt {tmp_path}/dit --baseline dit --out {tmp_path}/out"
-    convergence.main(call.split())
+    run_command("train.convergence", call.split())
     assert (tmp_path / "out/report.md").read_text() in capsys.readouterr().out
     assert Image.open(tmp_path / "out/convergence.png").width > 800
     wrong_calls = (
@@ -257,7 +259,7 @@ def test_the_report_is_written(tmp_path, capsys):
     )
     for wrong, message in wrong_calls:
         with pytest.raises(SystemExit):
-            convergence.main(wrong.split())
+            run_command("train.convergence", wrong.split())
         assert message in capsys.readouterr().err
 
 
@@ -278,8 +280,10 @@ def test_seconds_of_a_step_in_turns(run, monkeypatch, capsys):
         assert repeats == 3
         return {"tiny": Timing((1.0, 3.0, 2.0), None), "slow": Timing((2.0, 6.0, 5.0), None)}
 
-    monkeypatch.setattr(convergence, "take_turns", take_turns)
-    convergence.main(f"report {run.folder} {slow.folder} --baseline tiny --out out --in-turns 3".split())
+    monkeypatch.setattr(step_times, "take_turns", take_turns)
+    run_command(
+        "train.convergence", f"report {run.folder} {slow.folder} --baseline tiny --out out --in-turns 3".split()
+    )
     rows = capsys.readouterr().out.splitlines()
     assert "| tiny, MDTv2 | 1 | 50 | 1.00 | 2 | 100 | 1.00 |" in rows
     assert "| slow, MDTv2 | 1 | 50 (50 to inf) | 1.00 | 4 | 200 | 2.00 |" in rows

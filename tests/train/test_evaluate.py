@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers.commands import run_command
 from tests.helpers.fast_judge import FastJudge
-from train.evaluate import __main__ as evaluate
 from train.evaluate import features, samples
+from train.evaluate.sources import ImageSet
+from train.evaluate.sweep import parse_sweep
 
 
 class Pipeline:
@@ -21,9 +23,6 @@ class Pipeline:
 
     def __init__(self) -> None:
         self.components = {}
-
-    def set_progress_bar_config(self, **kwargs) -> None:
-        pass
 
     def __call__(self, class_labels, seeds, guidance_scale, **settings):
         Pipeline.calls += 1
@@ -38,19 +37,19 @@ class Pipeline:
 def here(tmp_path, monkeypatch):
     """Run in an empty folder, with the stand-ins, and a set of real images."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "load_pipeline", lambda model, device: Pipeline())
+    monkeypatch.setattr(samples, "load_pipeline", lambda model, device: Pipeline())
     monkeypatch.setattr(features, "EffLite0", FastJudge)
     Pipeline.calls = 0
     real = Pipeline()([i % 3 for i in range(60)], range(1000, 1060), guidance_scale=1).images
     images = np.stack([np.asarray(image) for image in real])
-    samples.write(tmp_path / "real.npz", samples.ImageSet(images, np.arange(60) % 3, ("cat", "dog", "owl")))
+    samples.write(tmp_path / "real.npz", ImageSet(images, np.arange(60) % 3, ("cat", "dog", "owl")))
     Pipeline.calls = 0
     return tmp_path
 
 
 def call(capsys, command: str):
     """Run a command line; the parsed last line of its output."""
-    evaluate.main([*command.split(), "--device", "cpu"])
+    run_command("train.evaluate", [*command.split(), "--device", "cpu"])
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -200,7 +199,7 @@ def test_a_real_pipeline_is_sampled_and_its_autoencoder_judged(here, capsys, mon
 )
 def test_sweeps_include_both_ends(sweep, values):
     """Would catch the last value lost to rounding, and steps that are not whole numbers."""
-    assert evaluate.parse_sweep(sweep)[1] == values
+    assert parse_sweep(sweep)[1] == values
 
 
 @pytest.mark.parametrize(
@@ -208,7 +207,7 @@ def test_sweeps_include_both_ends(sweep, values):
 )
 def test_a_wrong_sweep_is_refused(sweep):
     with pytest.raises(ValueError, match="WORD=FIRST:LAST:STEP"):
-        evaluate.parse_sweep(sweep)
+        parse_sweep(sweep)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def test_a_wrong_sweep_is_refused(sweep):
 )
 def test_a_wrong_call_ends_with_one_line(command, message, capsys):
     with pytest.raises(SystemExit) as end:
-        evaluate.main(command.split())
+        run_command("train.evaluate", command.split())
     told = capsys.readouterr().err.strip().splitlines()
     assert end.value.code == 2
     assert len(told) == 1
@@ -242,5 +241,5 @@ def test_a_missing_judge_says_what_to_install(here, capsys, monkeypatch):
     monkeypatch.chdir(here)
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(SystemExit):
-        evaluate.main(["--floor", "--reference", "real.npz"])
+        run_command("train.evaluate", ["--floor", "--reference", "real.npz"])
     assert "requirements-dev.txt" in capsys.readouterr().err

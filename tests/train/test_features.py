@@ -56,7 +56,7 @@ def test_an_image_is_judged_for_itself(judge):
     apart = features.extract(judge, images, batch_size=2)
     for one, other in zip(vars(together).values(), vars(apart).values(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
-    np.testing.assert_allclose(apart.take(np.array([3])).pooled, judge(images[3:4]).pooled, atol=1e-4)
+    np.testing.assert_allclose(apart.select(np.array([3])).pooled, judge(images[3:4]).pooled, atol=1e-4)
 
 
 def test_spatial_features_know_the_place(judge):

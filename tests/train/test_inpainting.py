@@ -11,14 +11,14 @@ from PIL import Image
 from mdt_core import MDTPipeline
 from mdt_core.inpainting import METHODS, Method, resampling_order
 from mdt_core.pipeline.canvas import fit_canvas
+from tests.helpers.commands import run_command
 from tests.helpers.fast_judge import FastJudge
 from tests.helpers.tiny import tiny_pipeline
 from train import avatars
-from train.evaluate import __main__ as evaluate
 from train.evaluate import features, samples
-from train.inpainting import __main__ as inpainting
+from train.evaluate.sources import ImageSet
 from train.inpainting import masks as holes
-from train.inpainting import painters
+from train.inpainting import measure, painters
 
 FOLDER = Path(__file__).parents[2] / "assets" / "examples"
 EXAMPLES = sorted(path for path in FOLDER.glob("*.png") if not path.stem.endswith("-mask"))
@@ -147,7 +147,7 @@ def pipe() -> MDTPipeline:
 
 def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe):
     """The measurement goes round the pipeline for speed: would catch settings, seeds or masks that differ from it."""
-    originals = samples.ImageSet(noise(size=32), np.array([0, 1, 2, 0, 1, 2]))
+    originals = ImageSet(noise(size=32), np.array([0, 1, 2, 0, 1, 2]))
     box = holes.draw_masks("box", 6, 32)
     painting = painters.Painting(
         "", "", "box", METHODS["mdt"], 5, guidance_scale=3.0, guidance_power=2.0, grow=0, feather=0
@@ -169,7 +169,7 @@ def test_what_needs_no_model_fills_the_hole(pipe, name):
     box, images = holes.draw_masks("box", 3, 32), np.full((3, 32, 32, 3), 77, np.uint8)
     images[box] = noise(3, 32)[box]
     painting = painters.Painting("", "", "box", name, 0, 1.0, 1.0, 0, 0)
-    painted = painters.paint(pipe, painting, samples.ImageSet(images, np.zeros(3, int)), box, batch_size=2)
+    painted = painters.paint(pipe, painting, ImageSet(images, np.zeros(3, int)), box, batch_size=2)
     assert holes.outside_difference(painted, images, box) == 0
     if name == "autoencoder":
         assert (painted != images)[box].mean() > 0.9
@@ -184,7 +184,7 @@ def test_what_needs_no_model_fills_the_hole(pipe, name):
 def here(tmp_path, monkeypatch, pipe) -> Path:
     """An empty folder and small stand-ins for model, judge and data."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "load_pipeline", lambda model, device: pipe)
+    monkeypatch.setattr(samples, "load_pipeline", lambda model, device: pipe)
     monkeypatch.setattr(features, "EffLite0", FastJudge)
     images = np.ascontiguousarray(noise(12, 32).transpose(0, 3, 1, 2))
     for split in ("validation", "test"):
@@ -196,7 +196,7 @@ COMMAND = "--model m --num-images 8 --calls 4 --masks box --methods mdt blend au
 
 
 def call(capsys, command: str = COMMAND) -> dict:
-    inpainting.main(command.split())
+    run_command("train.inpainting", command.split())
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -217,7 +217,7 @@ def test_the_command_reports(here, capsys):
 
 def test_the_same_command_again_paints_nothing(here, capsys, monkeypatch):
     first = call(capsys)
-    monkeypatch.setattr(inpainting, "paint", None)
+    monkeypatch.setattr(painters, "paint", None)
     assert call(capsys) == first
 
 
@@ -246,8 +246,8 @@ def test_the_bar(seam, excess, outside, met):
         {"images": "mdt, mean", "seam": seam, "excess": excess, "outside": outside},
         {"images": "blend, mean", "seam": 3.0, "excess": 0.2, "outside": 0},
     ]
-    assert inpainting.hold_to_bar(rows)["met"] == met
-    assert inpainting.hold_to_bar(rows[:1]) == {}
+    assert measure.hold_to_bar(rows)["met"] == met
+    assert measure.hold_to_bar(rows[:1]) == {}
 
 
 # ---- the examples that come along

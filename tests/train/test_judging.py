@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from train.evaluate import __main__ as evaluate
-from train.evaluate import features, inception, judging, metrics, samples
+from tests.helpers.commands import run_command
+from train.evaluate import features, inception, judging, metrics, samples, sources
+from train.evaluate.sweep import sweep_panels
 
 
 def see(n: int, seed: int, d: int = 4) -> features.Features:
@@ -87,32 +88,30 @@ def test_a_folder_is_read_a_slice_at_a_time(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"real/{i}.png")
-    found = samples.read(str(tmp_path / "real"), tmp_path).images
+    found = sources.read(str(tmp_path / "real"), tmp_path).images
     assert found.shape == images.shape
     np.testing.assert_array_equal(found[2:5], images[2:5])
     np.testing.assert_array_equal(found[6], images[6])
     assert features.images_fingerprint(found) == features.images_fingerprint(images)
     asked = []
-    read = samples.FolderImages.__getitem__
-    monkeypatch.setattr(samples.FolderImages, "__getitem__", lambda self, i: asked.append(i) or read(self, i))
+    read = sources.FolderImages.__getitem__
+    monkeypatch.setattr(sources.FolderImages, "__getitem__", lambda self, i: asked.append(i) or read(self, i))
     np.testing.assert_array_equal(features.extract(Judge(), found, 3).pooled, Judge()(images).pooled)
     assert [i for i in asked if isinstance(i, slice)] == [slice(0, 3), slice(3, 6), slice(6, 9)]
 
 
-def test_a_sweeps_plot_shows_the_trade(monkeypatch):
+def test_a_sweeps_plot_shows_the_trade():
     """Would catch axes swapped, and the error bar drawn in place of KID."""
-    shown = []
-    monkeypatch.setattr(judging, "draw_panels", shown.extend)
     judge = types.SimpleNamespace(name="EffLite0", words={})
-    real = judging.Reference.of(see(40, 0))
+    real = judging.ReferenceStatistics.of(see(40, 0))
     reports = [{"guidance_scale": w} | judging.figures(real, see(30, i), judge) for i, w in enumerate((1.0, 2.5))]
-    judging.plot_sweep(reports, "scale", "guidance_scale")
+    panels = sweep_panels(reports, "scale")
     labels = [("precision-EffLite0", "KID-EffLite0"), ("recall-EffLite0", "KID-EffLite0")]
-    assert [(panel.x_label, panel.y_label) for panel in shown[:2]] == labels
-    assert shown[1].lines[0].x == [report["recall-EffLite0"] for report in reports]
-    assert shown[1].lines[0].y == [report["KID-EffLite0"] for report in reports]
-    assert shown[1].lines[0].words == ["1", "2.5"]
-    assert shown[3].y_label == "FD-EffLite0"
+    assert [(panel.x_label, panel.y_label) for panel in panels[:2]] == labels
+    assert panels[1].lines[0].x == [report["recall-EffLite0"] for report in reports]
+    assert panels[1].lines[0].y == [report["KID-EffLite0"] for report in reports]
+    assert panels[1].lines[0].words == ["1", "2.5"]
+    assert panels[3].y_label == "FD-EffLite0"
 
 
 # ---- Inception
@@ -163,7 +162,7 @@ def test_inception_sees_what_adms_evaluator_sees(library):
 
 
 def test_what_inception_lacks_is_said(library, monkeypatch, tmp_path, capsys):
-    samples.write(tmp_path / "real.npz", samples.ImageSet(np.zeros((4, 4, 4, 3), np.uint8)))
+    samples.write(tmp_path / "real.npz", sources.ImageSet(np.zeros((4, 4, 4, 3), np.uint8)))
     call = f"--floor --reference {tmp_path}/real.npz --judge inception --device cpu --data {tmp_path}".split()
 
     def offline(url, **settings):
@@ -171,10 +170,10 @@ def test_what_inception_lacks_is_said(library, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(SystemExit):
-        evaluate.main(call)
+        run_command("train.evaluate", call)
     told = capsys.readouterr().err.splitlines()[-1]
     assert "cannot be downloaded" in told and "checkpoints/weights-6726825d.pth" in told
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(SystemExit):
-        evaluate.main(call)
+        run_command("train.evaluate", call)
     assert "pip install -r requirements-extra.txt" in capsys.readouterr().err.splitlines()[-1]

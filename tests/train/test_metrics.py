@@ -15,17 +15,17 @@ def draw(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(shift, 1.0, (n, d))
 
 
-def gaussian(mean: list[float], covariance: np.ndarray) -> metrics.Gaussian:
-    return metrics.Gaussian(torch.tensor(mean).double(), torch.tensor(covariance).double())
+def gaussian(mean: list[float], covariance: np.ndarray) -> metrics.FeatureStatistics:
+    return metrics.FeatureStatistics(torch.tensor(mean).double(), torch.tensor(covariance).double())
 
 
 # ---- Frechet distance
 
 
-def test_fit_gaussian_agrees_with_numpy():
+def test_fit_statistics_agrees_with_numpy():
     """Would catch a covariance divided by N, or one of columns and rows swapped."""
     x = draw(50, 6, 0) @ draw(6, 6, 1)
-    fitted = metrics.fit_gaussian(x)
+    fitted = metrics.fit_statistics(x)
     np.testing.assert_allclose(fitted.mean, x.mean(0), atol=1e-12)
     np.testing.assert_allclose(fitted.covariance, np.cov(x, rowvar=False), atol=1e-12)
 
@@ -43,13 +43,13 @@ def test_frechet_distance_agrees_with_a_general_matrix_square_root():
     p, q = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     root = scipy.linalg.sqrtm(p @ q).real
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(p + q - 2 * root)
-    found = metrics.frechet_distance(metrics.fit_gaussian(x), metrics.fit_gaussian(y))
+    found = metrics.frechet_distance(metrics.fit_statistics(x), metrics.fit_statistics(y))
     assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_distance_with_fewer_images_than_numbers():
     """Singular covariances, as with 1,000 images of 1,280 numbers: zero to itself, symmetric, and finite."""
-    p, q = metrics.fit_gaussian(draw(10, 40, 0)), metrics.fit_gaussian(draw(10, 40, 1, shift=1.0))
+    p, q = metrics.fit_statistics(draw(10, 40, 0)), metrics.fit_statistics(draw(10, 40, 1, shift=1.0))
     assert metrics.frechet_distance(p, p) == pytest.approx(0, abs=1e-5)
     assert metrics.frechet_distance(p, q) == pytest.approx(metrics.frechet_distance(q, p), rel=1e-6)
     # The spans of two small sets share next to nothing: the closed form without the root is an upper bound.
@@ -166,9 +166,9 @@ def test_arrays_tensors_and_float32_give_the_same_figures():
     """Would catch arithmetic left in float32: with a mean of 1,000 its covariance is noise."""
     x = (draw(200, 4, 0) + 1000).astype(np.float32)
     y = (draw(200, 4, 1) + 1000).astype(np.float32)
-    narrow = metrics.frechet_distance(metrics.fit_gaussian(torch.from_numpy(x)), metrics.fit_gaussian(y))
+    narrow = metrics.frechet_distance(metrics.fit_statistics(torch.from_numpy(x)), metrics.fit_statistics(y))
     wide = metrics.frechet_distance(
-        metrics.fit_gaussian(x.astype(np.float64) - 1000), metrics.fit_gaussian(y.astype(np.float64) - 1000)
+        metrics.fit_statistics(x.astype(np.float64) - 1000), metrics.fit_statistics(y.astype(np.float64) - 1000)
     )
     assert narrow == pytest.approx(wide, rel=1e-6)
 
@@ -176,8 +176,8 @@ def test_arrays_tensors_and_float32_give_the_same_figures():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.fit_gaussian(np.zeros((4, 2, 2))), "one row per image"),
-        (lambda: metrics.fit_gaussian(np.zeros((1, 2))), "hold 1 images"),
+        (lambda: metrics.fit_statistics(np.zeros((4, 2, 2))), "one row per image"),
+        (lambda: metrics.fit_statistics(np.zeros((1, 2))), "hold 1 images"),
         (lambda: metrics.kernel_distance(np.zeros((4, 2)), np.zeros((4, 3))), "2 numbers an image, generated ones 3"),
         (lambda: metrics.kernel_distance(np.zeros((4, 2)), np.full((4, 2), np.nan)), "not finite"),
         (lambda: metrics.precision_recall(np.zeros((3, 2)), np.zeros((9, 2)), k=3), "at least 4"),

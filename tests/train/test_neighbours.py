@@ -11,6 +11,7 @@ from scipy.stats import mannwhitneyu
 from tests.helpers.fast_judge import FastJudge
 from train import neighbours
 from train.evaluate import features, samples
+from train.evaluate.sources import ImageSet
 
 
 @pytest.mark.parametrize("rows", [2048, 7])
@@ -59,7 +60,7 @@ def sets(tmp_path, monkeypatch):
 
     def write(name, greys):
         images = np.broadcast_to(np.array(greys, np.uint8)[:, None, None, None], (len(greys), 6, 6, 3))
-        samples.write(tmp_path / f"{name}.npz", samples.ImageSet(np.ascontiguousarray(images)))
+        samples.write(tmp_path / f"{name}.npz", ImageSet(np.ascontiguousarray(images)))
 
     write("training", range(0, 240, 8))
     write("held-out", range(3, 240, 8))
@@ -124,7 +125,7 @@ def test_what_cannot_be_compared_is_refused(sets, capsys):
         with pytest.raises(SystemExit):
             call(sets, words)
         assert message in capsys.readouterr().err.splitlines()[-1]
-    samples.write(sets / "samples.npz", samples.ImageSet(np.zeros((2, 8, 8, 3), np.uint8)))
+    samples.write(sets / "samples.npz", ImageSet(np.zeros((2, 8, 8, 3), np.uint8)))
     with pytest.raises(SystemExit):
         call(sets)
     assert "images need one size" in capsys.readouterr().err.splitlines()[-1]

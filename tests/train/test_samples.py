@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train import avatars
-from train.evaluate import samples
+from train.evaluate import samples, sources
 from train.evaluate.grid import draw_grid
 
 NAMES = ("cat", "dog", "owl")
@@ -170,7 +169,7 @@ def test_the_file_is_the_adm_evaluators(tmp_path):
     assert samples.is_finished(path, SAMPLING)
     assert [p.name for p in path.parent.iterdir()] == ["samples.npz"]
 
-    again = samples.read(str(path), tmp_path)
+    again = sources.read(str(path), tmp_path)
     np.testing.assert_array_equal(again.images, found.images)
     assert again.names == NAMES
 
@@ -186,90 +185,6 @@ def test_a_finished_file_of_other_images_is_not_overwritten(tmp_path):
             samples.is_finished(path, SAMPLING)
 
 
-# ---- reading
-
-
-def test_a_folder_is_read_in_the_order_of_names(tmp_path):
-    for name, label in (("b/2.png", 2), ("a/1.PNG", 1), ("0.png", 0)):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(picture(label, 0)).save(path)
-    (tmp_path / "notes.txt").write_text("not an image")
-    found = samples.read(str(tmp_path), tmp_path)
-    np.testing.assert_array_equal(found.images, [picture(label, 0) for label in range(3)])
-    assert found.labels is None
-
-
-def test_a_transparent_file_is_seen_as_training_sees_it(tmp_path):
-    """Would catch the colour behind transparency, often black, in place of white."""
-    for name, alpha in (("0.png", 0), ("1.png", 255)):
-        Image.new("RGBA", (8, 8), (10, 20, 30, alpha)).save(tmp_path / name)
-    found = samples.read(str(tmp_path), tmp_path).images
-    assert found[0][0, 0].tolist() == [255, 255, 255] and found[1][0, 0].tolist() == [10, 20, 30]
-
-
-def test_avatars_are_read_by_split(tmp_path):
-    """Would catch images handed on as (N, 3, H, W)."""
-    from safetensors.numpy import save_file
-
-    images = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 6), dtype=np.uint8)
-    (tmp_path / "avatars").mkdir()
-    numbers = np.arange(4)
-    meta = {"id2label": '{"0": "big-ears", "1": "clay", "2": "moods", "3": "stack"}'}
-    path = tmp_path / "avatars/test.safetensors"
-    save_file({"images": images, "labels": numbers, "seeds": numbers}, path, metadata=meta)
-    found = samples.read("avatars:test", tmp_path)
-    assert found.images.shape == (4, 8, 6, 3)
-    np.testing.assert_array_equal(found.images[3, 5, 4], images[3, :, 5, 4])
-    assert found.labels.tolist() == [0, 1, 2, 3]
-    assert found.names[0] == "big-ears"
-
-
-def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path):
-    """Among them a pickle, which runs code when opened."""
-
-    class Malicious:
-        def __reduce__(self):
-            return (tmp_path / "opened").touch, ()
-
-    np.savez(tmp_path / "pickle.npz", arr_0=np.array([Malicious()], object))
-    np.savez(tmp_path / "floats.npz", arr_0=np.zeros((2, 8, 8, 3)))
-    np.savez(tmp_path / "latents.npz", moments=np.zeros(3))
-    np.savez(tmp_path / "good.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8))
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:-30])
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "mixed").mkdir()
-    for side in (8, 9):
-        Image.new("RGB", (side, 8)).save(tmp_path / f"mixed/{side}.png")
-    refusals = {
-        "pickle.npz": "allow_pickle=False",
-        "floats.npz": "must be uint8",
-        "latents.npz": "holds moments, but no images",
-        "cut.npz": "its end is missing",
-        "empty": "holds no images",
-        "mixed": r"mixes sizes \(8x8 and 9x8 at 9.png\)",
-        "nothing": "neither SET:SPLIT",
-    }
-    for name, message in refusals.items():
-        with pytest.raises(ValueError, match=message) as refusal:
-            samples.read(str(tmp_path / name), tmp_path)
-        assert "\n" not in str(refusal.value)
-    assert not (tmp_path / "opened").exists()
-    with pytest.raises(ValueError, match="train, validation, test"):
-        samples.read("avatars:tests", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"python -m train\.avatars"):
-        samples.read("avatars:test", tmp_path)
-
-
-def test_a_built_set_may_lie_in_a_folder_of_another_name(tmp_path):
-    """As `avatars-128` beside `avatars`: each is judged against its own split."""
-    image = np.full((1, 3, 8, 8), 7, np.uint8)
-    avatars.save(tmp_path / "avatars-8", "test", avatars.Split(image, np.zeros(1, np.int64), np.zeros(1, np.int64)))
-    assert samples.read("avatars-8:test", tmp_path).images.tolist() == image.transpose(0, 2, 3, 1).tolist()
-    with pytest.raises(FileNotFoundError, match=r"avatars-8/train\.safetensors is missing"):
-        samples.find("avatars-8:train", tmp_path)
-
-
 # ---- the grid
 
 
@@ -278,7 +193,7 @@ def test_the_grid_has_a_row_per_class_and_its_first_images(tmp_path):
     images = np.zeros((7, 64, 64, 3), np.uint8)
     images[:] = (np.arange(7) * 30)[:, None, None, None]  # image i is grey 30 i
     labels = np.arange(7) % 3  # class 0: images 0, 3, 6
-    grid = np.asarray(draw_grid(samples.ImageSet(images, labels, NAMES), per_class=2))
+    grid = np.asarray(draw_grid(sources.ImageSet(images, labels, NAMES), per_class=2))
     assert grid.shape[0] == 4 + 3 * 68
     tiles = grid[4 + 32 :: 68, grid.shape[1] - 2 * 68 + 32 :: 68, 0]
     assert tiles.tolist() == [[0, 90], [30, 120], [60, 150]]
@@ -288,6 +203,6 @@ def test_the_grid_has_a_row_per_class_and_its_first_images(tmp_path):
 
 def test_a_grid_needs_labels_and_does_without_names():
     images = np.zeros((2, 8, 8, 3), np.uint8)
-    assert draw_grid(samples.ImageSet(images, np.array([0, 5]))).height == 4 + 2 * 68
+    assert draw_grid(sources.ImageSet(images, np.array([0, 5]))).height == 4 + 2 * 68
     with pytest.raises(ValueError, match="no labels"):
-        draw_grid(samples.ImageSet(images))
+        draw_grid(sources.ImageSet(images))

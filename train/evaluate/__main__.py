@@ -16,36 +16,32 @@ same images. The last line of the output is JSON.
 
 import argparse
 import json
-import math
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from tqdm import trange
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
 from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser
-from train.evaluate import features, metrics, samples
+from train.evaluate import features, metrics, samples, sources
+from train.evaluate.charts import save_chart
 from train.evaluate.grid import draw_grid
 from train.evaluate.judging import (
     JUDGES,
-    Reference,
+    ReferenceStatistics,
     figures,
     float64_device,
     open_judge,
     open_reference,
-    plot_sweep,
     table,
 )
+from train.evaluate.reconstruct import reconstruct
+from train.evaluate.sweep import SWEEPS, parse_sweep, sweep_panels
 
-# Word on the command line -> setting that it sweeps over, and its type.
-SWEEPS = {"scale": ("guidance_scale", float), "power": ("guidance_power", float), "steps": ("num_inference_steps", int)}
 DEFAULT_OUT = Path("samples.npz")
 
 
@@ -54,114 +50,15 @@ class Candidate:
     """Images to be judged."""
 
     name: str
-    load: Callable[[], samples.ImageSet]
+    load: Callable[[], sources.ImageSet]
     settings: dict = field(default_factory=dict)
-
-
-# ---- images
-
-
-def load_pipeline(model: str, device: torch.device):
-    """The `mdt_core.MDTPipeline` at a folder or hub id, on a device."""
-    from mdt_core import MDTPipeline
-
-    return MDTPipeline.from_pretrained(model).to(device)
-
-
-def parse_sweep(sweep: str) -> tuple[str, list[float]]:
-    """`scale=1:4:0.25` -> the word and its values, both ends included."""
-    try:
-        word, _, span = sweep.partition("=")
-        first, last, step = map(float, span.split(":"))
-        values = [first + i * step for i in range(math.floor((last - first) / step + 1e-9) + 1)]
-        convert = SWEEPS[word][1]
-        if step <= 0 or not values or any(convert(value) != value for value in values):
-            raise ValueError
-    except (KeyError, ValueError, ArithmeticError):
-        raise ValueError(f"--sweep {sweep} is not WORD=FIRST:LAST:STEP with a WORD of {', '.join(SWEEPS)}") from None
-    return word, [convert(round(value, 9)) for value in values]
-
-
-def sample(args: argparse.Namespace, state: PartialState) -> Iterator[Candidate]:
-    """Draw the images of each setting to an npz, this process its share; finished files are kept."""
-    pipe = load_pipeline(args.model, args.device or state.device)
-    pipe.set_progress_bar_config(disable=True)
-    out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
-    only_grid = args.grid and not args.reference
-    base = samples.Sampling(
-        weights=samples.weights_fingerprint(pipe),
-        num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
-        first_seed=args.seed,
-        num_inference_steps=args.steps,
-        sampler=args.sampler,
-        guidance_scale=args.scale,
-        guidance_power=args.power,
-    )
-    word, values = parse_sweep(args.sweep) if args.sweep else (None, [None])
-    for value in values:
-        path = out if word is None else out.with_stem(f"{out.stem}-{word}={value}")
-        sampling = base if word is None else replace(base, **{SWEEPS[word][0]: value})
-        if not samples.is_finished(path, sampling):
-            folder = args.png_folder or path.with_name(path.name + ".partial")
-            samples.draw_together(pipe, sampling, folder, args.batch_size, state)
-            if state.is_main_process:
-                names = tuple(pipe.id2label[label] for label in range(pipe.num_classes))
-                samples.write(path, samples.pack(folder, sampling, pipe.num_classes, names), sampling)
-                if folder != args.png_folder:
-                    shutil.rmtree(folder)
-        yield Candidate(str(path), partial(samples.read, str(path), args.data), asdict(sampling))
-
-
-@torch.inference_mode()
-def reconstruct(model: str, images: samples.ImageSet, device: torch.device, batch_size: int) -> samples.ImageSet:
-    """Images -> latents -> images, by a pipeline's autoencoder or one that stands in a folder of its own."""
-    from diffusers import AutoModel
-
-    from mdt_core import autoencoder
-
-    alone = Path(model).is_dir() and not (Path(model) / "vae").is_dir()
-    vae = AutoModel.from_pretrained(model, subfolder=None if alone else "vae").to(device).eval()
-    decoded = np.empty(images.images.shape, np.uint8)
-    for start in trange(0, len(decoded), batch_size, desc="reconstruct", unit="batch"):
-        batch = torch.tensor(images.images[start : start + batch_size], device=device)
-        pixels = batch.permute(0, 3, 1, 2) / 127.5 - 1  # uint8 NHWC -> NCHW in [-1, 1]
-        pixels = autoencoder.decode(vae, autoencoder.encode(vae, pixels))
-        batch = ((pixels + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)  # and back
-        decoded[start : start + batch_size] = batch.to(torch.uint8).cpu().numpy()
-    return replace(images, images=decoded)
-
-
-# ---- figures
-
-
-def judge(args: argparse.Namespace, candidates: list[Candidate], device: torch.device) -> list[dict]:
-    """Judge each candidate against the reference, or one half of the reference against the other."""
-    eye = open_judge(args.judge, device)
-    real = open_reference(args.reference, eye, args.data)
-    compute = float64_device(device)
-
-    def report(name: str, real: Reference, seen: features.Features, settings: dict) -> dict:
-        counts = {"num_images": len(seen), "num_reference": len(real.seen or [])}
-        return {"images": name, "reference": args.reference} | counts | figures(real, seen, eye, compute) | settings
-
-    if args.floor:
-        one, other = real.halves()
-        return [report("one half against the other", one, other, {})]
-    reports = []
-    for candidate in candidates:
-        seen = features.extract(eye, candidate.load().images, name=candidate.name)
-        reports.append(report(candidate.name, real, seen, candidate.settings))
-    return reports
-
-
-# ---- the command
 
 
 def build_parser() -> Parser:
     parser = Parser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="sample from this pipeline: a folder or a hub id")
-    what.add_argument("--samples", metavar="SOURCE", help="judge these images: avatars:SPLIT, FOLDER or FILE.npz")
+    what.add_argument("--samples", metavar="SOURCE", help=f"judge these images: {sources.HELP}")
     what.add_argument("--floor", action="store_true", help="judge one half of the reference against the other")
     parser.add_argument("--reference", metavar="SOURCE", help="the real images; without it nothing is judged")
     parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="the network that looks")
@@ -180,7 +77,8 @@ def build_parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
     parser.add_argument("--batch-size", type=int, default=32, help="changes the speed, not the images")
     parser.add_argument("--device", help="default: the best there is")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the built sets (default data)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the drawn sets (default data)")
+    parser.add_argument("--size", type=int, metavar="PX", help=sources.SIZE_HELP)
     return parser
 
 
@@ -191,34 +89,84 @@ def check(args: argparse.Namespace) -> None:
     if args.floor and args.grid:
         raise ValueError("--grid shows images of a --model or --samples: --floor has none")
     if (args.floor or args.samples) and not (args.reference or args.grid):
-        raise ValueError("--reference is missing: avatars:SPLIT, FOLDER or FILE.npz")
+        raise ValueError(f"--reference is missing: {sources.HELP}")
     if (args.out or args.png_folder) and (args.reconstruct or not args.model):
         raise ValueError("--out and --png-folder are for images sampled from a --model")
     if args.sweep and (args.grid or args.png_folder or args.reconstruct or not args.model):
         raise ValueError("--sweep goes with --model alone, without --grid, --png-folder and --reconstruct")
-    for word in ("num_images", "per_class", "batch_size"):
+    for word in ("num_images", "per_class", "batch_size", "size"):
         if getattr(args, word) is not None and getattr(args, word) < 1:
             raise ValueError(f"--{word.replace('_', '-')} must be at least 1, got {getattr(args, word)}")
     if args.reference:
-        samples.find(args.reference, args.data)  # before anything is drawn
+        sources.locate(args.reference, args.data)  # before anything is drawn
+
+
+def sample(args: argparse.Namespace, state: PartialState) -> list[Candidate]:
+    """Draw the images of each setting to an npz, this process its share; finished files are kept."""
+    pipe = samples.load_pipeline(args.model, args.device or state.device)
+    only_grid = args.grid and not args.reference
+    sampling = samples.Sampling(
+        weights=samples.weights_fingerprint(pipe),
+        num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
+        first_seed=args.seed,
+        num_inference_steps=args.steps,
+        sampler=args.sampler,
+        guidance_scale=args.scale,
+        guidance_power=args.power,
+    )
+    out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
+    runs = {out: sampling}
+    if args.sweep:
+        word, values = parse_sweep(args.sweep)
+        setting = SWEEPS[word][0]
+        runs = {out.with_stem(f"{out.stem}-{word}={v}"): replace(sampling, **{setting: v}) for v in values}
+    for path, run_sampling in runs.items():
+        samples.draw_to_file(pipe, run_sampling, path, args.batch_size, state, args.png_folder)
+    return [Candidate(str(path), partial(sources.read, str(path), args.data), asdict(s)) for path, s in runs.items()]
+
+
+def judge(args: argparse.Namespace, candidates: list[Candidate], device: torch.device) -> list[dict]:
+    """Judge each candidate against the reference, or with --floor one half of the reference against the other."""
+    network = open_judge(args.judge, device)
+    reference = open_reference(args.reference, network, args.data, args.size)
+    compute = float64_device(device)
+
+    def report(name: str, real: ReferenceStatistics, generated: features.Features, settings: dict) -> dict:
+        counts = {"num_images": len(generated), "num_reference": len(real.features or [])}
+        values = figures(real, generated, network, compute)
+        return {"images": name, "reference": args.reference} | counts | values | settings
+
+    if args.floor:
+        return [report("one half against the other", *reference.halves(), {})]
+    reports = []
+    for candidate in candidates:
+        generated = features.extract(network, candidate.load().images, name=candidate.name)
+        reports.append(report(candidate.name, reference, generated, candidate.settings))
+    return reports
+
+
+def candidates_of(args: argparse.Namespace, state: PartialState, device: torch.device) -> list[Candidate]:
+    """What the command line asks to judge or to show."""
+    if args.reconstruct:
+        originals = sources.read(args.reconstruct, args.data, args.size)
+        images = reconstruct(args.model, originals, device, args.batch_size)
+        settings = {"model": args.model, "PSNR": metrics.peak_signal_to_noise(originals.images, images.images)}
+        return [Candidate(f"{args.reconstruct} reconstructed", lambda: images, settings)]
+    if args.model:
+        return sample(args, state)
+    if args.samples:
+        return [Candidate(args.samples, partial(sources.read, args.samples, args.data, args.size))]
+    return []
 
 
 def run(args: argparse.Namespace) -> None:
     """Sample or read, draw the grid, judge, report."""
     check(args)
     args.device = args.device and choose_device(args.device)
+    args.reference = args.reference or args.reconstruct
     state = PartialState(cpu=args.device == "cpu" or cpus_alone(), timeout=PROCESS_TIMEOUT)
     device = torch.device(args.device or state.device)
-    if args.reconstruct:
-        args.reference = args.reference or args.reconstruct
-        source = samples.read(args.reconstruct, args.data)
-        images = reconstruct(args.model, source, device, args.batch_size)
-        settings = {"model": args.model, "PSNR": metrics.peak_signal_to_noise(source.images, images.images)}
-        candidates = [Candidate(f"{args.reconstruct} reconstructed", lambda: images, settings)]
-    elif args.model:
-        candidates = list(sample(args, state))
-    else:
-        candidates = [Candidate(args.samples, partial(samples.read, args.samples, args.data))] if args.samples else []
+    candidates = candidates_of(args, state, device)
     if not state.is_main_process:
         return
 
@@ -230,17 +178,13 @@ def run(args: argparse.Namespace) -> None:
     if args.reference:
         reports = judge(args, candidates, device)
         print(table(reports))
-        if args.sweep:
-            word = args.sweep.partition("=")[0]
-            path = (args.out or DEFAULT_OUT).with_suffix(f".{word}.png")
-            plot_sweep(reports, word, SWEEPS[word][0]).save(path)
-            print(path)
+    if args.sweep and args.reference:
+        word = args.sweep.partition("=")[0]
+        path = (args.out or DEFAULT_OUT).with_suffix(f".{word}.png")
+        save_chart(sweep_panels(reports, word), path)
+        print(path)
     print(json.dumps(reports if args.sweep else reports[0]))
 
 
-def main(argv: list[str] | None = None) -> None:
-    build_parser().run(run, argv)
-
-
 if __name__ == "__main__":
-    main()
+    build_parser().run(run)

@@ -31,7 +31,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.pooled)
 
-    def take(self, indices: np.ndarray) -> "Features":
+    def select(self, indices: np.ndarray) -> "Features":
         """The features of some of the images."""
         return Features(**{name: array[indices] for name, array in vars(self).items()})
 

@@ -22,16 +22,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Features = np.ndarray | Tensor
+Matrix = np.ndarray | Tensor  # features (N, D), one row an image
 ROWS = 1024  # rows of a pairwise (N, M) matrix that are in memory at once
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class FeatureStatistics:
     """Mean (D,) and covariance (D, D) of a set of features, float64."""
 
     mean: Tensor
     covariance: Tensor
+
+    def to(self, device: str) -> "FeatureStatistics":
+        return FeatureStatistics(self.mean.to(device), self.covariance.to(device))
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Estimate:
     error: float
 
 
-def as_float64(features: Features, name: str = "features", least: int = 2) -> Tensor:
+def as_float64(features: Matrix, name: str = "features", least: int = 2) -> Tensor:
     """Features as a float64 matrix (N, D) on their own device.
 
     Raises:
@@ -58,23 +61,23 @@ def as_float64(features: Features, name: str = "features", least: int = 2) -> Te
     return x
 
 
-def _pair(real: Features, generated: Features, least: int = 2) -> tuple[Tensor, Tensor]:
+def _pair(real: Matrix, generated: Matrix, least: int = 2) -> tuple[Tensor, Tensor]:
     x, y = as_float64(real, "real features", least), as_float64(generated, "generated features", least)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"real features have {x.shape[1]} numbers an image, generated ones {y.shape[1]}")
     return x, y.to(x.device)
 
 
-def fit_gaussian(features: Features) -> Gaussian:
+def fit_statistics(features: Matrix) -> FeatureStatistics:
     """Mean and unbiased covariance of features (N, D)."""
     x = as_float64(features)
     mean = x.mean(dim=0)
     centred = x - mean
-    return Gaussian(mean, centred.T @ centred / (len(x) - 1))
+    return FeatureStatistics(mean, centred.T @ centred / (len(x) - 1))
 
 
-def frechet_distance(p: Gaussian, q: Gaussian) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians.
+def frechet_distance(p: FeatureStatistics, q: FeatureStatistics) -> float:
+    """Squared 2-Wasserstein distance of the normal distributions of two sets of features.
 
     d^2 = |m_p - m_q|^2 + Tr(C_p + C_q - 2 (C_p C_q)^(1/2))                       (Heusel et al., eq. 6)
 
@@ -82,7 +85,7 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float:
     problems take the place of the square root of a non-symmetric and usually singular matrix.
     """
     if p.mean.shape != q.mean.shape:
-        raise ValueError(f"one Gaussian has {len(p.mean)} dimensions, the other {len(q.mean)}: of two networks?")
+        raise ValueError(f"one set of features has {len(p.mean)} dimensions, the other {len(q.mean)}: of two networks?")
     eigenvalues, v = torch.linalg.eigh(p.covariance)
     a = (v * eigenvalues.clamp(min=0).sqrt()) @ v.T
     trace_root = torch.linalg.eigvalsh(a @ q.covariance @ a).clamp(min=0).sqrt().sum()
@@ -90,7 +93,7 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float:
     return float(difference @ difference + p.covariance.trace() + q.covariance.trace() - 2 * trace_root)
 
 
-def kernel_distance(real: Features, generated: Features) -> Estimate:
+def kernel_distance(real: Matrix, generated: Matrix) -> Estimate:
     """Squared maximum mean discrepancy under k(x, y) = (x.y / D + 1)^3, unbiased: may be negative near 0.
 
     MMD^2 = mean over i != j of k(x_i, x_j) + mean over i != j of k(y_i, y_j) - 2 mean over i, j of k(x_i, y_j)
@@ -115,7 +118,7 @@ def kernel_distance(real: Features, generated: Features) -> Estimate:
     return Estimate(float(xx.mean() + yy.mean() - 2 * xy.mean()), float(variance.sqrt()))
 
 
-def inception_score(probabilities: Features, split_size: int = 5000) -> float:
+def inception_score(probabilities: Matrix, split_size: int = 5000) -> float:
     """exp(E_x KL(p(y|x) || p(y))), averaged over splits: from 1 (every image alike) to the number of classes.
 
     Args:
@@ -134,7 +137,7 @@ def inception_score(probabilities: Features, split_size: int = 5000) -> float:
     return float(torch.stack(scores).mean())
 
 
-def precision_recall(real: Features, generated: Features, k: int = 3) -> tuple[float, float]:
+def precision_recall(real: Matrix, generated: Matrix, k: int = 3) -> tuple[float, float]:
     """Precision: the share of generated images within the manifold of the real ones; recall: the other way round.
 
     The manifold of a set is the union of the balls around its points that reach to their k-th nearest neighbour in

@@ -1,4 +1,4 @@
-"""Seeds -> image files, and image files -> arrays.
+"""Seeds -> image files -> one npz.
 
 Image i of a sampling run has the seed `first_seed + i` and the class `i % num_classes`, or none where the model knows
 none, so neither the batch size nor the number of processes has a say in it. While a run lasts, its finished images are
@@ -7,8 +7,9 @@ evaluator's file: an npz with uint8 NHWC `arr_0` and labels `arr_1`.
 """
 
 import json
+import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,22 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from mdt_core.fingerprint import fingerprint, named_weights
-from mdt_core.pipeline.image_arrays import to_rgb
 from mdt_core.runs import write_whole
 from train.evaluate.features import write_arrays
-
-BUILT_SETS = ("avatars", "emoji")  # by train.avatars and train.emoji, in files of one form
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images, uint8 (N, H, W, 3), with int64 labels (N,) and class names where they are known."""
-
-    images: "np.ndarray | FolderImages"
-    labels: np.ndarray | None = None
-    names: tuple[str, ...] = ()
-    dropped: int = 0  # of a built set: images that its training split holds too, and that were left out for it
+from train.evaluate.sources import ImageSet
 
 
 @dataclass(frozen=True)
@@ -49,6 +37,15 @@ class Sampling:
     sampler: str
     guidance_scale: float
     guidance_power: float
+
+
+def load_pipeline(model: str, device: torch.device | str):
+    """The `mdt_core.MDTPipeline` at a folder or hub id, on a device, without bars of its own."""
+    from mdt_core import MDTPipeline
+
+    pipe = MDTPipeline.from_pretrained(model).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def weights_fingerprint(pipe) -> str:
@@ -119,7 +116,7 @@ def draw(pipe, sampling: Sampling, folder: Path, batches: list[Sequence[int]], p
 
 
 def draw_together(pipe, sampling: Sampling, folder: Path, batch_size: int, state: PartialState) -> None:
-    """What `folder` still lacks of a run's images, drawn by all processes."""
+    """Draw what `folder` still lacks of a run's images, each process its share."""
     if state.is_main_process:
         claim(folder, sampling)
     state.wait_for_everyone()
@@ -155,99 +152,29 @@ def is_finished(path: Path, sampling: Sampling) -> bool:
     """
     if not path.exists():
         return False
-    found = None
+    settings = None
     if zipfile.is_zipfile(path):
         with np.load(path) as arrays:
-            found = str(arrays.get("sampling", ""))
-    if found != json.dumps(asdict(sampling)):
+            settings = str(arrays.get("sampling", ""))
+    if settings != json.dumps(asdict(sampling)):
         raise ValueError(f"{path} is there already, with other images: delete it or name another file")
     return True
 
 
-# ---- files -> images
-
-
-def read(source: str, data: Path) -> ImageSet:
-    """The images that a word, a folder or an npz file stands for.
-
-    Args:
-        source: a built set and its split, as `avatars:test`; a folder of images of one size; or an npz with uint8
-            NHWC `arr_0`.
-        data: the folder that holds the built sets.
+def draw_to_file(
+    pipe, sampling: Sampling, path: Path, batch_size: int, state: PartialState, png_folder: Path | None = None
+) -> None:
+    """A run's images in an npz, unless they are there already; the PNGs go once they are packed, or stay in a folder.
 
     Raises:
-        ValueError: there is nothing, or nothing fitting, at `source`.
+        ValueError: `path` or the folder holds other images.
     """
-    return find(source, data)()
-
-
-def find(source: str, data: Path) -> Callable[[], ImageSet]:
-    """What reads the images at `source`, as `read` takes it; raises at once where there is nothing to read."""
-    name, _, split = source.partition(":")
-    if split and (name in BUILT_SETS or any((data / name).glob("*.safetensors"))):
-        from train import avatars
-
-        if split not in avatars.FIRST_SEED:
-            raise ValueError(f"{name} has no split {split!r}: choose one of {', '.join(avatars.FIRST_SEED)}")
-        avatars.split_file(data / name, split)
-        return partial(_read_split, data / name, split)
-    if Path(source).is_dir():
-        return partial(_read_folder, Path(source))
-    if Path(source).is_file():
-        return partial(_read_npz, Path(source))
-    raise ValueError(f"{source} is neither SET:SPLIT ({' or '.join(BUILT_SETS)}) nor an image folder nor an npz file")
-
-
-def _read_split(folder: Path, split: str) -> ImageSet:
-    from train import avatars
-
-    found = avatars.load(folder, split)
-    return ImageSet(found.images.transpose(0, 2, 3, 1), found.labels, found.names, found.dropped)
-
-
-class FolderImages:
-    """The images of files: as an array of uint8 (N, H, W, 3), but read when they are asked for, a slice at a time.
-
-    Transparency is laid on white, as where they are encoded for training.
-
-    Raises:
-        ValueError: the images differ in size.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-        sizes = [Image.open(path).size for path in paths]  # their first bytes alone
-        for path, size in zip(paths, sizes, strict=True):
-            # Scaling them here would change every figure with the filter that it took.
-            if size != sizes[0]:
-                mixed = " and ".join(f"{width}x{height}" for width, height in (sizes[0], size))
-                folder = paths[0].parent
-                raise ValueError(f"{folder} mixes sizes ({mixed} at {path.name}): bring all images to one size first")
-        self.shape = (len(paths), sizes[0][1], sizes[0][0], 3)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int | slice) -> np.ndarray:
-        if isinstance(index, slice):
-            return np.stack([self[i] for i in range(*index.indices(len(self)))])
-        return np.asarray(to_rgb(Image.open(self.paths[index])))
-
-
-def _read_folder(folder: Path) -> ImageSet:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise ValueError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return ImageSet(FolderImages(paths))
-
-
-def _read_npz(path: Path) -> ImageSet:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an npz file, or its end is missing")
-    with np.load(path) as arrays:  # refuses pickled objects
-        if "arr_0" not in arrays:
-            raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}, but no images in arr_0")
-        images, labels, names = arrays["arr_0"], arrays.get("arr_1"), tuple(arrays.get("names", np.array([])).tolist())
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"arr_0 of {path} must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}")
-    return ImageSet(images, labels, names)
+    if is_finished(path, sampling):
+        return
+    folder = png_folder or path.with_name(path.name + ".partial")
+    draw_together(pipe, sampling, folder, batch_size, state)
+    if state.is_main_process:
+        names = tuple(pipe.id2label[label] for label in range(pipe.num_classes))
+        write(path, pack(folder, sampling, pipe.num_classes, names), sampling)
+        if not png_folder:
+            shutil.rmtree(folder)

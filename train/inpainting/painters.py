@@ -14,8 +14,8 @@ from mdt_core.guidance import guide
 from mdt_core.inpainting import Method, find_method, inpaint, resampling_order, starting_latents
 from mdt_core.pipeline.canvas import Canvas, fit_canvas
 from mdt_core.samplers import SAMPLERS, generators
-from train.evaluate import samples
-from train.inpainting import masks as holes
+from train.evaluate.sources import ImageSet
+from train.inpainting.masks import batches
 
 WITHOUT_MODEL = ("mean colour", "telea", "autoencoder")
 
@@ -35,7 +35,7 @@ class Painting:
 
     weights: str  # fingerprint of the pipeline's weights
     pictures: str  # digest of the originals
-    mask: str  # one of holes.MASKS
+    mask: str  # one of masks.MASKS
     method: Method | str  # or one of WITHOUT_MODEL
     num_inference_steps: int  # 0 without a model
     guidance_scale: float
@@ -74,10 +74,10 @@ def steps_within(calls: int, method: Method) -> int:
 
 
 @torch.no_grad()
-def paint(pipe, painting: Painting, originals: samples.ImageSet, masks: np.ndarray, batch_size: int) -> np.ndarray:
+def paint(pipe, painting: Painting, originals: ImageSet, masks: np.ndarray, batch_size: int) -> np.ndarray:
     """Repaint each picture under its mask, (N, S, S, 3) uint8; picture i has the seed i."""
     results, cell = np.empty_like(originals.images), autoencoder.downscale(pipe.vae)
-    for batch in holes.batches(masks, batch_size):
+    for batch in batches(masks, batch_size):
         canvases = [
             fit_canvas(
                 picture, masks[batch.start], pipe.image_size, cell=cell, grow=painting.grow, feather=painting.feather

@@ -25,7 +25,7 @@ from mdt_core.acceleration.machine import cpus_alone
 from mdt_core.autoencoder import downscale, posterior
 from mdt_core.fingerprint import fingerprint, named_weights
 from mdt_core.runs import write_whole
-from train.latents.images import BrokenImage, LabelledImages
+from train.latents.images import BrokenImage, LabelledImages, check_readable
 
 SHARD = 2048  # images of one file: what a killed process loses at most
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -172,9 +172,9 @@ def report(out: Path, split: str, paths: list[Path]) -> None:
     if not count:
         for path in paths:
             path.unlink()
-        raise ValueError(f"none of the {len(broken)} images can be read; the first: {broken[0]}")
+    check_readable(count, broken)
     print(f"{out}: images {count}, shards {len(paths)}")
     if broken:
         listed = out / f"{split}-broken.txt"
         listed.write_text("\n".join(broken) + "\n", "utf-8")
-        print(f"left out, for they cannot be read: {len(broken)}, listed in {listed}")
+        print(f"the files left out are listed in {listed}")

@@ -1,12 +1,17 @@
-"""Labelled images, whatever they come from: a drawn set (train/avatars.py, train/emoji.py) or folders of image files.
+"""The one reader of labelled images: a drawn set (train/avatars.py), or a folder of image files.
 
-A file becomes a square the way ADM and DiT prepare ImageNet: the largest centred square, reduced by area averages while
-it is far too large, then resampled. Two differences: the last filter is Lanczos in place of bicubic, and a photo is
-turned upright first. Transparency is laid on white.
+Encoding, evaluation, inpainting's measure and the search for neighbours all read through it: the same names are passed
+over, the same files are left out as broken, and the same pixels come back. A photo is turned upright, transparency is
+laid on white.
+
+Where a size is given, a file becomes a square of it the way ADM and DiT prepare ImageNet: the largest centred square,
+reduced by area averages while it is far too large, then resampled. One difference: the last filter is Lanczos in place
+of bicubic.
 """
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +24,7 @@ from train import avatars
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 CLASS_RULES = ("folder", "prefix", "none")
+TOLD = 5  # broken files that are named on the terminal
 
 
 class BrokenImage(ValueError):
@@ -28,7 +34,7 @@ class BrokenImage(ValueError):
 class LabelledImages(Protocol):
     """What is encoded: square images of one size, each with a class."""
 
-    size: int  # S, in pixels
+    size: int | None  # S, in pixels; None: the files as they are
     id2label: dict[int, str]  # empty where there are no classes: every label is 0 then, the null class of no classes
 
     @property
@@ -67,7 +73,7 @@ class ImageFolder:
 
     Args:
         root: the folder.
-        size: side of the squares in pixels.
+        size: side of the squares in pixels, or None for upright images of the files' own sizes.
         classes: "folder": an image's class is the folder that holds it, named by its path below `root`, and there
             are no classes where all images lie in `root` itself; "prefix": ADM's rule, the file name up to its
             first underscore; "none". Classes are numbered in the order of their names, as ADM's and ImageNet's are.
@@ -77,18 +83,18 @@ class ImageFolder:
         ValueError: no images, a mixture of images with and without a class, or another number of names.
     """
 
-    def __init__(self, root: Path, size: int, classes: str = "folder", names: list[str] | None = None):
+    def __init__(self, root: Path, size: int | None, classes: str = "folder", names: list[str] | None = None):
         self.root, self.size = Path(root), size
         self.paths = list_images(self.root)
         if not self.paths:
             raise ValueError(f"{root} holds no images ({' '.join(SUFFIXES)}) in itself or in folders below it")
-        found = [class_name(path, classes) for path in self.paths]
-        order = sorted(set(found))
+        class_of_path = [class_name(path, classes) for path in self.paths]
+        order = sorted(set(class_of_path))
         if "" in order and len(order) > 1:
-            stray = self.paths[found.index("")]
+            stray = self.paths[class_of_path.index("")]
             raise ValueError(f"{stray} has no class, but others in {root} do: move it, or choose --classes none")
         number = {name: index for index, name in enumerate(order)}
-        self.labels = np.array([number[name] for name in found])
+        self.labels = np.array([number[name] for name in class_of_path])
         if names is not None and len(names) != len(order):
             raise ValueError(f"{len(names)} class names are given, but {root} has {len(order)} classes")
         self.id2label = {} if order == [""] else dict(enumerate(names or order))
@@ -101,12 +107,28 @@ class ImageFolder:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        path = self.root / self.paths[index]
         try:
-            image = read_square(self.root / self.paths[index], self.size)
+            image = read_upright(path) if self.size is None else read_square(path, self.size)
         except Exception as error:  # decoders raise all kinds of exceptions on broken data
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BrokenImage(f"{self.paths[index]}: {reason}") from error
         return np.asarray(image).transpose(2, 0, 1), int(self.labels[index])
+
+
+def check_readable(readable: int, broken: Sequence[str]) -> None:
+    """Say which files were left out. ValueError where not one is left.
+
+    Args:
+        readable: how many could be read.
+        broken: the messages of those that could not.
+    """
+    if not readable:
+        raise ValueError(f"none of the {len(broken)} images can be read; the first: {broken[0]}")
+    if broken:
+        print(f"left out, for they cannot be read: {len(broken)}", *broken[:TOLD], sep="\n    ")
+        if len(broken) > TOLD:
+            print(f"    and {len(broken) - TOLD} more")
 
 
 def _digest(id2label: dict[int, str], labels: np.ndarray, images: list) -> str:
@@ -119,16 +141,16 @@ def list_images(root: Path) -> list[str]:
 
     Plain strings, for there may be millions. Linked folders are followed: a subset of ImageNet is often made so.
     """
-    found = []
-    for folder, inside, files in os.walk(root, followlinks=True):
-        inside[:] = [name for name in inside if not name.startswith(".")]
+    paths = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # where os.walk goes next
         below = os.path.relpath(folder, root)
-        found += [
+        paths += [
             os.path.normpath(os.path.join(below, name))
             for name in files
             if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
-    return sorted(found)
+    return sorted(paths)
 
 
 def class_name(path: str, rule: str) -> str:
@@ -143,11 +165,22 @@ def class_name(path: str, rule: str) -> str:
     raise ValueError(f"classes must be one of {', '.join(CLASS_RULES)}, not {rule!r}")
 
 
+def read_upright(path: Path, least: int | None = None) -> Image.Image:
+    """An image file as upright RGB, transparency on white.
+
+    Args:
+        path: the file.
+        least: a JPEG with far more pixels a side may be decoded at an 8th, 4th or half of its size, but not below this.
+    """
+    with Image.open(path) as image:
+        if least is not None:
+            image.draft(None, (least, least))
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
 def read_square(path: Path, size: int) -> Image.Image:
     """An image file as an upright RGB square of `size` pixels."""
-    with Image.open(path) as image:
-        image.draft(None, (2 * size, 2 * size))  # a JPEG far too large is decoded at an 8th, 4th or half of its size
-        upright = to_rgb(ImageOps.exif_transpose(image))
+    upright = read_upright(path, least=2 * size)
     width, height = upright.size
     left, top, side = (width - min(width, height)) / 2, (height - min(width, height)) / 2, min(width, height)
     square = (left, top, left + side, top + side)
@@ -180,9 +213,9 @@ def open_images(
 
 def read_names(path: Path) -> list[str]:
     """Class names from a JSON file, in the order of their indices. ValueError where it holds something else."""
-    found = json.loads(path.read_text("utf-8"))
-    if isinstance(found, dict) and found.keys() == {str(index) for index in range(len(found))}:
-        found = [found[str(index)] for index in range(len(found))]
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    names = json.loads(path.read_text("utf-8"))
+    if isinstance(names, dict) and names.keys() == {str(index) for index in range(len(names))}:
+        names = [names[str(index)] for index in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path} holds no class names: a list of them is needed, or an object from 0, 1, ... to names")
-    return found
+    return names

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -94,6 +95,11 @@ def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
     for i, panel in enumerate(panels):
         _draw_panel(pen, font, panel, colour, i % columns * WIDTH, LEGEND + i // columns * HEIGHT)
     return picture.resize((width, height), Image.Resampling.BOX)
+
+
+def save_chart(panels: Sequence[Panel], path: Path) -> None:
+    """Write the panels as one PNG."""
+    draw_panels(panels).save(path)
 
 
 def _draw_panel(pen: ImageDraw.ImageDraw, font, panel: Panel, colour: dict[str, str], left: int, top: int) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from train.evaluate import plots
-from train.evaluate.plots import Line, Panel, draw_panels
+from train.evaluate import charts
+from train.evaluate.charts import Line, Panel, draw_panels
 
 
 def middle(picture, colour) -> tuple[float, float]:
@@ -17,11 +17,11 @@ def middle(picture, colour) -> tuple[float, float]:
 def test_a_logarithmic_axis_puts_the_geometric_mean_in_the_middle(monkeypatch):
     """Three lines of one point each: the middle one of 1, 10, 100 is halfway across where both axes are logarithmic and
     a tenth of the way where they are not. Would catch axes swapped, upside down, or linear in secret."""
-    monkeypatch.setattr(plots, "LEGEND", 30)
+    monkeypatch.setattr(charts, "LEGEND", 30)
     lines = [Line(str(v), [v], [v]) for v in (1, 10, 100)]
     for log, share in ((True, 0.5), (False, 1 / 11)):
         picture = draw_panels([Panel("x", "y", lines, log_x=log, log_y=log)]).crop((0, 32, 460, 350))
-        (x0, y0), (x1, y1), (x2, y2) = (middle(picture, colour) for colour in plots.COLOURS[:3])
+        (x0, y0), (x1, y1), (x2, y2) = (middle(picture, colour) for colour in charts.COLOURS[:3])
         assert (x1 - x0) / (x2 - x0) == pytest.approx(share, abs=0.01)
         assert (y1 - y0) / (y2 - y0) == pytest.approx(share, abs=0.01)
         assert y0 > y2  # upwards
@@ -38,7 +38,7 @@ def test_a_logarithmic_axis_puts_the_geometric_mean_in_the_middle(monkeypatch):
     ],
 )
 def test_ticks_are_round_and_few(low, high, log, expected):
-    assert plots.ticks(low, high, log) == pytest.approx(expected)
+    assert charts.ticks(low, high, log) == pytest.approx(expected)
 
 
 def test_one_value_alone_has_an_axis():
