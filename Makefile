@@ -5,15 +5,18 @@ BIN := $(VENV)/bin
 APP_ARGS ?=
 TEST_ARGS ?=
 
-# The first interpreter that starts and is a Python that the pinned packages were tested with.
-CANDIDATES := python3.11 python3.12 python3
-IS_RIGHT := import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])
-PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(IS_RIGHT)' 2>/dev/null && echo $$p && break; done)
+# The first interpreter that starts and is a Python that the pinned packages install on. Debian's may lack ensurepip,
+# without which no environment can be made: one that has it comes first.
+CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3
+RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+first = $(shell for p in $(CANDIDATES); do $$p -c '$(1)' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(or $(call first,import ensurepip; $(RIGHT)),$(call first,$(RIGHT)))
 
-.PHONY: help app test setup lint format clean
+.PHONY: help app space test setup lint format clean
 
 help:
 	@echo "make app     start MDT Studio on http://127.0.0.1:7860     (APP_ARGS=\"--port 8000\")"
+	@echo "make space   put the app on a Hugging Face Space          (REPO_ID=you/mdt-studio)"
 	@echo "make test    run all tests                                (TEST_ARGS=\"-k masking\")"
 	@echo "make setup   install what tests, data building and training need"
 	@echo "make lint    ruff check and ruff format --check"
@@ -23,6 +26,10 @@ help:
 app: $(VENV)/.app
 	@echo "== starting MDT Studio"
 	$(BIN)/python app.py $(APP_ARGS)
+
+space: $(VENV)/.app
+	@test -n "$(REPO_ID)" || { echo "Say where to: make space REPO_ID=you/mdt-studio" >&2; exit 1; }
+	$(BIN)/python -m app.space $(REPO_ID)
 
 test: $(VENV)/.dev
 	@echo "== running the tests"
@@ -46,7 +53,9 @@ clean:
 
 # Stamps: a requirements file newer than its stamp is installed again.
 $(BIN)/pip:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and neither was found: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.14 was found: install one (apt install python3 python3-venv, or brew install python), or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c '$(RIGHT)' 2>/dev/null || { echo "$(PYTHON) is no Python from 3.11 to 3.14: say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make an environment, its module ensurepip is missing: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 	@echo "== making $(VENV) with $(PYTHON) (once)"
 	$(PYTHON) -m venv $(VENV)
 
