@@ -1,11 +1,12 @@
 """MDT Studio: `python app.py` opens the shipped model in the browser.
 
-python app.py --model PATH_OR_ID --runs runs/ --host 127.0.0.1 --port 7860
+python app.py --model PATH_OR_ID --runs runs/ --host 127.0.0.1 --port 7860 [--root-path /studio] [--mcp]
 """
 
 import app.engine.zero_gpu  # noqa: F401, I001 - first of all: on a ZeroGPU Space `spaces` has to be there before torch is
 
 import argparse
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ DEFAULT = MODELS / "avatars"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; host and port default to what a Space sets in the environment."""
+    """The command line; host, port and path default to what Gradio reads in the environment, as on a Space."""
     parser = Parser(prog="app.py", description="Masked diffusion transformers in the browser.")
     parser.add_argument(
         "--model",
@@ -30,6 +31,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", default="runs", type=Path, metavar="FOLDER", help="training runs to look at")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", default=os.environ.get("GRADIO_SERVER_PORT", "7860"), type=port)
+    parser.add_argument(
+        "--root-path",
+        default=os.environ.get("GRADIO_ROOT_PATH", ""),
+        type=root_path,
+        metavar="PATH",
+        help="where a proxy serves the app: /studio, or the whole address",
+    )
+    parser.add_argument("--mcp", action="store_true", help="offer generate and inpaint as tools (MCP)")
     add_device_options(parser)
     return parser.parse_args(arguments)
 
@@ -41,18 +50,34 @@ def port(text: str) -> int:
     raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
 
 
+def root_path(text: str) -> str:
+    """A path or address under which a proxy serves the app. argparse.ArgumentTypeError where it is neither."""
+    if text == "" or text.startswith(("/", "http://", "https://")):
+        return text.rstrip("/")
+    raise argparse.ArgumentTypeError(f"a root path begins with / or is an address, unlike {text!r}")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Build the page and serve it until interrupted. A model, device or port that cannot be had ends it in one line."""
+    """Build the page and serve it until interrupted. What cannot be had, a model or port, say, ends it in one line."""
     options = parse_arguments(arguments)
     os.environ["GRADIO_SERVER_PORT"] = str(options.port)  # Gradio, when it is imported, stumbles over what is no port
     from app.ui import build, launch
 
     try:
+        if options.mcp and importlib.util.find_spec("mcp") is None:
+            raise ValueError("--mcp needs a package: pip install -r requirements-extra.txt -c constraints.txt")
         models = Models(find_models(options.model), runs=(options.runs, SHIPPED_RUNS))
         use_own_cores()
         engine = Engine(models, device=options.device, dtype=options.dtype, compile=options.compile)
         demo = build(engine, options.runs)
-        launch(demo, server_name=options.host, server_port=options.port, prevent_thread_lock=True)
+        launch(
+            demo,
+            server_name=options.host,
+            server_port=options.port,
+            root_path=options.root_path,
+            mcp_server=options.mcp or None,  # None: what the environment says
+            prevent_thread_lock=True,
+        )
         engine.warm_in_background(engine.default)
         demo.block_thread()
     except (ValueError, OSError) as error:

@@ -11,7 +11,11 @@ ROOT = Path(__file__).parents[1]
 MAKE = shutil.which("make")
 # A Python of a version, with or without ensurepip. `-m venv FOLDER` puts down programs that do nothing.
 STAND_IN = """#!/bin/sh
-if [ "$1" = -m ]; then mkdir -p $3/bin; for p in python pip; do echo '#!/bin/sh' > $3/bin/$p; chmod +x $3/bin/$p; done; exit; fi
+if [ "$1" = -m ]; then
+    mkdir -p $3/bin
+    for program in python pip; do echo '#!/bin/sh' > $3/bin/$program; chmod +x $3/bin/$program; done
+    exit
+fi
 exec {python} -I -S -c 'import sys; sys.version_info = {version}; {hide}; exec(sys.argv[2])' "$@"
 """
 HIDE = 'sys.modules["ensurepip"] = None'

@@ -7,9 +7,11 @@ upright RGB picture.
 import base64
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import gradio as gr
 from gradio.components import Component
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image, ImageOps
@@ -71,3 +73,8 @@ def publish(data: bytes, name: str, component: Component, suffix: str = ".png") 
 def uri(path: str) -> str:
     """Where the page, whatever its own address, finds a file that was published."""
     return f"gradio_api/file={quote(path)}"
+
+
+def served(paths: Sequence[str]) -> list[gr.FileData]:
+    """Published files as an API answers with them; Gradio puts the address of the app in front of `url`."""
+    return [gr.FileData(path=path, url=f"/{uri(path)}") for path in paths]

@@ -23,6 +23,7 @@ from app.common.controls import (
     to_request,
 )
 from app.common.errors import plain_errors, warn
+from app.common.images import served
 from app.common.stage import WAITING, caption, describe_step, duration, status_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update, on_end
 from app.engine.engine import ModelInfo
@@ -244,7 +245,7 @@ class Generate:
             request = to_request(name, [label], num_images, seed, *sampling)
             for frame in self.engine.run((request,)):
                 last = frame
-            return [gr.FileData(path=path) for path in self._publish(request, last, info)]
+            return served(self._publish(request, last, info))
 
     def _choose(self, trajectory: Trajectory, index: int) -> Update:
         label = f"Use seed {trajectory.request.seeds[index]} again"

@@ -9,7 +9,7 @@ from gradio.components import Component
 from gradio.utils import get_upload_folder
 
 from app.common.errors import plain_errors
-from app.common.images import open_image
+from app.common.images import open_image, served
 from app.engine.engine import Engine
 from app.engine.request import MAX_SEED, check_whole, counting
 from app.inpaint.easel import open_mask
@@ -66,7 +66,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
             for frame in engine.run((request,)):
                 last = frame
         files = publish_results(request, last.images, info, "inpainted", at)
-        return [gr.FileData(path=path) for path in files]
+        return served(files)
 
     return inpaint
 
