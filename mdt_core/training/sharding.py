@@ -1,10 +1,12 @@
-"""Weights and optimizer state of which each process holds a part (FSDP2): gathered for a checkpoint, dealt out again.
+"""Weights and optimizer state of which each process holds a shard (FSDP2): gathered for a checkpoint, sharded again.
 
-On tensors that are whole, nothing here does anything. Where they are not, all processes must call together.
+Tensors that are whole pass through unchanged. Where they are sharded, all processes must call together.
 """
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -12,8 +14,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from mdt_core.transformer import MDTTransformer
 
 
-def gather(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors; of sharded ones, copies on the CPU in the process that writes files, and none in the others."""
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's shard of a sharded tensor; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def all_gather(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors. Of sharded ones the main process gets copies on the CPU, and the others get none."""
     whole = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, DTensor):
@@ -25,24 +32,34 @@ def gather(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
-def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded (FSDP2) tensor; any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def _shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    if tensor.dim() == 0 or not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def deal(whole: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor sharded as the one of the same name in `like`."""
-    return {name: _deal(tensor, like[name]) if name in like else tensor for name, tensor in whole.items()}
+# --- the model -----------------------------------------------------------------------------------------------
 
 
-def gather_model(model: MDTTransformer) -> MDTTransformer:
-    """A model that is whole: `model` itself, or of a sharded one a copy; without numbers where `gather` makes none."""
+def shard_models(accelerator: Accelerator, *models: MDTTransformer) -> None:
+    """Shard the weights of models in place, as the launcher's FSDP configuration says.
+
+    Autocast alone lowers the precision, as without FSDP: FSDP's own policy would also lower the stream of tokens and
+    the sums of gradients.
+    """
+    accelerator.state.fsdp_plugin.mixed_precision_policy = None
+    for model in models:
+        fsdp2_prepare_model(accelerator, model)
+
+
+def all_gather_model(model: MDTTransformer) -> MDTTransformer:
+    """A whole model: `model` itself, or a copy of a sharded one; the copy has weights in the main process alone."""
     if not isinstance(model, FSDPModule):
         return model
     family = next(c for c in type(model).__mro__ if issubclass(c, MDTTransformer) and not issubclass(c, FSDPModule))
     with torch.device("meta"):
         copy = family.from_config(model.config)
-    whole = gather(model.state_dict())
+    whole = all_gather(model.state_dict())
     if dist.get_rank() == 0:
         copy.load_state_dict(whole, assign=True)
     return copy.eval()
@@ -50,22 +67,23 @@ def gather_model(model: MDTTransformer) -> MDTTransformer:
 
 def load_weights(model: MDTTransformer, state: dict[str, Tensor]) -> None:
     """Load whole tensors into a model that may be sharded; strict."""
-    model.load_state_dict(deal(state, like=model.state_dict()))
+    like = model.state_dict()
+    model.load_state_dict({name: _shard_like(w, like[name]) if name in like else w for name, w in state.items()})
 
 
-# --- optimizer state: "INDEX.NAME", where INDEX counts the parameters ----------------------------------------------
+# --- the optimizer's state: "INDEX.NAME", where INDEX counts the parameters ---------------------------------------
 
 
-def gather_state(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors of an optimizer's flat state, which may hold sharded ones, or this process's parts of such."""
+def all_gather_state(optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors of an optimizer's flat state, whose tensors may be sharded ones or plain shards of this process."""
     parameters = _parameters(optimizer)
-    return gather({key: _as_sharded(tensor, parameters[_index(key)]) for key, tensor in flat.items()})
+    return all_gather({key: _as_sharded(tensor, parameters[_index(key)]) for key, tensor in state.items()})
 
 
-def deal_state(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `gather_state`: tensors sharded as the parameters that they belong to."""
+def shard_state(optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `all_gather_state`: each tensor sharded as the parameter that it belongs to."""
     parameters = _parameters(optimizer)
-    return {key: _deal(tensor, parameters[_index(key)]) for key, tensor in flat.items()}
+    return {key: _shard_like(tensor, parameters[_index(key)]) for key, tensor in state.items()}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -81,9 +99,3 @@ def _as_sharded(tensor: Tensor, parameter: Tensor) -> Tensor:
         return tensor
     mesh, placements = parameter.device_mesh, parameter.placements
     return DTensor.from_local(tensor, mesh, placements, shape=parameter.shape, stride=parameter.stride())
-
-
-def _deal(tensor: Tensor, like: Tensor) -> Tensor:
-    if tensor.dim() == 0 or not isinstance(like, DTensor):
-        return tensor
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

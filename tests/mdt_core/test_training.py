@@ -20,11 +20,12 @@ from mdt_core import MDTv2
 from mdt_core.diffusion import Diffusion
 from mdt_core.losses import training_terms
 from mdt_core.runs import Run
-from mdt_core.training.checkpoints import Checkpoint, initialize_from
+from mdt_core.training.checkpoints import TrainingState, initialize_from
 from mdt_core.training.config import TrainingError, exponential_steps, learning_rate
 from mdt_core.training.draws import Draws, batch_indices
 from mdt_core.training.flops import forward_macs
-from mdt_core.training.loop import StopSignal, prepare_blocks, train
+from mdt_core.training.loop import prepare_blocks, train
+from mdt_core.training.stop_signal import StopSignal
 from tests.helpers.tiny_training import CONFIG, EightImages, equal, small_model, weights
 
 
@@ -77,7 +78,7 @@ def test_sigterm_saves_and_leaves_and_the_same_call_goes_on(tmp_path):
 def test_many_processes_agree_to_stop_soon_enough(monkeypatch, seconds, steps):
     """Catches slow steps of which ten pass before the processes ask: a launcher kills them after 30 seconds."""
     now, asked = [0.0], []
-    monkeypatch.setattr("mdt_core.training.loop.perf_counter", lambda: now[0], raising=False)
+    monkeypatch.setattr("mdt_core.training.stop_signal.perf_counter", lambda: now[0])
     told = torch.tensor([1.0, 0.0])  # by another process, always
     reduce = lambda mine, how: asked.append(step) or 2 * mine + told  # noqa: E731
     accelerator = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
@@ -90,13 +91,13 @@ def test_many_processes_agree_to_stop_soon_enough(monkeypatch, seconds, steps):
 
 def test_a_checkpoint_is_let_go_once_it_is_written(tmp_path, monkeypatch):
     """Catches a copy of all weights and moments that is held until the next one is made beside it."""
-    made, kept, of, data = [], [], Checkpoint.of, EightImages()
+    made, kept, gather, data = [], [], TrainingState.gather, EightImages()
 
     def watched(*state):
-        made.append(weakref.ref(now := of(*state)))
+        made.append(weakref.ref(now := gather(*state)))
         return now
 
-    monkeypatch.setattr(Checkpoint, "of", watched)
+    monkeypatch.setattr(TrainingState, "gather", watched)
     data.batch = lambda indices, batch=data.batch: kept.append([ref() for ref in made]) or batch(indices)
     train(small_model(), data, replace(CONFIG, steps=5, save_every=2), Run(tmp_path))
     assert kept == [[], [], [None], [None], [None, None]]
