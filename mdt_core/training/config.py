@@ -1,4 +1,4 @@
-"""How a model is trained: the settings, and what follows from them alone."""
+"""How a model is trained: the settings, and what follows from them alone. Imports no torch."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class TrainingConfig:
     label_dropout: float = 0.1  # share of labels replaced by the null class; 1: unconditional
     mask_ratio: tuple[float, float] | None = (0.3, 0.5)  # share of hidden tokens, drawn per step; None: no masked pass
     min_snr_gamma: float | None = 5.0
-    accumulation: int = 1  # micro-batches a process splits its part into
+    accumulation: int = 1  # of gradients, over so many micro-batches of a process
     compile: bool = False  # the blocks, by torch.compile: a minute at the start, then faster steps
     cuda_graphs: bool = False  # record the launches of a step and replay them: for a small model on one GPU
     recompute: bool = False  # activations of the blocks in the backward pass: a third more work, much less memory
@@ -33,7 +33,7 @@ class TrainingConfig:
     log_every: int = 50
     save_every: int = 5_000
     keep_checkpoints: int = 2
-    max_bad_steps: int = 10  # steps in a row whose gradient is not finite, before the run gives up
+    max_bad_steps: int = 10  # skipped in a row, their gradient not finite, before the run gives up
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "save_every", "keep_checkpoints"):
@@ -50,7 +50,7 @@ class TrainingConfig:
             raise ValueError(f"mask_ratio must be two shares, (least, most), from 0 to below 1, not {self.mask_ratio}")
 
     def images_of_process(self, processes: int) -> int:
-        """How many images of a step each of `processes` takes.
+        """How many of a step's images each of `processes` trains on.
 
         Raises:
             ValueError: `batch_size` does not divide among the processes and their micro-batches.
@@ -76,9 +76,10 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def num_kept(num_tokens: int, mask_ratio: float) -> int:
-    """K of a masked pass, a multiple of 8 from 256 tokens on: tensor cores like it, and there are few distinct shapes.
+    """K, how many tokens the encoder sees in a masked pass.
 
-    Of fewer tokens 8 would be too large a share: of 64, K is even.
+    From 256 tokens on a multiple of 8, which suits tensor cores and makes few distinct shapes. Of fewer tokens 8 would
+    be too large a share: of 64, K is even.
     """
     step = min(8, max(1, num_tokens // 32))
     return max(1, round(num_tokens * (1 - mask_ratio) / step) * step)

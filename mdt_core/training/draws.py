@@ -1,8 +1,8 @@
 """What a training step draws, and the passes through the model that it makes of it.
 
-All randomness of step k is drawn from (seed, k) alone, for the global batch, of which every process takes its
+All randomness of step k is drawn from (seed, k) alone, for the global batch, of which every process uses its
 part. So there is no random state to save: the same command resumes where it stopped, the number of processes
-changes nothing but the order of floating-point sums, and what a step drew can be drawn again to be reported.
+changes nothing but the order of floating-point sums, and what a step drew can be drawn again for a report.
 """
 
 import random
@@ -21,7 +21,9 @@ from mdt_core.training.config import TrainingConfig, num_kept
 class LatentData(Protocol):
     """Encoded images: what training reads."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean and standard deviation (N, C, h, w) in latent units, and class labels (N,)."""
@@ -39,12 +41,19 @@ def _epoch_order(seed: int, epoch: int, size: int) -> Tensor:
 
 
 def batch_indices(step: int, batch_size: int, size: int, seed: int) -> list[int]:
-    """Images of a step: a window onto an endless row of shuffled epochs."""
-    found: list[int] = []
-    while left := batch_size - len(found):
-        epoch, start = divmod(step * batch_size + len(found), size)
-        found += _epoch_order(seed, epoch, size)[start : start + left].tolist()
-    return found
+    """The images of a step: a window onto an endless row of shuffled epochs.
+
+    Args:
+        step: from 0.
+        batch_size: images of a step, over all processes.
+        size: of the data set.
+        seed: of the run.
+    """
+    indices: list[int] = []
+    while left := batch_size - len(indices):
+        epoch, start = divmod(step * batch_size + len(indices), size)
+        indices += _epoch_order(seed, epoch, size)[start : start + left].tolist()
+    return indices
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class Draws:
         return cls(timesteps, drop_label, posterior, noise, masked_noise, keep)
 
     def part(self, rows: slice) -> "Draws":
+        """The draws of some of the images."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Draws(**{name: None if value is None else value[rows] for name, value in values.items()})
 
@@ -99,8 +109,10 @@ def passes_of_step(
     """A process's images of a step, in micro-batches, each in a full pass and, where tokens are hidden, a masked one.
 
     Args:
+        data: the encoded images.
         indices: of the process's images.
         draws: of the same images.
+        config: the recipe.
         null_class: stands for a dropped label.
     """
     passes, size = [], len(indices) // config.accumulation
@@ -117,6 +129,6 @@ def passes_of_step(
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy that the host does not wait for: to a GPU by way of pinned memory. As it is where it is there already."""
+    """The tensor on `device`. A copy to a GPU goes through pinned memory, and the host does not wait for it."""
     pinned = device.type == "cuda" and not tensor.is_cuda
     return tensor.pin_memory().to(device, non_blocking=True) if pinned else tensor.to(device)

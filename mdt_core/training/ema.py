@@ -11,8 +11,7 @@ from mdt_core.training.sharding import local_part
 class EMA:
     """An exponential moving average of a model's weights; `model` is the averaged copy.
 
-    The decay grows to its full value, min(decay, (1 + k) / (10 + k)) after k updates, so that a short run's
-    average forgets its initial weights.
+    After k steps the decay is min(decay, (1 + k) / (10 + k)), so that a short run's average forgets where it began.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -21,9 +20,9 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: float | Tensor, taken: Tensor | bool = True) -> None:
-        """Move towards `model`, whose weights are those after `step` steps; nothing where the last was not `taken`."""
+        """Move the average towards `model`, which has done `step` steps; not where the last one was not `taken`."""
         averages, weights = ([local_part(p) for p in each.parameters()] for each in (self.model, model))
-        if not isinstance(step, Tensor):  # not `as_tensor`, which a GPU would be waited for
+        if not isinstance(step, Tensor):  # unlike `as_tensor`, this does not wait for a GPU
             step = torch.full((), step, dtype=torch.float32, device=averages[0].device)
         rate = ((9 / (10 + step)).clamp(min=1 - self.decay) * taken).to(averages[0].dtype)
         torch._foreach_lerp_(averages, weights, [rate] * len(averages))

@@ -179,17 +179,15 @@ def make_training_step(
         model: as the accelerator prepared it.
 
     Returns:
-        `training_step(learning_rate, steps_done, *fields)`, where `steps_done` counts this step and `fields` are those
-        of each `Pass`, one pass after the other. It gives "gradient_norm" and, for the pass of each number, the terms
-        of its loss: "loss 0" (N,), ...
+        `training_step(rate, steps_done, *fields)` of the learning rate, the number of steps done with this one, and
+        the fields of each `Pass`, one pass after the other. It gives "gradient_norm" and, for the pass of each number,
+        the terms of its loss: "loss 0" (N,), ...
     """
     diffusion, size = Diffusion(), len(Pass._fields)
 
-    def training_step(
-        learning_rate: float | Tensor, steps_done: float | Tensor, *fields: Tensor | None
-    ) -> dict[str, Tensor]:
+    def training_step(rate: float | Tensor, steps_done: float | Tensor, *fields: Tensor | None) -> dict[str, Tensor]:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = rate
         passes, outputs = [Pass(*fields[i : i + size]) for i in range(0, len(fields), size)], {}
         for number, inputs in enumerate(passes):
             last = number + 1 == len(passes)

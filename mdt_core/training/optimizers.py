@@ -1,8 +1,8 @@
-"""Adan and AdamW with the gradient clipped inside, and the exponential moving average of weights.
+"""Adan (arXiv 2208.06677) and AdamW, both with gradient clipping inside; their state as tensors for a file.
 
-Both optimizers take `max_grad_norm`. After `step()`, `grad_norm` is the gradients' global norm before clipping and
-`taken` says whether it was finite: where it was not, nothing changed. Both are tensors on the parameters' device, and
-no step waits for that device, but for AdamW on Apple's.
+Both take `max_grad_norm`. After `step()`, `grad_norm` is the gradients' global norm before clipping, and `taken` says
+whether it was finite; where it was not, the step was skipped: no weight, moment or count changed. Both are tensors on
+the parameters' device, and no step makes the host wait for that device, except AdamW on Apple's.
 """
 
 import math
@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from mdt_core.training.sharding import local_part
 
 COMPILE_FROM = 2**20  # parameters: below, compiling costs more than it can save
-TOLD_IN_KERNEL = ("cuda", "cpu")  # devices whose fused AdamW heeds `grad_scale` and `found_inf`
-
-
-# --- gradients -----------------------------------------------------------------------------------------------
+CLIPS_IN_KERNEL = ("cuda", "cpu")  # devices whose fused AdamW reads `grad_scale` and `found_inf`
 
 
 def clip_scale(gradients: Iterable[Tensor], max_norm: float) -> tuple[Tensor, Tensor]:
-    """The global norm of `gradients`, and what to multiply them by so that it is at most `max_norm`.
+    """The global norm of `gradients`, and the factor that clips it to `max_norm`.
 
-    The factor is in (0, 1], and 0 or NaN where the norm is not finite.
+    The factor is in (0, 1]; 0 or NaN where the norm is not finite.
     """
     norm = torch.nn.utils.get_total_norm(gradients)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -36,9 +33,9 @@ def clip_scale(gradients: Iterable[Tensor], max_norm: float) -> tuple[Tensor, Te
 class AdamW(torch.optim.AdamW):
     """torch's AdamW, fused, with clipping by global norm.
 
-    The fused kernel divides the gradients by `grad_scale` and does nothing where `found_inf` is 1, two attributes
-    made for mixed precision: clipping is such a scale. On MPS many a version of torch ignores them: there the gradients
-    are scaled here, and the host waits to see whether there is to be a step.
+    The fused kernel divides the gradients by the attribute `grad_scale` and skips the step where `found_inf` is 1. Both
+    were made for mixed precision, and serve here to clip. Some versions of torch ignore them on MPS: there the
+    gradients are scaled before the kernel, and the host waits to see whether to skip.
     """
 
     def __init__(self, params, lr: float = 1e-3, *, max_grad_norm: float | None = None, **settings):
@@ -46,12 +43,13 @@ class AdamW(torch.optim.AdamW):
         self.max_grad_norm, self.grad_norm, self.taken = max_grad_norm, None, None
 
     def step(self, closure=None):
+        """Clip and update; skip where the gradient is not finite."""
         loss = closure() if closure is not None else None
         if self.max_grad_norm is not None:
             gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
             self.grad_norm, scale = clip_scale(gradients, self.max_grad_norm)
             self.taken = scale > 0
-            if scale.device.type in TOLD_IN_KERNEL:
+            if scale.device.type in CLIPS_IN_KERNEL:
                 self.grad_scale, self.found_inf = 1 / scale, 1 - self.taken.float()
             elif self.taken:
                 torch._foreach_mul_(gradients, scale)
@@ -72,12 +70,12 @@ class Adan(adan_pytorch.Adan):
     and all three moments are bias-corrected, as in the authors' code. `betas` are the paper's: the weight of
     the *new* gradient, so (0.02, 0.08, 0.01) is what other optimizers call (0.98, 0.92, 0.99).
 
-    The step is bound by memory: it reads six numbers for each weight and writes five. So one compiled kernel passes
-    over each weight once, over small parameters joined end to end.
+    The step is bound by memory: it reads six numbers per weight and writes five. So one compiled kernel passes over
+    each weight once, and small parameters are joined into buckets.
 
     Args:
-        max_grad_norm: clip gradients to this global norm. None: take them as they are, and measure nothing.
-        compile: None compiles from `COMPILE_FROM` parameters on, where a compiler is found (some seconds, once).
+        max_grad_norm: clip gradients to this global norm. None: do not clip, and measure no norm.
+        compile: None compiles from `COMPILE_FROM` parameters on, where there is a compiler (some seconds, once).
     """
 
     def __init__(
@@ -99,22 +97,24 @@ class Adan(adan_pytorch.Adan):
         self.compile = size >= COMPILE_FROM if compile is None else compile
 
     def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)  # of load_state_dict: parameters have new state, which is joined at the next step
-        self._trained, self._cohorts = [], []
+        super().__setstate__(state)  # called by load_state_dict: the new state is put into buckets at the next step
+        self._bucketed, self._cohorts = [], []
 
     def add_param_group(self, param_group: dict) -> None:
+        """As torch's; buckets are made anew at the next step."""
         super().add_param_group(param_group)
-        self._trained, self._cohorts = [], []
+        self._bucketed, self._cohorts = [], []
 
     @torch.no_grad()
     def step(self, closure=None):
+        """Clip and update; skip where the gradient is not finite."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if [id(p) for p in trained] != self._trained:
-            self._trained, self._cohorts = [id(p) for p in trained], self._join()
+        if [id(p) for p in trained] != self._bucketed:
+            self._bucketed, self._cohorts = [id(p) for p in trained], self._make_cohorts()
         scale = torch.ones(())
         if self.max_grad_norm is not None:
             self.grad_norm, scale = clip_scale([p.grad for p in trained], self.max_grad_norm)
@@ -125,18 +125,21 @@ class Adan(adan_pytorch.Adan):
                 bucket.step(rates, self.compile)
         return loss
 
-    def _join(self) -> list[tuple[dict, Tensor, list["Bucket"]]]:
-        """Sort parameters that have a gradient by group, kind and steps taken: (group, step counts, buckets)."""
+    def _make_cohorts(self) -> list[tuple[dict, Tensor, list["Bucket"]]]:
+        """Parameters with a gradient, by what their rates depend on: (group, step counts, buckets).
+
+        A cohort's parameters share a parameter group, a device, a dtype and the number of steps taken.
+        """
         cohorts = []
         for group in self.param_groups:
-            alike: dict[tuple, list[nn.Parameter]] = {}
+            members: dict[tuple, list[nn.Parameter]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    alike.setdefault((p.device, p.dtype, int(self.state[p].get("step", 0))), []).append(p)
-            for (device, dtype, step), parameters in alike.items():
+                    members.setdefault((p.device, p.dtype, int(self.state[p].get("step", 0))), []).append(p)
+            for (device, dtype, step), parameters in members.items():
                 dtype = torch.promote_types(dtype, torch.float32)
                 steps = torch.full((len(parameters),), step, device=device, dtype=dtype)
-                for p, count in zip(parameters, steps, strict=True):  # a view each: all count together
+                for p, count in zip(parameters, steps, strict=True):  # views of one tensor: one addition counts for all
                     self.state[p]["step"] = count
                 cohorts.append((group, steps, [Bucket(part, self.state) for part in in_buckets(parameters)]))
         return cohorts
@@ -147,8 +150,8 @@ def adan_rates(group: dict, steps: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         group: lr, betas, eps and weight_decay.
-        steps: how many steps each parameter has taken, all the same number; counts this one.
-        scale: of the gradients; 0 or NaN: the step is not taken, all rates are 0.
+        steps: how many steps each parameter has taken, all the same number; this one is added.
+        scale: of the gradients; 0 or NaN: the step is skipped, all rates are 0.
     """
     lr, eps, decay = group["lr"], group["eps"], group["weight_decay"]
     b1, b2, b3 = group["betas"]
@@ -164,7 +167,7 @@ def adan_rates(group: dict, steps: Tensor, scale: Tensor) -> Tensor:
 
 
 def adan_pass(p: Tensor, g: Tensor, previous: Tensor, m: Tensor, v: Tensor, n: Tensor, rates: Tensor) -> None:
-    """Algorithm 1, lines 3 to 8, on tensors of one shape: weights, gradients now and before, moments; g alone stays."""
+    """Algorithm 1, lines 3 to 8, in place on all but g: weights, gradient, the one before, moments; of one shape."""
     scale, b1, b2, b3, look, eta_m, eta_v, eps, shrink = rates.unbind()
     g = torch.where(scale > 0, g * scale, previous)  # a gradient that is not finite must not reach the products below
     difference = g - previous
@@ -177,7 +180,7 @@ def adan_pass(p: Tensor, g: Tensor, previous: Tensor, m: Tensor, v: Tensor, n: T
 
 
 def chunked_pass(*tensors: Tensor) -> None:
-    """`adan_pass`, on a CPU in chunks whose two dozen operations find them in its cache: a third of the time."""
+    """`adan_pass`, uncompiled: on a CPU in chunks that stay in its cache for two dozen operations, 3 times as fast."""
     *tensors, rates = tensors
     chunk = 2**15 if rates.device.type == "cpu" else tensors[0].numel()
     for parts in zip(*(tensor.split(chunk) for tensor in tensors), strict=True):
@@ -197,23 +200,23 @@ def compiled_pass(device: torch.device) -> Callable[..., None]:
 
 
 def in_buckets(parameters: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
-    """Large parameters one by one, which copies nothing; small ones together, since a launch has its price."""
+    """Large parameters alone, which saves a copy; small ones together, which saves launches."""
     large = 2**16 if parameters[0].device.type == "cpu" else 2**22
-    waiting: list[nn.Parameter] = []
+    small: list[nn.Parameter] = []
     for p in parameters:
         if p.numel() >= large and p.is_contiguous():
             yield [p]
             continue
-        waiting.append(p)
-        if sum(q.numel() for q in waiting) >= large:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
+        small.append(p)
+        if sum(q.numel() for q in small) >= large:
+            yield small
+            small = []
+    if small:
+        yield small
 
 
 class Bucket:
-    """Parameters that are passed over together. `state` of each holds views of the bucket's flat tensors."""
+    """Parameters updated together. The `state` of each holds views of the bucket's flat tensors."""
 
     def __init__(self, parameters: list[nn.Parameter], state: dict[nn.Parameter, dict]):
         self.parameters = parameters
@@ -233,19 +236,17 @@ class Bucket:
                 state[p][name] = part.view(w.shape)
 
     def step(self, rates: Tensor, compiled: bool) -> None:
+        """Update weights and state with the rates of `adan_rates`."""
         weights = [local_part(p.detach()) for p in self.parameters]
         flat = self._flat(weights)
-        run = compiled_pass(flat.device) if compiled else chunked_pass
-        run(flat, self._flat([local_part(p.grad) for p in self.parameters]), *self.moments, rates)
+        update = compiled_pass(flat.device) if compiled else chunked_pass
+        update(flat, self._flat([local_part(p.grad) for p in self.parameters]), *self.moments, rates)
         if not self.alone:
             parts = flat.split(self.sizes)
             torch._foreach_copy_(weights, [part.view(w.shape) for part, w in zip(parts, weights, strict=True)])
 
     def _flat(self, tensors: list[Tensor]) -> Tensor:
         return tensors[0].reshape(-1) if self.alone else torch.cat([t.reshape(-1) for t in tensors])
-
-
-# --- the average ---------------------------------------------------------------------------------------------
 
 
 # --- state as tensors ----------------------------------------------------------------------------------------
@@ -258,7 +259,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """Undo `optimizer_tensors`, on an optimizer of the same parameters."""
+    """The inverse of `optimizer_tensors`, on an optimizer of the same parameters."""
     states: dict[int, dict] = {}
     for key, value in flat.items():
         index, _, name = key.partition(".")

@@ -8,7 +8,7 @@ import huggingface_hub
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-# What to fetch of a hub repository. One holds two models, 5.8 GB together: the newer one, unless a file is named.
+# What to fetch of a hub repository. The authors' holds two models, 5.8 GB together: of it the newer one alone.
 PATTERNS = ["*.json", "*.safetensors", "*.pt"]
 PATTERNS_OF = {"shgao/MDT-XL2": ["*v2*.pt"]}
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")  # of huggingface_hub.snapshot_download
@@ -21,6 +21,7 @@ def one_line(error: Exception) -> str:
 
 
 def listed(names: list[str], most: int = 8) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -47,7 +48,7 @@ def resolve(model: str | Path, **hub) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        return _choose(path)
+        return _model_in(path)
     hub_id = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?", str(model))
     if hub_id is None:
         raise ValueError(f"{model}: no such file or folder, and not a hub id ORG/NAME either")
@@ -57,12 +58,13 @@ def resolve(model: str | Path, **hub) -> Path:
     return _fetch(repository, file, hub)
 
 
-def _choose(folder: Path) -> Path:
+def _model_in(folder: Path) -> Path:
+    """The folder itself, if it is a pipeline's, or the one checkpoint file in it; of several, the one of version 2."""
     if (folder / "model_index.json").is_file():
         return folder
     files = sorted(file for file in folder.iterdir() if file.suffix in (".pt", ".safetensors"))
     newest = [file for file in files if "v2" in file.name] or files
-    if not newest:
+    if not files:
         raise ValueError(f"{folder}: holds neither a model_index.json nor a .pt or .safetensors file")
     if len(newest) > 1:
         raise ValueError(f"{folder}: holds {listed([file.name for file in newest])}; name one, as in {newest[0]}")
@@ -89,7 +91,7 @@ def _fetch(repository: str, file: str | None, hub: dict) -> Path:
     """The pipeline folder or checkpoint file of a hub repository."""
     folder = download(repository, [file] if file else PATTERNS_OF.get(repository, PATTERNS), **hub)
     if file is None:
-        return _choose(folder)
+        return _model_in(folder)
     if not (folder / file).is_file():
         raise ValueError(f"{repository}: holds no file {file} on the hub")
     return folder / file
@@ -110,8 +112,8 @@ def open_autoencoder(source: str | Path, **hub) -> AutoencoderKL | AutoencoderTi
     try:
         kind = AutoencoderKL.load_config(folder).get("_class_name")
         if kind not in AUTOENCODERS:
-            found = f"a {kind}" if kind else "none, or none yet"
-            raise ValueError(f"it holds {found}; {' or '.join(AUTOENCODERS)} is needed")
+            held = f"a {kind}" if kind else "none, or none yet"
+            raise ValueError(f"it holds {held}; {' or '.join(AUTOENCODERS)} is needed")
         vae = AUTOENCODERS[kind].from_pretrained(folder)
         if lacking := missing_weight(vae):
             raise ValueError(f"it lacks {lacking}")

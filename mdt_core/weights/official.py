@@ -1,8 +1,8 @@
 """Published weights -> our transformer: strict, and without a second copy in memory.
 
-The authors of MDT publish PyTorch files whose key names our modules keep (`transformer.py`), and DiT's keys are
-v1's without the masked part. So nothing is renamed here: the version and every size are read off the shapes, the
-model is built on the meta device, and the file's memory-mapped tensors become its parameters as they are.
+The authors of MDT (arXiv 2303.14389) publish PyTorch files whose key names our modules keep (`transformer.py`), and
+DiT's keys are v1's without the masked part. So nothing is renamed here: the version and every size are read off the
+shapes, the model is built on the meta device, and the file's memory-mapped tensors become its parameters as they are.
 
 The one thing that shapes do not tell is how many of v1's blocks belong to its decoder: the published models have 2.
 """
@@ -72,8 +72,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
             f"{path}: not readable as a checkpoint of tensors alone (damaged, cut off, or carrying code)"
         ) from error
 
-    for nest in ("ema", "model"):
-        inner = content.get(nest) if isinstance(content, dict) else None
+    for key in ("ema", "model"):
+        inner = content.get(key) if isinstance(content, dict) else None
         if isinstance(inner, dict) and inner:
             content = inner
     is_state = isinstance(content, dict) and all(isinstance(key, str) for key in content)
@@ -90,51 +90,18 @@ def detect(state: dict[str, torch.Tensor], decoder_layers: int | None = None) ->
     Raises:
         ValueError: this is no DiT, MDT or MDTv2, or `decoder_layers` contradicts it.
     """
-
-    def sizes(ending: str, dimensions: int, axis: int) -> list[int]:
-        """One size of every tensor whose key ends so: they vote, so that a single odd one is named as misshapen."""
-        fitting = [t for key, t in state.items() if key.endswith(ending) and t.dim() == dimensions and t.numel()]
-        found = [t.shape[axis] for t in fitting]
-        if not found:
-            held = ", ".join(sorted(state)[:3]) or "no keys"
-            raise ValueError(f"no DiT, MDT or MDTv2: {dimensions} dimensions under `{ending}` are needed, not {held}")
-        return found
-
-    def count(blocks: str) -> int:
-        return len({key.split(".")[1] for key in state if key.startswith(f"{blocks}.")})
-
-    in_channels, patch_size = (sizes("x_embedder.proj.weight", 4, axis)[0] for axis in (1, 2))
-    num_classes = sizes("y_embedder.embedding_table.weight", 2, 0)[0] - 1  # the last row is the null class
-    hidden_size = mode(sizes("attn.qkv.weight", 2, 1))
-    mlp_ratio = mode(sizes("mlp.fc1.weight", 2, 0)) / hidden_size
-
-    encoder_half, decoder_blocks = max(count("en_inblocks"), count("en_outblocks")), count("de_blocks")
-    if encoder_half or decoder_blocks:
-        model_class, depth = MDTv2, 2 * encoder_half + decoder_blocks
-        if decoder_layers not in (None, decoder_blocks):
-            raise ValueError(f"the file has {decoder_blocks} decoder blocks, not {decoder_layers}")
-        decoder_layers = decoder_blocks
-    elif count("sideblocks") or {"mask_token", "decoder_pos_embed"} & state.keys():
-        model_class, depth = MDT, count("blocks")
-        decoder_layers = V1_DECODER_LAYERS if decoder_layers is None else decoder_layers
+    in_channels, patch_size = (_sizes(state, "x_embedder.proj.weight", 4, axis)[0] for axis in (1, 2))
+    num_classes = _sizes(state, "y_embedder.embedding_table.weight", 2, 0)[0] - 1  # the last row is the null class
+    hidden_size = mode(_sizes(state, "attn.qkv.weight", 2, 1))
+    mlp_ratio = mode(_sizes(state, "mlp.fc1.weight", 2, 0)) / hidden_size
+    model_class, depth, decoder_layers = _detect_version(state, decoder_layers)
+    if model_class is DiT:
+        tokens, num_heads = _sizes(state, "pos_embed", 3, 1)[0], _heads_of_dit(hidden_size)
     else:
-        model_class, depth = DiT, count("blocks")
-        if decoder_layers:
-            raise ValueError("a DiT has no decoder blocks: leave decoder_layers out")
-        decoder_layers = 0
-
-    if model_class is DiT:  # no table to count the heads in
-        tokens = sizes("pos_embed", 3, 1)[0]
-        widths = {size.hidden_size: size.num_heads for size in SIZES.values()}
-        if hidden_size not in widths:
-            raise ValueError(f"a DiT of width {hidden_size}: the number of heads is known for {sorted(widths)} only")
-        num_heads = widths[hidden_size]
-    else:
-        tokens = mode(sizes("relative_position_index", 2, 0))
-        num_heads = mode(sizes("relative_position_bias_table", 2, 1))
+        tokens = mode(_sizes(state, "relative_position_index", 2, 0))
+        num_heads = mode(_sizes(state, "relative_position_bias_table", 2, 1))
     if math.isqrt(tokens) ** 2 != tokens:
         raise ValueError(f"made for {tokens} tokens, which is no square grid")
-
     return model_class, {
         "sample_size": math.isqrt(tokens) * patch_size,
         "patch_size": patch_size,
@@ -148,20 +115,57 @@ def detect(state: dict[str, torch.Tensor], decoder_layers: int | None = None) ->
     }
 
 
+def _sizes(state: dict[str, torch.Tensor], ending: str, dimensions: int, axis: int) -> list[int]:
+    """One size of every tensor whose key ends so; the most common one counts, so that an odd tensor alone is wrong."""
+    fitting = [t for key, t in state.items() if key.endswith(ending) and t.dim() == dimensions and t.numel()]
+    if not fitting:
+        held = ", ".join(sorted(state)[:3]) or "no keys"
+        raise ValueError(f"no DiT, MDT or MDTv2: {dimensions} dimensions under `{ending}` are needed, not {held}")
+    return [t.shape[axis] for t in fitting]
+
+
+def _detect_version(
+    state: dict[str, torch.Tensor], decoder_layers: int | None
+) -> tuple[type[MDTTransformer], int, int]:
+    """The class, the depth and the number of decoder layers, by the names of the blocks."""
+
+    def count(stack: str) -> int:
+        return len({key.split(".")[1] for key in state if key.startswith(f"{stack}.")})
+
+    encoder_half, decoder = max(count("en_inblocks"), count("en_outblocks")), count("de_blocks")
+    if encoder_half or decoder:
+        if decoder_layers not in (None, decoder):
+            raise ValueError(f"the file has {decoder} decoder blocks, not {decoder_layers}")
+        return MDTv2, 2 * encoder_half + decoder, decoder
+    if count("sideblocks") or {"mask_token", "decoder_pos_embed"} & state.keys():
+        return MDT, count("blocks"), V1_DECODER_LAYERS if decoder_layers is None else decoder_layers
+    if decoder_layers:
+        raise ValueError("a DiT has no decoder blocks: leave decoder_layers out")
+    return DiT, count("blocks"), 0
+
+
+def _heads_of_dit(hidden_size: int) -> int:
+    """The number of heads by the width: a DiT has no bias table to read it off."""
+    heads = {size.hidden_size: size.num_heads for size in SIZES.values()}
+    if hidden_size not in heads:
+        raise ValueError(f"a DiT of width {hidden_size}: the number of heads is known for {sorted(heads)} only")
+    return heads[hidden_size]
+
+
 def _matched(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict in the model's own dtypes, or a ValueError that names every kind of mismatch."""
-    both = [key for key in expected if key in state]
+    shared = [key for key in expected if key in state]
     misshapen = [
         f"{key} {list(state[key].shape)} instead of {list(expected[key].shape)}"
-        for key in both
+        for key in shared
         if state[key].shape != expected[key].shape
     ]
-    wrong_kind = [key for key in both if state[key].is_floating_point() != expected[key].is_floating_point()]
+    wrong_type = [key for key in shared if state[key].is_floating_point() != expected[key].is_floating_point()]
     problems = {
         "missing": [key for key in expected if key not in state],
         "extra": [key for key in state if key not in expected],
         "misshapen": misshapen,
-        "of another type": wrong_kind,
+        "of another type": wrong_type,
     }
     if any(problems.values()):
         raise ValueError("; ".join(f"{kind}: {listed(keys)}" for kind, keys in problems.items() if keys))

@@ -126,7 +126,7 @@ def kernel(request, monkeypatch):
         fused = torch._fused_adamw_
         deaf = lambda *tensors, grad_scale, found_inf, **settings: fused(*tensors, **settings)  # noqa: E731
         monkeypatch.setattr(torch, "_fused_adamw_", deaf)
-        monkeypatch.setattr("mdt_core.training.optimizers.TOLD_IN_KERNEL", ("cuda",), raising=False)
+        monkeypatch.setattr("mdt_core.training.optimizers.CLIPS_IN_KERNEL", ("cuda",))
 
 
 @pytest.mark.parametrize("kind", [Adan, AdamW])
