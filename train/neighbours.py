@@ -23,18 +23,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from tqdm import trange
 
 from mdt_core.acceleration.machine import choose_device
+from mdt_core.pipeline.labelled_grid import LabelledGrid
 from train.command import Parser
 from train.evaluate import features, sources
 from train.evaluate.judging import JUDGES, float64_device, open_judge
 
 ROWS = 2048  # images that are in memory as float64 at once, of either set
 SHARE = 0.05  # of the held-out images: those that count as too near
-SIDE, GAP = 72, 4  # px of an image in the picture, and between images
+SIDE = 72  # px of an image in the picture
 
 
 class Nearest(NamedTuple):
@@ -120,36 +121,25 @@ def describe(space: Space, neighbours: Nearest, device: str = "cpu") -> dict[str
     return report
 
 
-def draw_neighbours(images: np.ndarray, training: np.ndarray, near: dict[str, Nearest], rows: int) -> Image.Image:
+def draw_neighbours(images: np.ndarray, training: np.ndarray, near: dict[str, Nearest], rows: int) -> LabelledGrid:
     """One row a sample: itself, then its nearest training images in each space.
 
     Args:
         images: samples, uint8 (N, H, W, 3).
         training: the training images.
-        near: space -> its neighbours; the last space decides which samples are shown: from the nearest to the
+        near: space -> its neighbours; the last space decides which samples are drawn: from the nearest to the
             farthest, at equal shares.
-        rows: how many samples are shown.
+        rows: how many samples are drawn.
     """
     order = list(near.values())[-1].distances[:, 0].argsort()
-    shown = order[torch.linspace(0, len(order) - 1, min(rows, len(order))).round().long()].tolist()
-    step, font, head = SIDE + GAP, ImageFont.load_default(size=13), 22
-    k = next(iter(near.values())).indices.shape[1]
-    picture = Image.new("RGB", (step + len(near) * (k * step + 4 * GAP) + GAP, head + len(shown) * step), "white")
-    pen = ImageDraw.Draw(picture)
-
-    def paste(array: np.ndarray, x: int, row: int) -> None:
-        picture.paste(Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.BICUBIC), (x, head + row * step))
-
-    pen.text((GAP, 4), "sample", "black", font)
-    for row, sample in enumerate(shown):
-        paste(images[sample], GAP, row)
-    for block, (name, neighbours) in enumerate(near.items()):
-        left = step + GAP + block * (k * step + 4 * GAP) + 4 * GAP
-        pen.text((left, 4), f"nearest in {name}", "black", font)
-        for row, sample in enumerate(shown):
-            for column, index in enumerate(neighbours.indices[sample].tolist()):
-                paste(training[index], left + column * step, row)
-    return picture
+    drawn = order[torch.linspace(0, len(order) - 1, min(rows, len(order))).round().long()].tolist()
+    cells, labels = [[images[sample]] for sample in drawn], ["sample"]
+    for space, neighbours in near.items():
+        for row, sample in zip(cells, drawn, strict=True):
+            row += [training[index] for index in neighbours.indices[sample].tolist()]
+        labels += [f"nearest in {space}"] + [None] * (neighbours.indices.shape[1] - 1)
+    cells = [[Image.fromarray(picture) for picture in row] for row in cells]
+    return LabelledGrid(cells, (SIDE, SIDE), column_labels=labels, resample=Image.Resampling.BICUBIC)
 
 
 def build_parser() -> Parser:
@@ -190,7 +180,7 @@ def run(args: argparse.Namespace) -> None:
     spaces = spaces_of(args)
     neighbours = {s.name: nearest(s.samples, s.training, args.neighbours, args.device, s.name) for s in spaces}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_neighbours(spaces[0].samples, spaces[0].training, neighbours, args.rows).save(args.out)
+    draw_neighbours(spaces[0].samples, spaces[0].training, neighbours, args.rows).image.save(args.out)
     report = {"samples": args.samples, "training": args.training, "held-out": args.held_out}
     for space in spaces:
         report[space.name] = describe(space, neighbours[space.name], args.device)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mdt_core.pipeline.labelled_grid import LEAST_GAP, MARGIN
 from tests.helpers.commands import run_command
 from tests.helpers.fast_judge import FastJudge
 from train.evaluate import features, samples
@@ -101,7 +102,7 @@ def test_png_folder_keeps_the_images(here, capsys):
 
 def test_a_grid_alone_samples_what_it_shows(here, capsys):
     call(capsys, "--model m --grid grids/grid.png --per-class 2")
-    assert Image.open("grids/grid.png").height == 4 + 3 * 68
+    assert Image.open("grids/grid.png").height == 2 * MARGIN + 3 * 64 + 2 * LEAST_GAP
     with np.load("grids/grid.npz") as arrays:
         assert arrays["arr_1"].tolist() == [0, 1, 2, 0, 1, 2]
 

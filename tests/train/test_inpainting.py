@@ -11,6 +11,7 @@ from PIL import Image
 from mdt_core import MDTPipeline
 from mdt_core.inpainting import METHODS, Method, resampling_order
 from mdt_core.pipeline.canvas import fit_canvas
+from mdt_core.pipeline.labelled_grid import LABEL_LINE, LEAST_GAP, MARGIN
 from tests.helpers.commands import run_command
 from tests.helpers.fast_judge import FastJudge
 from tests.helpers.tiny import tiny_pipeline
@@ -212,7 +213,8 @@ def test_the_command_reports(here, capsys):
     assert max(report["calls"].values()) <= 4 and report["calls"]["autoencoder"] == 0
     assert report["bar"]["seam"] == rows["mdt, mean"]["seam"]
     assert json.loads(Path("out/report.json").read_text()) == report
-    assert Image.open("out/grid.png").size == (4 + 5 * 132, 24 + 4 * 132)
+    width, height = (n * 128 + (n - 1) * LEAST_GAP + 2 * MARGIN for n in (5, 4))  # columns and rows of the grid
+    assert Image.open("out/grid.png").size == (width, height + LABEL_LINE)
 
 
 def test_the_same_command_again_paints_nothing(here, capsys, monkeypatch):

@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 from scipy.stats import mannwhitneyu
 
+from mdt_core.pipeline.labelled_grid import LABEL_LINE, LEAST_GAP, MARGIN
 from tests.helpers.fast_judge import FastJudge
 from train import neighbours
 from train.evaluate import features, samples
 from train.evaluate.sources import ImageSet
+from train.neighbours import SIDE
 
 
 @pytest.mark.parametrize("rows", [2048, 7])
@@ -87,7 +89,10 @@ def test_the_command_draws_and_reports(sets, capsys):
     assert report["EffLite0"]["copy rate"] == 0.5
     # rows from the nearest sample to the farthest; columns: sample, its two nearest in pixels, then in features
     picture = np.asarray(Image.open(sets / "out/near.png"))
-    tiles = [picture[22 + 36 :: 76, x][:3, 0].tolist() for x in (40, 76 + 4 + 16 + 36, 76 + 4 + 16 + 76 + 36)]
+    step = SIDE + LEAST_GAP
+    columns = (MARGIN, MARGIN + step + 2 * LEAST_GAP, MARGIN + 2 * step + 2 * LEAST_GAP)
+    top = MARGIN + LABEL_LINE + SIDE // 2
+    tiles = [picture[top::step, left + SIDE // 2][:3, 0].tolist() for left in columns]
     assert tiles[0][0] in (16, 80) and tiles[0][2] in (37, 101)
     assert tiles[1][0] == tiles[0][0]  # the copied training image
     assert abs(tiles[1][2] - tiles[0][2]) == 3 and abs(tiles[2][2] - tiles[0][2]) == 5

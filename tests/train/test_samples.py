@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from train.evaluate import samples, sources
-from train.evaluate.grid import draw_grid
+from train.evaluate.grid import class_grid
 
 NAMES = ("cat", "dog", "owl")
 SAMPLING = samples.Sampling(
@@ -193,16 +193,17 @@ def test_the_grid_has_a_row_per_class_and_its_first_images(tmp_path):
     images = np.zeros((7, 64, 64, 3), np.uint8)
     images[:] = (np.arange(7) * 30)[:, None, None, None]  # image i is grey 30 i
     labels = np.arange(7) % 3  # class 0: images 0, 3, 6
-    grid = np.asarray(draw_grid(sources.ImageSet(images, labels, NAMES), per_class=2))
-    assert grid.shape[0] == 4 + 3 * 68
-    tiles = grid[4 + 32 :: 68, grid.shape[1] - 2 * 68 + 32 :: 68, 0]
-    assert tiles.tolist() == [[0, 90], [30, 120], [60, 150]]
-    margin = grid[:, : grid.shape[1] - 2 * 68]
-    assert all(margin[4 + r * 68 : (r + 1) * 68].min() < 128 for r in range(3))  # a name before every row
+    grid = class_grid(sources.ImageSet(images, labels, NAMES), per_class=2)
+    pixels, corners = np.asarray(grid.image)[..., 0], [[grid.corner(r, c) for c in range(2)] for r in range(3)]
+    assert [[pixels[y + 32, x + 32] for x, y in row] for row in corners] == [[0, 90], [30, 120], [60, 150]]
+    assert len(pixels) - corners[2][0][1] - 64 == corners[0][0][1]  # and no fourth row below
+    for ((x, y), _), name in zip(corners, NAMES, strict=True):
+        assert pixels[y : y + 64, : x - 1].min() < 128, name  # before every row
 
 
 def test_a_grid_needs_labels_and_does_without_names():
     images = np.zeros((2, 8, 8, 3), np.uint8)
-    assert draw_grid(sources.ImageSet(images, np.array([0, 5]))).height == 4 + 2 * 68
+    grid = class_grid(sources.ImageSet(images, np.array([0, 5])))
+    assert grid.size == (64, 64) and grid.corner(1, 0)  # two rows, enlarged by a whole factor
     with pytest.raises(ValueError, match="no labels"):
-        draw_grid(sources.ImageSet(images))
+        class_grid(sources.ImageSet(images))

@@ -29,7 +29,7 @@ from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser
 from train.evaluate import features, metrics, samples, sources
 from train.evaluate.charts import save_chart
-from train.evaluate.grid import draw_grid
+from train.evaluate.grid import class_grid
 from train.evaluate.judging import (
     JUDGES,
     ReferenceStatistics,
@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.grid:
         args.grid.parent.mkdir(parents=True, exist_ok=True)
-        draw_grid(candidates[0].load(), args.per_class).save(args.grid)
+        class_grid(candidates[0].load(), args.per_class).image.save(args.grid)
         print(args.grid)
     reports = [{"images": candidate.name} | candidate.settings for candidate in candidates]
     if args.reference:

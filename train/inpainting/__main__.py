@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
                 print(f"{path}: {steps} steps, {calls[name]} calls, {time.time() - begin:.0f} s", flush=True)
             results[name, kind] = sources.read(str(path), args.data).images
 
-    draw_grid(originals.images, masks, results).save(args.out / "grid.png")
+    draw_grid(originals.images, masks, results).image.save(args.out / "grid.png")
     kept = args.data / "features"
     real = cached(kept, judge, sources.read(args.reference, args.data, pipe.image_size).images, args.reference).pooled
     of_originals = cached(kept, judge, originals.images, args.images)

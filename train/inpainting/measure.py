@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from mdt_core.pipeline.labelled_grid import LabelledGrid
 from train.evaluate import metrics
 from train.evaluate.features import Features, Judge, cached
 from train.inpainting.masks import grown, hole_distance, outside_difference, seam_ratio
 
 DEFAULT = "mdt"  # the method that is held to the bar:
 BAR_SEAM, BAR_EXCESS = (0.85, 1.15), 0.5  # its seam, and its excess over that of "blend"
-GAP, SIDE = 4, 128  # of the grid, px; a smaller picture is enlarged by a whole factor
+SIDE = 128  # px of a picture in the grid; a smaller one is enlarged by a whole factor
 
 Masks = dict[str, np.ndarray]  # kind of mask -> (N, S, S) bool
 Results = dict[tuple[str, str], np.ndarray]  # method, kind of mask -> (N, S, S, 3) uint8
@@ -78,19 +79,14 @@ def hold_to_bar(rows: list[dict]) -> dict[str, float | bool]:
     return {"method": DEFAULT, "seam": seam, "share of blend's excess": share, "met": met}
 
 
-def draw_grid(originals: np.ndarray, masks: Masks, results: Results, per_kind: int = 4) -> Image.Image:
+def draw_grid(originals: np.ndarray, masks: Masks, results: Results, per_kind: int = 4) -> LabelledGrid:
     """A few pictures of each kind of mask, one a row: original, masked, and each method."""
-    methods = list(dict.fromkeys(method for method, _ in results))
-    indices = np.linspace(0, len(originals) - 1, per_kind).astype(int)
-    side, top = originals.shape[1] * max(1, SIDE // originals.shape[1]), 24
-    columns, rows = 2 + len(methods), len(masks) * len(indices)
-    grid = Image.new("RGB", (GAP + columns * (side + GAP), top + rows * (side + GAP)), "white")
-    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(size=11)
-    for column, title in enumerate(["original", "masked", *methods]):
-        pen.text((GAP + column * (side + GAP), 6), title[: side // 5], fill="black", font=font)
-    for row, (kind, i) in enumerate((kind, i) for kind in masks for i in indices):
-        masked = np.where(masks[kind][i, ..., None], np.uint8(127), originals[i])
-        for column, image in enumerate([originals[i], masked, *(results[method, kind][i] for method in methods)]):
-            image = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
-            grid.paste(image, (GAP + column * (side + GAP), top + row * (side + GAP)))
-    return grid
+    methods, rows = list(dict.fromkeys(method for method, _ in results)), []
+    for kind in masks:
+        for i in np.linspace(0, len(originals) - 1, per_kind).astype(int):
+            masked = np.where(masks[kind][i, ..., None], np.uint8(127), originals[i])
+            rows.append([originals[i], masked, *(results[method, kind][i] for method in methods)])
+    cells = [[Image.fromarray(picture) for picture in row] for row in rows]
+    side = originals.shape[1] * max(1, SIDE // originals.shape[1])
+    labels = ["original", "masked", *methods]
+    return LabelledGrid(cells, (side, side), column_labels=labels, resample=Image.Resampling.NEAREST)
