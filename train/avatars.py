@@ -1,9 +1,9 @@
-"""The avatar set: labelled drawings without end, rendered from artists' styles.
+"""The avatar set: as many labelled drawings as are asked for, rendered from artists' styles.
 
 A style of the `dicebear-styles` package is a drawing system made by an artist: eyes, mouths, hair, bodies
-and colours that a seed puts together. The class is the style, so the set is deterministic and can be
-rendered again, at any size, from two numbers: the class and the seed. Splits are ranges of seeds; an image
-of the validation or test range that the training range also holds is dropped.
+and colours that a seed puts together. The class is the style: an image can be rendered again, at any size,
+from its class and its seed. Splits are ranges of seeds; a validation or test image that is also a training
+image is dropped.
 
     python -m train.avatars data/avatars --size 64 --train 3000 --validation 50 --test 170
 """
@@ -60,7 +60,7 @@ class Split:
     labels: np.ndarray
     seeds: np.ndarray
     names: tuple[str, ...] = STYLES
-    dropped: int = 0  # images of the range that are not there, for the training range holds the same
+    dropped: int = 0  # images of the range that were left out because they are training images, too
 
 
 @cache
@@ -73,15 +73,10 @@ def _style(name: str):
 def render(style: str, seed: int, size: int) -> np.ndarray:
     """One avatar as (size, size, 3) uint8, on white."""
     from dicebear import Avatar
-
-    return rasterize(Avatar(_style(style), {"seed": str(seed), "size": SUPERSAMPLE * size}).to_string(), size)
-
-
-def rasterize(svg: str, size: int) -> np.ndarray:
-    """A square SVG drawing as (size, size, 3) uint8, on white."""
     from resvg_py import svg_to_bytes
 
     large = SUPERSAMPLE * size
+    svg = Avatar(_style(style), {"seed": str(seed), "size": large}).to_string()
     png = svg_to_bytes(svg_string=svg, width=large, height=large, background="#ffffff", skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGB")
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
@@ -144,7 +139,7 @@ def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None
 
 
 def check_same(path: Path, made_of: dict[str, int]) -> None:
-    """Raise ValueError where a split was rendered otherwise. (What it dropped hangs on the training images.)"""
+    """Raise ValueError where a split was rendered otherwise. What it dropped depends on the training images."""
     with safe_open(path, framework="numpy") as file:
         before = json.loads((file.metadata() or {}).get("made_of", "{}"))
     if differing := [key for key in before if before[key] != made_of.get(key)]:
@@ -166,7 +161,7 @@ def split_file(folder: Path, split: str) -> Path:
     """Where a split is. FileNotFoundError, which says what to do, where it is not."""
     path = Path(folder) / f"{split}.safetensors"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run `python -m train.avatars {folder}` (or train.emoji) first")
+        raise FileNotFoundError(f"{path} is missing: run `python -m train.avatars {folder}` first")
     return path
 
 
@@ -186,9 +181,11 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=50, help="validation images per class")
     parser.add_argument("--test", type=int, default=170, help="test images per class")
     parser.add_argument("--workers", type=int, default=2)
-    parser.run(
-        lambda args: build(args.folder, args.size, {split: getattr(args, split) for split in FIRST_SEED}, args.workers)
-    )
+
+    def command(folder: Path, size: int, workers: int, **counts: int) -> None:
+        build(folder, size, counts, workers)
+
+    parser.call(command)
 
 
 if __name__ == "__main__":

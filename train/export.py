@@ -4,7 +4,6 @@ python -m train.export runs/avatars --vae runs/avatars-decoder --out assets/mode
 python -m train.export runs/avatars --as-run --until 3200 --weights 400 1600 3200 --out assets/progress/avatars-mdtv2
 """
 
-import argparse
 import math
 import random
 import shutil
@@ -22,19 +21,19 @@ from train.command import Parser
 from train.latents.dataset import Latents
 
 SHARD_SIZE = "9MB"  # a Space refuses files over 10 MB
-PREVIEWED = 32  # pictures that the preview is fitted to: each has hundreds of cells for a dozen numbers
+PREVIEWED = 32  # images that the preview is fitted to: enough, for each has hundreds of cells
 
 
 def assemble(transformer: MDTTransformer, vae, id2label: dict[int, str], data: Latents | None = None) -> MDTPipeline:
     """Model and autoencoder as a pipeline that guides all channels, its preview fitted to real latents.
 
-    The fit decodes pictures where the autoencoder is: on a CPU a large one takes minutes for it.
+    The fit decodes images on the autoencoder's device: on a CPU, Stable Diffusion's takes minutes.
     """
     pipeline = MDTPipeline(transformer, vae, id2label=id2label, guidance_channels=None)
     if data is not None:
-        # At random: classes may come in turns, and every so many-th image be of the same one.
-        shown = random.Random(0).sample(range(len(data)), min(PREVIEWED, len(data)))
-        pipeline.fit_preview(data.batch(shown)[0])
+        # At random: in an ordered set, every tenth image may be of the same class.
+        indices = random.Random(0).sample(range(len(data)), min(PREVIEWED, len(data)))
+        pipeline.fit_preview(data.batch(indices)[0])
     return pipeline
 
 
@@ -45,7 +44,7 @@ def save_autoencoder(vae, out: Path) -> None:
 
 
 def write_pipeline(pipeline: MDTPipeline, out: Path) -> None:
-    """Write a pipeline folder, in one piece. A model card that is there stays: it is written by hand."""
+    """Write a pipeline folder, whole or not at all. A model card in the folder stays: it is written by hand."""
     card = out / "README.md"
 
     def fill(folder: Path) -> None:
@@ -88,7 +87,7 @@ def export(run: Run, vae: str, out: Path, step: int | None = None, half: bool = 
 
 
 def shortened(config: dict, until: int) -> dict:
-    """The configuration of a run that is shown up to a step: as one that is complete, with the steps that it had."""
+    """The configuration of a run cut at a step: as of one that ended there, and how many steps it really had."""
     training = config["training"]
     return config | {"training": training | {"steps": min(until, training["steps"])}, "excerpt_of": training["steps"]}
 
@@ -97,7 +96,7 @@ def export_run(run: Run, out: Path, weights: list[int] = (), until: int | None =
     """Write a smaller run folder to look through: samples, figures (at most 200 logged rows), and some weights.
 
     Args:
-        until: the last step that is shown, for two runs of the same length.
+        until: the last step to keep, so that two runs have the same length.
         weights: steps whose averaged weights go with it, in float16, so that they can be opened.
 
     Raises:
@@ -124,40 +123,48 @@ def export_run(run: Run, out: Path, weights: list[int] = (), until: int | None =
                 shutil.copy(picture, folder / "samples")
         for step in weights:
             path = run.checkpoints[step] / "transformer"
-            kept = folder / path.relative_to(run.folder)
-            # Half the size; they are opened in float32, and an output moves by less than 1e-3.
+            # Half the size; opened in float32, and an output moves by less than 1e-3.
             half = MDTTransformer.from_pretrained(path, torch_dtype=torch.float16)
-            half.save_pretrained(kept, max_shard_size=SHARD_SIZE)
+            half.save_pretrained(folder / path.relative_to(run.folder), max_shard_size=SHARD_SIZE)
         if weights:  # what a checkpoint is opened with
             shutil.copytree(run.folder / "pipeline" / "vae", folder / "pipeline" / "vae")
             tidy_config(folder / "pipeline" / "vae" / "config.json")
             shutil.copy(run.folder / "pipeline" / "model_index.json", folder / "pipeline")
 
     write_whole(out, fill)
-    kept = Run(out)
-    print(f"{out}: {len(kept.samples)} pictures, {len(kept.evaluations)} evaluations, weights of steps {list(weights)}")
+    small = Run(out)
+    print(f"{out}: {len(small.samples)} pictures, {len(small.evaluations)} evaluations, weights of {list(weights)}")
 
 
-def run_command(args: argparse.Namespace) -> None:
-    """Export what the command line names."""
-    run = Run(args.run)
-    if args.as_run:
-        export_run(run, args.out, args.weights, args.until)
+def write_export(
+    folder: Path,
+    out: Path,
+    vae: str | None,
+    step: int | None,
+    half: bool,
+    as_run: bool,
+    weights: list[int],
+    until: int | None,
+) -> None:
+    """What the command line asks for: with `as_run` a run to look through, else a pipeline."""
+    run = Run(folder)
+    if as_run:
+        export_run(run, out, weights, until)
     else:
-        export(run, args.vae or run.config.get("vae", ""), args.out, args.step, args.half)
+        export(run, vae or run.config.get("vae", ""), out, step, half)
 
 
 def main() -> None:
     parser = Parser(prog="python -m train.export", description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("folder", type=Path, metavar="run", help="the run folder")
     parser.add_argument("--vae", help="autoencoder folder or hub id; by default the run's own")
-    parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--step", type=int, help="checkpoint; by default the last")
     parser.add_argument("--half", action="store_true", help="store the weights in float16, in half the space")
     parser.add_argument("--as-run", action="store_true", help="write a small run folder for the Training progress tab")
     parser.add_argument("--weights", type=int, nargs="*", default=[], help="with --as-run: steps whose weights to keep")
     parser.add_argument("--until", type=int, metavar="STEP", help="with --as-run: leave out what came later")
-    parser.run(run_command)
+    parser.call(write_export)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The programs of train/ tell what was wrong with a call in one line."""
 
-import importlib.util
+import runpy
 import sys
 
 import pytest
@@ -31,9 +31,8 @@ def test_a_wrong_call_ends_with_one_line_and_status_2(name, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name, *CALLS[name].split()])
     name = name.strip()
-    is_package = importlib.util.find_spec(f"train.{name}").submodule_search_locations is not None
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(f"train.{name}" + ".__main__" * is_package).main()
+        runpy.run_module(f"train.{name}", run_name="__main__")
     said = capsys.readouterr().err
     assert end.value.code == 2
     assert said.startswith(f"python -m train.{name}: ") and said.count("\n") == 1

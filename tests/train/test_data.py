@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from train import avatars
-from train.config import RECIPES, find_recipe
+from train.config import RECIPES
+from train.settings import find_recipe
 
 
 def some_split(seed: int) -> avatars.Split:
@@ -61,13 +62,17 @@ def test_a_split_that_was_rendered_otherwise_is_not_kept_in_silence(tmp_path, mo
 
 
 def test_settings_change_a_recipe():
-    recipe = find_recipe("avatars", ["steps=10", "mask_ratio=(0.2, 0.4)", "latents=elsewhere", "learning_rate=1"])
-    assert find_recipe("avatars", ["steps=1e4"]).training.steps == 10_000  # as people write it
-    assert find_recipe("avatars-dit", ["mask_ratio=(0.3, 0.5)"]).training.mask_ratio == (0.3, 0.5)
+    recipe = find_recipe(
+        RECIPES, "avatars", ["steps=10", "mask_ratio=(0.2, 0.4)", "latents=elsewhere", "learning_rate=1"]
+    )
+    assert find_recipe(RECIPES, "avatars", ["steps=1e4"]).training.steps == 10_000  # as people write it
+    assert find_recipe(RECIPES, "avatars-dit", ["mask_ratio=(0.3, 0.5)"]).training.mask_ratio == (0.3, 0.5)
     assert recipe.training.steps == 10 and recipe.training.mask_ratio == (0.2, 0.4)
-    assert find_recipe("avatars", ["repeats={'thumbs': 2}", "without=('dense_inputs',)"]).repeats == {"thumbs": 2}
+    assert find_recipe(RECIPES, "avatars", ["repeats={'thumbs': 2}", "without=('dense_inputs',)"]).repeats == {
+        "thumbs": 2
+    }
     with pytest.raises(ValueError, match="samples_per_class must be at least 1"):
-        find_recipe("avatars", ["samples_per_class=0"])
+        find_recipe(RECIPES, "avatars", ["samples_per_class=0"])
     assert recipe.latents == "elsewhere" and recipe.model == RECIPES["avatars"].model
 
 
@@ -91,4 +96,4 @@ def test_settings_change_a_recipe():
 )
 def test_a_wrong_recipe_or_setting_is_named(name, setting):
     with pytest.raises(ValueError, match=re.escape(setting[0]) if setting else "avatars"):
-        find_recipe(name, setting)
+        find_recipe(RECIPES, name, setting)

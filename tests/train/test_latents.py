@@ -254,14 +254,14 @@ def test_memory_stays_flat_while_a_large_set_is_read_at_random(tmp_path):
     assert anonymous_memory() - before < 16 * 2**20
 
 
-def test_every_row_is_announced_before_it_is_read(tmp_path, monkeypatch):
+def test_every_row_is_prefetched_before_it_is_read(tmp_path, monkeypatch):
     """Catches a thread that waits for one page after the other of a set that is not in memory yet."""
-    announced = []
+    prefetched = []
 
     class Watched(mmap.mmap):
         def madvise(self, advice, *span):
             if advice == mmap.MADV_WILLNEED:
-                announced.append(span)
+                prefetched.append(span)
             super().madvise(advice, *span)
 
     monkeypatch.setattr(mmap, "mmap", Watched)
@@ -269,12 +269,12 @@ def test_every_row_is_announced_before_it_is_read(tmp_path, monkeypatch):
     sparse_shard(tmp_path / "train-00000-of-00001.safetensors", 8, shape)
     Latents(tmp_path).batch([5, 2])
     starts = [8 + 1024 + part * 8 * row + index * row for part in (0, 1) for index in (2, 5)]  # mean, then std
-    for (page, length), start in zip(sorted(announced), starts, strict=True):
+    for (page, length), start in zip(sorted(prefetched), starts, strict=True):
         assert page % mmap.PAGESIZE == 0 and start - mmap.PAGESIZE < page <= start and page + length == start + row
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_what_is_held_in_memory_is_what_the_shards_hold(tmp_path, monkeypatch, mirror):
+def test_what_is_cached_is_what_the_shards_hold(tmp_path, monkeypatch, mirror):
     """Catches a row of another shard, of the other mirror image, or of another class."""
     shape, prefixes = (4, 2, 2), ["", "mirror_"] if mirror else [""]
     meta = {"id2label": json.dumps({0: "a", 1: "b"})}
@@ -285,11 +285,11 @@ def test_what_is_held_in_memory_is_what_the_shards_hold(tmp_path, monkeypatch, m
             tmp_path / f"train-{number:05}-of-00002.safetensors",
             metadata=meta,
         )
-    data, held = (Latents(tmp_path, repeats={"b": 2}) for _ in range(2))
-    held.hold()
-    monkeypatch.setattr(dataset.Shard, "announce", None)  # of `held`, nothing is read row by row
+    data, cached = (Latents(tmp_path, repeats={"b": 2}) for _ in range(2))
+    cached.cache()
+    monkeypatch.setattr(dataset.Shard, "prefetch", None)  # of `cached`, nothing is read row by row
     indices = torch.randperm(len(data)).tolist()
-    got = held.batch(indices)
+    got = cached.batch(indices)
     monkeypatch.undo()
     for ours, theirs in zip(got, data.batch(indices), strict=True):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
@@ -297,10 +297,10 @@ def test_what_is_held_in_memory_is_what_the_shards_hold(tmp_path, monkeypatch, m
 
 def test_a_set_too_large_for_memory_stays_on_disk(tmp_path, monkeypatch):
     sparse_shard(tmp_path / "train-00000-of-00001.safetensors", 8, (4, 2, 2))
-    monkeypatch.setattr(dataset, "HELD", 8 * 2 * 4 * 4 * 4 - 1)  # a byte less than the means and deviations
+    monkeypatch.setattr(dataset, "CACHE_LIMIT", 8 * 2 * 4 * 4 * 4 - 1)  # a byte less than the means and deviations
     data = Latents(tmp_path)
-    data.hold()
-    assert not data.held
+    data.cache()
+    assert not data.cached
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts Linux's open files")

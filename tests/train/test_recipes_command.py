@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,19 +15,23 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 from safetensors.torch import load_file
 
-from mdt_core import MDTPipeline, MDTTransformer
+from mdt_core import MDTPipeline, MDTTransformer, create_model
 from mdt_core.pipeline.open import open_pipeline
 from mdt_core.runs import Run, pipeline_of
+from mdt_core.training import flops
 from mdt_core.weights.hub import open_autoencoder
 from tests.helpers.tiny import NAMES, tiny_pipeline
 from train import avatars
-from train.__main__ import main, make_accelerator
+from train.__main__ import main
 from train.autoencoder.model import small_autoencoder
 from train.config import RECIPES
-from train.costs import table
+from train.costs import ModelCosts, table
 from train.export import assemble, export, export_run
 from train.latents.encode import encode
 from train.latents.images import DrawnImages
+from train.run_recipe import make_accelerator
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +171,24 @@ def test_a_run_of_another_model_is_left_as_it_is(settings, tmp_path, capsys):
     assert run.config == before
 
 
+def test_a_run_goes_on_with_latents_of_its_own_autoencoder_and_not_with_fewer_steps(settings, tmp_path, capsys):
+    """Catches a model that learns another space half-way, and a call that does nothing and says so to nobody."""
+    run = ["avatars-dit", "--output-dir", str(tmp_path / "run"), "--set", *settings]
+    main([*run, "steps=3"])
+    before = Run(tmp_path / "run").config
+    with pytest.raises(SystemExit) as end:
+        main([*run, "steps=2"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "has taken 3 steps, 2 are asked for: go on with --set steps=3 or more" in said
+    other = tmp_path / "other"
+    small_autoencoder(8, 8, latent_channels=8, block=4).save_pretrained(other)
+    encode(DrawnImages(tmp_path, "train"), open_autoencoder(other), other)
+    with pytest.raises(SystemExit):
+        main([*run, "steps=4", f"latents={other}", f"vae={other}"])
+    assert re.search("holds another run, encoder [0-9a-f]{16} there and [0-9a-f]{16} here", capsys.readouterr().err)
+    assert Run(tmp_path / "run").config == before
+
+
 def test_latents_of_another_autoencoder_are_refused(settings, tmp_path, capsys):
     """Catches a run whose samples are decoded by an autoencoder that knows nothing of its latents."""
     small_autoencoder(8, 8, latent_channels=8, block=4).save_pretrained(tmp_path / "other")
@@ -184,7 +207,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_a_folder_is_written
 def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(settings, tmp_path, monkeypatch):
     """Catches a run folder without autoencoder or class names before its end, and a start that resets them."""
     run = Run(tmp_path / "run")
-    monkeypatch.setattr("train.__main__.export", lambda *_: None)  # the run never comes to its end
+    monkeypatch.setattr("train.run_recipe.export", lambda *_: None)  # the run never comes to its end
     main(["avatars", "--output-dir", str(run.folder), "--set", *settings, "steps=2"])
     transformer, rest = pipeline_of(run.checkpoints[2])
     pipe = MDTPipeline.from_pretrained(rest, transformer=MDTTransformer.from_pretrained(transformer))
@@ -222,6 +245,50 @@ def test_the_list_says_what_a_recipe_costs():
     assert cells["weights"] == "38.5 M" and cells["GMAC"] == "6.74"
     hours = 6 * (6.735e9 + 5.86e9) * 256 * 400_000 / (0.4 * 989e12) / 3600
     assert float(cells["hours"]) == pytest.approx(hours, rel=0.1)  # the masked pass got cheaper since
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "l2" not in name])  # XL/2 differs from B/2 by sizes alone
+def test_costs_are_those_of_the_model(name):
+    """The formulas against what torch counts: catches a part that they miss, or count where a recipe leaves it out."""
+    recipe = RECIPES[name]
+    channels, side, classes = recipe.data_shape
+    with torch.device("meta"):
+        model = create_model(recipe.model, side, classes, recipe.decoder_layers, channels, recipe.without)
+    costs = ModelCosts(recipe)
+    assert costs.parameters() == sum(parameter.numel() for parameter in model.parameters())
+    assert costs.forward_macs() == flops.forward_macs(model)
+    assert costs.step_flops(recipe.training) == flops.step_flops(model, recipe.training)
+
+
+def test_the_list_and_the_help_wait_for_no_library():
+    """Catches an import, or a model that is built, for a table: half a minute before a word."""
+    for option in ("--list", "--help"):
+        code = f"import sys; from train.__main__ import main\ntry: main(['{option}'])\nfinally: print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0 and "avatars-gpu" in done.stdout, done.stderr
+        assert not {"torch", "numpy", "accelerate", "diffusers"} & set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_recipe_that_says_as_shipped_is_what_was_run():
+    """Catches a recipe that makes another model than the one we ship, as one without the repeats would."""
+    shipped = Run(ROOT / "assets" / "progress" / "avatars-shipped").config
+    recipe = json.loads(json.dumps(RECIPES["avatars-gpu"].describe()))
+    for each in (shipped, recipe):
+        each["training"].pop("save_every")  # changes what a kill costs, and no weight
+    assert {key: recipe[key] for key in shipped if key != "classes"} == {
+        key: value for key, value in shipped.items() if key != "classes"
+    }
+
+
+def test_settings_given_apart_all_count(settings, tmp_path):
+    """Catches a --set that makes an earlier one forgotten, and a source of weights that it takes the place of."""
+    run, start = Run(tmp_path / "run"), tmp_path / "start"
+    create_model("DiT-XS/2", 8, 3, in_channels=8).save_pretrained(start)
+    apart = ["--set", *settings, "--init-from", str(start), "--set", "steps=1", "--set", "learning_rate=0"]
+    main(["avatars-dit", "--output-dir", str(run.folder), *apart])
+    assert run.config["init_from"] == str(start) and run.config["training"]["batch_size"] == 4
+    trained, begun = (MDTTransformer.from_pretrained(path) for path in (run.checkpoints[1] / "transformer", start))
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), begun.parameters(), strict=True))
 
 
 def test_a_run_is_shipped_small_and_its_checkpoint_still_opens(settings, tmp_path):

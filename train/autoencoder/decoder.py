@@ -175,7 +175,7 @@ def tune(args: argparse.Namespace) -> None:
     data.check_encoder(pipe.vae, f"that of {args.model}")
     if data.made_of.get("source") not in (None, source.digest):
         raise ValueError(f"{args.latents} was made of other pictures than {args.data}: run train.latents on those")
-    data.hold(device)
+    data.cache(device)
     critic = args.critic_weight > 0
     if not critic:
         args.num_samples = 0  # which are held to the critic alone

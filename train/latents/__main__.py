@@ -3,13 +3,12 @@
     python -m train.latents data/avatars --vae runs/avatars-autoencoder --out data/avatars-latents
     python -m train.latents my-photos --size 256 --mirror --vae stabilityai/sd-vae-ft-mse --out data/my-latents
     accelerate launch --num_processes 8 -m train.latents imagenet/train --size 256 --mirror --workers 12 \
-        --names assets/imagenet_classes.json --vae stabilityai/sd-vae-ft-mse --out data/imagenet-latents
+        --names mdt_core/pipeline/imagenet_classes.json --vae stabilityai/sd-vae-ft-mse --out data/imagenet-latents
 
 The source is a drawn set or a folder of image files (images.py); encode.py says what a shard holds. The
 same command goes on where it stopped, with any number of processes.
 """
 
-import argparse
 from pathlib import Path
 
 from mdt_core.weights.hub import open_autoencoder
@@ -18,11 +17,11 @@ from train.latents.encode import DTYPES, encode
 from train.latents.images import CLASS_RULES, open_images
 
 
-def write(args: argparse.Namespace) -> None:
+def encode_source(
+    source: Path, vae: str, out: Path, split: str, size: int | None, classes: str, names: Path | None, **settings
+) -> None:
     """Encode what the command line names."""
-    settings = {name: getattr(args, name) for name in ("mirror", "balance", "dtype", "batch_size", "workers", "cpu")}
-    images = open_images(args.source, args.split, args.size, args.classes, args.names)
-    encode(images, open_autoencoder(args.vae), args.out, args.split, **settings)
+    encode(open_images(source, split, size, classes, names), open_autoencoder(vae), out, split, **settings)
 
 
 def main() -> None:
@@ -50,7 +49,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=0, help="reading processes beside each encoding one")
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
-    parser.run(write)
+    parser.call(encode_source)
 
 
 if __name__ == "__main__":

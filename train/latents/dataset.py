@@ -12,9 +12,7 @@ from torch import Tensor
 from mdt_core.training.draws import to_device
 from train.latents.encode import encoder_fingerprint
 
-HELD = 2**30  # bytes of latents that are worth memory of their own, where a fast GPU waits for them
-
-
+CACHE_LIMIT = 2**30  # bytes of a set that is read into memory as a whole: a fast GPU would wait for the disk
 SAFETENSORS_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
 
 try:
@@ -40,8 +38,8 @@ class Shard(dict[str, np.ndarray]):
             kind, self._offsets[name] = SAFETENSORS_DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
             self[name] = np.ndarray(entry["shape"], kind, buffer=self._mapped, offset=self._offsets[name])
 
-    def announce(self, name: str, row: int) -> None:
-        """Let the system begin to read a row of a tensor, and wait for nothing."""
+    def prefetch(self, name: str, row: int) -> None:
+        """Let the system begin to read a row of a tensor, without waiting for it."""
         size = self[name].strides[0]
         start = self._offsets[name] + row * size
         page = start - start % mmap.PAGESIZE
@@ -90,15 +88,15 @@ class Latents:
         named = json.loads(self.shards[0].metadata["id2label"])
         self.id2label = {int(index): name for index, name in named.items()}
         self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
-        self.held: dict[str, Tensor] = {}  # what `hold` read into memory
+        self.cached: dict[str, Tensor] = {}  # what `cache` read into memory
         self.order = None  # with balance or repeats: index -> image
         balance = self.made_of.get("balance")
         if balance or repeats:
             labels = np.concatenate([shard["labels"] for shard in self.shards])
             self.order = balanced(labels, balance or 0.0)  # 0: each image once
-            self.order = np.repeat(self.order, self._times(repeats or {})[labels[self.order]])
+            self.order = np.repeat(self.order, self._repeats_of_classes(repeats or {})[labels[self.order]])
 
-    def _times(self, repeats: Mapping[str, int]) -> np.ndarray:
+    def _repeats_of_classes(self, repeats: Mapping[str, int]) -> np.ndarray:
         """How often an image of each class is read, by the class's index."""
         index_of = {name: index for index, name in self.id2label.items()}
         times = np.ones(max(self.id2label, default=0) + 1, np.int64)  # a set without classes has the label 0
@@ -112,7 +110,7 @@ class Latents:
 
     @property
     def made_of(self) -> dict:
-        """What train.latents.encode wrote down of the images and the autoencoder; empty of older shards."""
+        """What was noted of the images and the autoencoder when they were encoded; empty for older shards."""
         return json.loads(self.shards[0].metadata.get("made_of", "{}"))
 
     def check_encoder(self, vae, name: str) -> None:
@@ -139,12 +137,12 @@ class Latents:
         flipped, images = np.divmod(np.asarray(indices), self.unmirrored)
         return images if self.order is None else self.order[images], flipped.astype(bool)
 
-    def hold(self, device: torch.device | str = "cpu") -> None:
-        """Read a set of at most `HELD` bytes into a device's memory: a batch is then gathered there, not row by row."""
+    def cache(self, device: torch.device | str = "cpu") -> None:
+        """Read a set of at most `CACHE_LIMIT` bytes into a device's memory: batches are then gathered there."""
         names = [name for name in self.shards[0] if name != "labels"]
-        if sum(shard[name].nbytes for shard in self.shards for name in names) <= HELD:
+        if sum(shard[name].nbytes for shard in self.shards for name in names) <= CACHE_LIMIT:
             whole = {name: np.concatenate([shard[name] for shard in self.shards]) for name in [*names, "labels"]}
-            self.held = {name: torch.from_numpy(tensor).to(device) for name, tensor in whole.items()}
+            self.cached = {name: torch.from_numpy(tensor).to(device) for name, tensor in whole.items()}
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean and std (N, C, h, w) in float32 and class labels (N,) of the images at `indices`."""
@@ -152,37 +150,36 @@ class Latents:
         if indices.min() < 0 or indices.max() >= len(self):
             raise IndexError(f"images {indices.min()} to {indices.max()} are asked for, there are 0 to {len(self) - 1}")
         images, flipped = self.sources(indices)
-        gather = self._gathered if self.held else self._read
-        mean, std, labels = gather(images, flipped)
+        mean, std, labels = (self._gather if self.cached else self._read)(images, flipped)
         return mean.float(), torch.zeros_like(mean, dtype=torch.float32) if std is None else std.float(), labels
 
-    def _gathered(self, images: np.ndarray, flipped: np.ndarray) -> list[Tensor | None]:
-        """Mean, std (None of a deterministic autoencoder) and labels, where they are held."""
-        index = to_device(torch.from_numpy(images), self.held["labels"].device)
-        found: list[Tensor | None] = []
+    def _gather(self, images: np.ndarray, flipped: np.ndarray) -> list[Tensor | None]:
+        """Mean, std (None of a deterministic autoencoder) and labels of a set in memory."""
+        index = to_device(torch.from_numpy(images), self.cached["labels"].device)
+        moments: list[Tensor | None] = []
         for name in ("mean", "std"):
-            rows = self.held[name][index] if name in self.held else None
+            rows = self.cached[name][index] if name in self.cached else None
             if rows is not None and flipped.any():
-                where = to_device(torch.from_numpy(flipped), rows.device).view(-1, 1, 1, 1)
-                rows = torch.where(where, self.held[f"mirror_{name}"][index], rows)
-            found.append(rows)
-        return [*found, self.held["labels"][index]]
+                mirrored = to_device(torch.from_numpy(flipped), rows.device).view(-1, 1, 1, 1)
+                rows = torch.where(mirrored, self.cached[f"mirror_{name}"][index], rows)
+            moments.append(rows)
+        return [*moments, self.cached["labels"][index]]
 
     def _read(self, images: np.ndarray, flipped: np.ndarray) -> list[Tensor | None]:
         """The same from the shards, row by row."""
         numbers = np.searchsorted(self.ends, images, side="right")
         rows = images - np.concatenate([[0], self.ends])[numbers]
         prefixes = np.where(flipped, "mirror_", "")
-        where = list(zip((self.shards[n] for n in numbers), prefixes.tolist(), rows.tolist(), strict=True))
-        for shard, prefix, row in where:  # all of them, before the first is waited for
+        places = list(zip((self.shards[n] for n in numbers), prefixes.tolist(), rows.tolist(), strict=True))
+        for shard, prefix, row in places:  # all of them, before the first is waited for
             for name in {"mean", "std"} & shard.keys():
-                shard.announce(prefix + name, row)
+                shard.prefetch(prefix + name, row)
 
-        found: list[Tensor | None] = []
+        moments: list[Tensor | None] = []
         for name in ("mean", "std"):
-            rows = [shard[prefix + name][row] for shard, prefix, row in where] if name in self.shards[0] else None
-            found.append(None if rows is None else torch.from_numpy(np.stack(rows)))
-        return [*found, torch.tensor([shard["labels"][row] for shard, _, row in where])]
+            rows = [shard[prefix + name][row] for shard, prefix, row in places] if name in self.shards[0] else None
+            moments.append(None if rows is None else torch.from_numpy(np.stack(rows)))
+        return [*moments, torch.tensor([shard["labels"][row] for shard, _, row in places])]
 
 
 def balanced(labels: np.ndarray, power: float) -> np.ndarray:

@@ -7,9 +7,9 @@ trace.
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +54,12 @@ class Readable(Dataset):
 def moments(vae, pixels: Tensor, mirror: bool) -> dict[str, Tensor]:
     """Pixels (N, 3, S, S) uint8 -> mean and std (N, C, h, w), and with `mirror` those of the mirror images."""
     pixels = pixels.to(vae.device).float() / 127.5 - 1
-    found = {}
-    for prefix, view in {"": pixels, "mirror_": pixels.flip(-1)}.items() if mirror else {"": pixels}.items():
+    views = {"": pixels} | ({"mirror_": pixels.flip(-1)} if mirror else {})
+    tensors = {}
+    for prefix, view in views.items():
         mean, std = posterior(vae, view)
-        found |= {f"{prefix}mean": mean.cpu(), f"{prefix}std": std.cpu()}
-    return found
+        tensors |= {f"{prefix}mean": mean.cpu(), f"{prefix}std": std.cpu()}
+    return tensors
 
 
 def encoder_fingerprint(vae) -> str:
@@ -89,7 +90,7 @@ def encode(
         out: a folder that is new, or holds shards of the same images by the same encoder.
         split: what the shards' names begin with.
         mirror: encode the mirror images too.
-        balance: written down for training, see train.latents.
+        balance: noted in the shards for training, which reads small classes more often by it: see `Latents`.
         dtype: of the moments, "float32" or "float16".
         batch_size: images that the autoencoder sees at once.
         workers: processes that read images, beside each one that encodes.
@@ -102,48 +103,72 @@ def encode(
         raise ValueError(f"{images.size} px do not fit this autoencoder: choose a multiple of {downscale(vae)}")
     state = PartialState(cpu=cpu or cpus_alone(), timeout=timedelta(days=7))  # the fast processes wait for the slowest
     vae.to(state.device)
-    example = moments(vae, torch.zeros(1, 3, images.size, images.size, dtype=torch.uint8), mirror)
-    kept = [key for key in example if example["std"].any() or not key.endswith("std")]
 
+    # What is to be written, and what of it is there already.
     made_of = {"images": len(images), "size": images.size, "source": images.digest, "encoder": encoder_fingerprint(vae)}
     made_of |= {"mirror": mirror, "balance": balance, "dtype": dtype}
-    meta = {"id2label": json.dumps(images.id2label), "made_of": json.dumps(made_of)}
-    spans = [range(start, min(start + SHARD, len(images))) for start in range(0, len(images), SHARD)]
-    paths = [out / f"{split}-{number:05d}-of-{len(spans):05d}.safetensors" for number in range(len(spans))]
-    check_same(out, split, paths, made_of)
+    metadata = {"id2label": json.dumps(images.id2label), "made_of": json.dumps(made_of)}
+    shards = shards_of(out, split, len(images))
+    check_same(out, split, list(shards), made_of)
+    mine = dict(list(shards.items())[state.process_index :: state.num_processes])
+    missing = {path: indices for path, indices in mine.items() if not path.exists()}
 
-    mine = list(zip(paths, spans, strict=True))[state.process_index :: state.num_processes]
-    todo = [(path, span) for path, span in mine if not path.exists()]
-    # One loader for all shards keeps its workers busy; no batch crosses the border of a shard.
-    batches = [[list(span[i : i + batch_size]) for i in range(0, len(span), batch_size)] for _, span in todo]
-    loader = DataLoader(
-        Readable(images),
-        batch_sampler=list(chain.from_iterable(batches)),
-        num_workers=workers,
-        collate_fn=Readable.collate,
-        pin_memory=state.device.type == "cuda",
-    )
-    total, left = (sum(len(span) for _, span in some) for some in (mine, todo))
-    name = f"encode {split}" + (f", process 1 of {state.num_processes}" if state.num_processes > 1 else "")
-    with tqdm(
-        total=total, initial=total - left, desc=name, unit="image", smoothing=0.05, disable=not state.is_main_process
-    ) as bar:
-        read = iter(loader)
-        for (path, _), parts in zip(todo, batches, strict=True):
-            found, labels, broken = [example], [], []  # the example gives a shard of broken images its shape
-            for _ in parts:
-                pixels, some_labels, some_broken = next(read)
+    # Shard by shard: read, encode, write. A shard of broken images alone has the shape of the example.
+    example = moments(vae, torch.zeros(1, 3, images.size, images.size, dtype=torch.uint8), mirror)
+    kept = [key for key in example if example["std"].any() or not key.endswith("std")]
+    batches = read_batches(images, missing.values(), batch_size, workers, pin_memory=state.device.type == "cuda")
+    with progress_bar(f"encode {split}", mine.values(), missing.values(), state) as bar:
+        for path, indices in missing.items():
+            parts, labels, broken = [example], [], []
+            while len(labels) + len(broken) < len(indices):
+                pixels, batch_labels, batch_broken = next(batches)
                 if pixels is not None:
-                    found.append(moments(vae, pixels, mirror))
-                labels += some_labels
-                broken += some_broken
-                bar.update(len(some_labels) + len(some_broken))
-            shard = {key: torch.cat([part[key] for part in found])[1:].to(DTYPES[dtype]) for key in kept}
-            shard["labels"] = torch.tensor(labels, dtype=torch.int64)
-            write_whole(path, partial(save_file, shard, metadata=meta | {"broken": json.dumps(broken)}))
+                    parts.append(moments(vae, pixels, mirror))
+                labels += batch_labels
+                broken += batch_broken
+                bar.update(len(batch_labels) + len(batch_broken))
+            tensors = {key: torch.cat([part[key] for part in parts])[1:].to(DTYPES[dtype]) for key in kept}
+            tensors["labels"] = torch.tensor(labels, dtype=torch.int64)
+            write_whole(path, partial(save_file, tensors, metadata=metadata | {"broken": json.dumps(broken)}))
     state.wait_for_everyone()
     if state.is_main_process:
-        report(out, split, paths)
+        report(out, split, list(shards))
+
+
+def shards_of(out: Path, split: str, num_images: int) -> dict[Path, range]:
+    """The files of a split, and the images that each of them holds."""
+    starts = range(0, num_images, SHARD)
+    return {
+        out / f"{split}-{number:05d}-of-{len(starts):05d}.safetensors": range(start, min(start + SHARD, num_images))
+        for number, start in enumerate(starts)
+    }
+
+
+def read_batches(
+    images: LabelledImages, shards: Iterable[range], batch_size: int, workers: int, pin_memory: bool
+) -> Iterator[tuple[Tensor | None, list[int], list[str]]]:
+    """What `Readable.collate` gives, batch by batch; no batch has images of two shards.
+
+    One loader for all shards: its workers read the next one while a shard is written.
+    """
+    batches = [list(indices[i : i + batch_size]) for indices in shards for i in range(0, len(indices), batch_size)]
+    return iter(
+        DataLoader(
+            Readable(images),
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=Readable.collate,
+            pin_memory=pin_memory,
+        )
+    )
+
+
+def progress_bar(name: str, mine: Iterable[range], missing: Iterable[range], state: PartialState) -> tqdm:
+    """The main process's bar, over its own images; it begins with those that are there already."""
+    total, left = (sum(map(len, shards)) for shards in (mine, missing))
+    name += f", process 1 of {state.num_processes}" if state.num_processes > 1 else ""
+    silent = not state.is_main_process
+    return tqdm(total=total, initial=total - left, desc=name, unit="image", smoothing=0.05, disable=silent)
 
 
 def check_same(out: Path, split: str, paths: list[Path], made_of: dict) -> None:
@@ -151,10 +176,10 @@ def check_same(out: Path, split: str, paths: list[Path], made_of: dict) -> None:
     for path in sorted(out.glob("*-*-of-*.safetensors")):
         with safe_open(path, framework="pt") as file:
             before = json.loads(file.metadata().get("made_of", "{}"))
-        ours = path.name.startswith(f"{split}-")
-        differs = [key for key in (made_of if ours else ["encoder"]) if before.get(key) != made_of[key]]
-        if differs or (ours and path not in paths):
-            was = ", ".join(f"{key} {before.get(key, 'unknown')}" for key in differs) or "another number of shards"
+        same_split = path.name.startswith(f"{split}-")
+        differing = [key for key in (made_of if same_split else ["encoder"]) if before.get(key) != made_of[key]]
+        if differing or (same_split and path not in paths):
+            was = ", ".join(f"{key} {before.get(key, 'unknown')}" for key in differing) or "another number of shards"
             raise ValueError(f"{path} is there already and was made with {was}: delete {out} or name another folder")
 
 
