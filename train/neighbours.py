@@ -11,9 +11,9 @@ of the same kind have, which no training saw (the comparison of Meehan et al. 20
     nearer than held-out    the chance that a sample is nearer to the training set than a held-out image is, where a
                             tie counts half: 100% for a copier
 
-both in each of two spaces: pixels, and the features of the judge. Bad samples are far from everything and lower both:
-read them beside a figure of quality. Beside each stands what a model would have that draws anew: 5% and 50%, and more
-where held-out images were dropped because the training set holds the same, as whoever draws from few parts must.
+Both are taken in two spaces: pixels, and the features of the judge. Bad samples are far from everything and lower both,
+so read them beside a figure of quality. Beside each stands the value of a model that draws anew: 5% and 50%. It is more
+where held-out images were dropped because the training set holds the same: what is drawn anew repeats some, too.
 """
 
 import argparse

@@ -59,9 +59,9 @@ def test_seam_ratio_of_a_raised_hole():
     slope = np.broadcast_to(2 * np.arange(16, dtype=np.uint8)[:, None], (3, 16, 16, 3))
     half = holes.draw_masks("half", 3, 16)
     raised = slope + np.uint8(2) * half[..., None]
-    assert holes.seam_ratio(raised, slope, half).value == 4
-    assert holes.seam_ratio(raised, slope, half).error == 0  # every picture alike
-    assert holes.seam_ratio(slope, slope, half).value == 1
+    assert measure.seam_ratio(raised, slope, half).value == 4
+    assert measure.seam_ratio(raised, slope, half).error == 0  # every picture alike
+    assert measure.seam_ratio(slope, slope, half).value == 1
 
 
 def test_only_the_border_makes_a_seam():
@@ -69,9 +69,9 @@ def test_only_the_border_makes_a_seam():
     changed = originals.copy()
     changed[:, 6:10, 6:10] = 0  # deep inside: the box is 4:12
     changed[:, :2] = 0
-    assert holes.seam_ratio(changed, originals, box).value == 1
+    assert measure.seam_ratio(changed, originals, box).value == 1
     changed[:, 4] += 60
-    assert holes.seam_ratio(changed, originals, box).value > 1.2
+    assert measure.seam_ratio(changed, originals, box).value > 1.2
 
 
 def seen(maps: np.ndarray) -> features.Features:
@@ -82,10 +82,10 @@ def test_hole_distance_looks_into_the_hole_only():
     maps = np.random.default_rng(0).normal(size=(6, 2, 8, 8))
     box, elsewhere = holes.draw_masks("box", 6, 16), maps.copy()
     elsewhere[:, :, :2] += 9
-    assert holes.hole_distance(seen(elsewhere), seen(maps), box) == 0
-    assert holes.hole_distance(seen(np.roll(maps, 1, axis=0)), seen(maps), box) == pytest.approx(1)
+    assert measure.hole_distance(seen(elsewhere), seen(maps), box) == 0
+    assert measure.hole_distance(seen(np.roll(maps, 1, axis=0)), seen(maps), box) == pytest.approx(1)
     half = 0.5 * (maps + np.roll(maps, 1, axis=0))
-    assert holes.hole_distance(seen(half), seen(maps), box) == pytest.approx(0.5)
+    assert measure.hole_distance(seen(half), seen(maps), box) == pytest.approx(0.5)
 
 
 def test_grown_masks_are_what_a_paste_can_change():
@@ -101,9 +101,9 @@ def test_grown_masks_are_what_a_paste_can_change():
 def test_outside_difference_is_the_largest_of_all():
     originals, box = noise(), holes.draw_masks("box", 6, 16)
     changed = np.where(box[..., None], np.uint8(0), originals)
-    assert holes.outside_difference(changed, originals, box) == 0
+    assert measure.outside_difference(changed, originals, box) == 0
     changed[3, 0, 0, 1] -= 7  # unsigned arithmetic would make it 249
-    assert holes.outside_difference(changed, originals, box) == 7
+    assert measure.outside_difference(changed, originals, box) == 7
 
 
 # ---- methods
@@ -158,7 +158,7 @@ def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe):
         settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "guidance_power": 2.0, "grow": 0, "feather": 0}
         alone = pipe.inpaint(originals.images[i], box[i], int(originals.labels[i]), method="mdt", seeds=i, **settings)
         assert np.abs(np.asarray(alone.images[0], int) - painted[i]).max() <= 1
-    assert holes.outside_difference(painted, originals.images, box) == 0
+    assert measure.outside_difference(painted, originals.images, box) == 0
     assert (painted != originals.images)[box].mean() > 0.9
 
 
@@ -171,7 +171,7 @@ def test_what_needs_no_model_fills_the_hole(pipe, name):
     images[box] = noise(3, 32)[box]
     painting = painters.Painting("", "", "box", name, 0, 1.0, 1.0, 0, 0)
     painted = painters.paint(pipe, painting, ImageSet(images, np.zeros(3, int)), box, batch_size=2)
-    assert holes.outside_difference(painted, images, box) == 0
+    assert measure.outside_difference(painted, images, box) == 0
     if name == "autoencoder":
         assert (painted != images)[box].mean() > 0.9
     else:

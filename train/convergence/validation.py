@@ -49,7 +49,7 @@ class ValidationDraws:
 
 @torch.inference_mode()
 def validation_losses(model: torch.nn.Module, draws: ValidationDraws, batches: list[range], device) -> Tensor:
-    """The epsilon error of some of the draws, all tokens in sight.
+    """The epsilon error of the draws in `batches`; the model sees all tokens.
 
     Args:
         model: in evaluation mode, on `device`.

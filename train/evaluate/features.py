@@ -32,7 +32,7 @@ class Features:
         return len(self.pooled)
 
     def select(self, indices: np.ndarray) -> "Features":
-        """The features of some of the images."""
+        """The features of the images at `indices`."""
         return Features(**{name: array[indices] for name, array in vars(self).items()})
 
 
@@ -108,7 +108,7 @@ def images_fingerprint(images: np.ndarray) -> str:
 
 
 def cached(folder: Path, judge: Judge, images: np.ndarray, name: str = "images") -> Features:
-    """`extract`, or what it found last time in the same pixels: kept in `folder/JUDGE-FINGERPRINT.npz`."""
+    """`extract`, once for the same pixels: the features are kept in `folder/JUDGE-FINGERPRINT.npz`."""
     path = folder / f"{judge.name}-{images_fingerprint(images)}.npz"
     if path.exists():
         with np.load(path) as arrays:

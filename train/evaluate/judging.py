@@ -54,14 +54,14 @@ def open_reference(source: str, judge: Judge, data: Path, size: int | None = Non
         ValueError: nothing fitting is there, or statistics of another network without images.
     """
     statistics = read_statistics(Path(source))
-    seen = None
+    of_images = None
     if statistics is None or "arr_0.npy" in zipfile.ZipFile(source).namelist():
-        seen = cached(data / "features", judge, sources.read(source, data, size).images, source)
+        of_images = cached(data / "features", judge, sources.read(source, data, size).images, source)
     if statistics and judge.name == "Inception":
-        return ReferenceStatistics(*statistics, seen)
-    if seen is None:
+        return ReferenceStatistics(*statistics, of_images)
+    if of_images is None:
         raise ValueError(f"{source} holds statistics of Inception and no images: judge with --judge inception")
-    return ReferenceStatistics.of(seen)
+    return ReferenceStatistics.of(of_images)
 
 
 def read_statistics(path: Path) -> tuple[metrics.FeatureStatistics, metrics.FeatureStatistics] | None:

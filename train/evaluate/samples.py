@@ -63,7 +63,7 @@ def image_path(folder: Path, index: int) -> Path:
 
 
 def claim(folder: Path, sampling: Sampling) -> None:
-    """Make `folder` the one of this run, or find that it is.
+    """Make `folder` this run's, or check that it is.
 
     Raises:
         ValueError: it holds the images of another run.
@@ -145,7 +145,7 @@ def write(path: Path, images: ImageSet, sampling: Sampling | None = None) -> Non
 
 
 def is_finished(path: Path, sampling: Sampling) -> bool:
-    """Whether `path` is the result of this very run.
+    """Whether `path` is the result of exactly this run.
 
     Raises:
         ValueError: there is a file, but it is another one; it is not overwritten.

@@ -1,7 +1,4 @@
-"""Masks to inpaint under, and figures of what was painted into them: pure functions of arrays.
-
-Masks are bool, true where to repaint; pictures uint8. Letters: N pictures, S their side in pixels.
-"""
+"""Masks to inpaint under: bool, true where to repaint. Letters: N pictures, S their side in pixels."""
 
 from collections.abc import Iterator
 
@@ -9,8 +6,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mdt_core.pipeline.canvas import fit_canvas
-from train.evaluate.features import Features
-from train.evaluate.metrics import Estimate
 
 MASKS = ("box", "half", "strokes")
 STROKE_MASKS = 8  # different ones, each shared by a run of pictures
@@ -58,45 +53,3 @@ def batches(masks: np.ndarray, size: int) -> Iterator[slice]:
         if end == len(masks) or end - start == size or (masks[end] != masks[start]).any():
             yield slice(start, end)
             start = end
-
-
-def border_jumps(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Sum of the squared differences across each mask's border: (N, S, S, 3), (N, S, S) -> (N,)."""
-    jumps = np.zeros(len(images))
-    for axis in (1, 2):
-        across = np.diff(masks.astype(np.int8), axis=axis) != 0
-        squared = np.square(np.diff(images.astype(np.float64), axis=axis)).sum(-1)
-        jumps += (squared * across).sum((1, 2))
-    return jumps
-
-
-def seam_ratio(results: np.ndarray, originals: np.ndarray, masks: np.ndarray) -> Estimate:
-    """Jumps across the border over those of the originals at the same place, of all pictures together; 1 is ideal.
-
-    The standard error is that of a ratio of two means, pictures drawn at random.
-    """
-    seen, real = border_jumps(results, masks), border_jumps(originals, masks)
-    ratio = seen.sum() / real.sum()
-    return Estimate(float(ratio), float(np.sqrt(np.square(seen - ratio * real).sum()) / real.sum()))
-
-
-def hole_distance(seen: Features, real: Features, masks: np.ndarray, side: int = 8) -> float:
-    """Root mean square distance of feature maps inside the hole to the original's, over that to the next original's.
-
-    Args:
-        seen: features of the results.
-        real: features of the originals.
-        masks: (N, S, S).
-        side: of the maps that `Features.spatial` holds; a cell counts by the share of it that is in the hole.
-    """
-    n, size = masks.shape[:2]
-    share = masks.reshape(n, side, size // side, side, size // side).mean((2, 4))  # (N, side, side)
-    results, originals = (x.spatial.reshape(n, -1, side, side) for x in (seen, real))
-    to_own = np.square(results - originals).sum(1)
-    to_next = np.square(np.roll(originals, 1, axis=0) - originals).sum(1)
-    return float(np.sqrt((to_own * share).sum() / (to_next * share).sum()))
-
-
-def outside_difference(results: np.ndarray, originals: np.ndarray, masks: np.ndarray) -> int:
-    """Largest difference outside the masks, in grey levels."""
-    return int(np.abs(results.astype(int) - originals)[~masks].max())

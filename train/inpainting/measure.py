@@ -1,6 +1,6 @@
 """Results of inpainting methods -> figures, held to the bar, and a grid to look at.
 
-Figures of each method on each kind of mask, N pictures:
+Letters: N pictures, S their side in pixels. Figures of each method on each kind of mask:
 
     KID, error   of the results against real pictures, with its standard error
     excess       that KID less the one of the untouched pictures, which is the floor of real against real
@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from mdt_core.pipeline.labelled_grid import LabelledGrid
-from train.evaluate import metrics
 from train.evaluate.features import Features, Judge, cached
-from train.inpainting.masks import grown, hole_distance, outside_difference, seam_ratio
+from train.evaluate.metrics import Estimate, kernel_distance
+from train.inpainting.masks import grown
 
 DEFAULT = "mdt"  # the method that is held to the bar:
 BAR_SEAM, BAR_EXCESS = (0.85, 1.15), 0.5  # its seam, and its excess over that of "blend"
@@ -28,6 +28,48 @@ SIDE = 128  # px of a picture in the grid; a smaller one is enlarged by a whole 
 
 Masks = dict[str, np.ndarray]  # kind of mask -> (N, S, S) bool
 Results = dict[tuple[str, str], np.ndarray]  # method, kind of mask -> (N, S, S, 3) uint8
+
+
+def border_jumps(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Sum of the squared differences across each mask's border: (N, S, S, 3), (N, S, S) -> (N,)."""
+    jumps = np.zeros(len(images))
+    for axis in (1, 2):
+        across = np.diff(masks.astype(np.int8), axis=axis) != 0
+        squared = np.square(np.diff(images.astype(np.float64), axis=axis)).sum(-1)
+        jumps += (squared * across).sum((1, 2))
+    return jumps
+
+
+def seam_ratio(results: np.ndarray, originals: np.ndarray, masks: np.ndarray) -> Estimate:
+    """Jumps across the border over those of the originals at the same place, of all pictures together; 1 is ideal.
+
+    The standard error is that of a ratio of two means, pictures drawn at random.
+    """
+    jumps, ideal = border_jumps(results, masks), border_jumps(originals, masks)
+    ratio = jumps.sum() / ideal.sum()
+    return Estimate(float(ratio), float(np.sqrt(np.square(jumps - ratio * ideal).sum()) / ideal.sum()))
+
+
+def hole_distance(results: Features, originals: Features, masks: np.ndarray, side: int = 8) -> float:
+    """Root mean square distance of feature maps inside the hole to the original's, over that to the next original's.
+
+    Args:
+        results: features of the results.
+        originals: features of the originals.
+        masks: (N, S, S).
+        side: of the maps that `Features.spatial` holds; a cell counts by the share of it that is in the hole.
+    """
+    n, size = masks.shape[:2]
+    share = masks.reshape(n, side, size // side, side, size // side).mean((2, 4))  # (N, side, side)
+    result, original = (x.spatial.reshape(n, -1, side, side) for x in (results, originals))
+    to_own = np.square(result - original).sum(1)
+    to_next = np.square(np.roll(original, 1, axis=0) - original).sum(1)
+    return float(np.sqrt((to_own * share).sum() / (to_next * share).sum()))
+
+
+def outside_difference(results: np.ndarray, originals: np.ndarray, masks: np.ndarray) -> int:
+    """Largest difference outside the masks, in grey levels."""
+    return int(np.abs(results.astype(int) - originals)[~masks].max())
 
 
 @dataclass(frozen=True)
@@ -44,8 +86,8 @@ class Measure:
     def figures(self, images: np.ndarray, mask: np.ndarray, name: str) -> dict[str, float]:
         """The figures of results (N, S, S, 3) under masks (N, S, S)."""
         features, outer = cached(self.cache, self.judge, images, name), grown(mask, self.grow)
-        kid = metrics.kernel_distance(self.real, features.pooled)
-        floor = metrics.kernel_distance(self.real, self.features.pooled)
+        kid = kernel_distance(self.real, features.pooled)
+        floor = kernel_distance(self.real, self.features.pooled)
         seam = seam_ratio(images, self.originals, outer)
         return {
             f"KID-{self.judge.name}": kid.value,

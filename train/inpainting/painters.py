@@ -1,4 +1,4 @@
-"""The methods that `train.inpainting` measures: one on one kind of mask, from pictures and masks to results.
+"""The methods that `train.inpainting` measures: pictures and masks -> repainted pictures.
 
 All pictures of a batch share a mask and are painted together, each as `MDTPipeline.inpaint` paints it alone.
 """
@@ -25,16 +25,16 @@ def _window(text: str) -> tuple[float, float]:
     return first, last
 
 
-# Fields of a Method
+# Field of a Method -> how its value is read.
 CONVERT = {"sampler": str, "repeats": int, "jump": int, "window": _window, "handover": int, "ring": float}
 
 
 @dataclass(frozen=True)
 class Painting:
-    """All that decides the results of one method on one kind of mask; kept beside them."""
+    """All that decides the results of a method on a kind of mask; kept beside them."""
 
     weights: str  # fingerprint of the pipeline's weights
-    pictures: str  # digest of the originals
+    pictures: str  # fingerprint of the originals
     mask: str  # one of masks.MASKS
     method: Method | str  # or one of WITHOUT_MODEL
     num_inference_steps: int  # 0 without a model
