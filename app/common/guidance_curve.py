@@ -1,12 +1,11 @@
-"""The guidance curve: the weight over the steps of a run, as an SVG that follows the page's colours."""
+"""The guidance curve: the weight over the steps of a run."""
 
 from itertools import groupby
-from operator import itemgetter
 
+from app.common.charts import ACCENT, GREY, GRID, GROUND, new_axes, to_svg
 from app.engine.request import guidance_weights, skips
 
-WIDTH, HEIGHT = 400, 112  # of the drawing's own coordinates
-LEFT, RIGHT, TOP, BOTTOM = 30, 392, 10, 86  # of the axes
+MAX_DOTS = 60  # of more steps, none is marked
 
 
 def guidance_curve(
@@ -17,7 +16,7 @@ def guidance_curve(
     skip: bool = True,
     guided: bool = True,
 ) -> str:
-    """The curve with a dot per step; hollow dots on a shaded ground are steps without an unconditional pass.
+    """The curve as SVG, a dot per step; hollow dots on a shaded ground are steps without an unconditional pass.
 
     `guided`: whether any image has a class. Without one there is nothing to guide to: the curve is flat, and no pass is
     left out, for a step has only one.
@@ -26,38 +25,27 @@ def guidance_curve(
     """
     weights = guidance_weights(sampler, num_inference_steps, guidance_scale if guided else 1.0, guidance_power)
     skipped = [guided and skip and skips(weight) for weight in weights]
-    span = max(len(weights) - 1, 1)
-    top = max(guidance_scale, 2)  # a scale of 1 is a flat line at the bottom
-
-    def x(index: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * min(max(index, 0), span) / span, 1)
-
-    def y(weight: float) -> float:
-        return round(BOTTOM - (BOTTOM - TOP) * (weight - 1) / (top - 1), 1)
-
-    points = " ".join(f"{x(i)},{y(weight)}" for i, weight in enumerate(weights))
-    stretches = [(skip, [i for i, _ in group]) for skip, group in groupby(enumerate(skipped), key=itemgetter(1))]
-    ground = "".join(
-        f'<path class="skipped" d="M{x(steps[0] - 0.5)} {TOP}H{x(steps[-1] + 0.5)}V{BOTTOM}H{x(steps[0] - 0.5)}Z"/>'
-        for skip, steps in stretches
-        if skip
-    )
-    dots = "".join(
-        f'<circle class="{"hollow" if skip else "dot"}" cx="{x(i)}" cy="{y(weight)}" r="2.2"/>'
-        for i, (weight, skip) in enumerate(zip(weights, skipped, strict=True))
-        if len(weights) <= 60
-    )
-    said = "" if guided else "no class: not guided"
+    steps, top = range(len(weights)), max(guidance_scale, 2)  # a scale of 1 is a flat line at the bottom
+    note = "" if guided else "no class: not guided"
     if any(skipped):
-        said = f"{sum(skipped)} of {len(weights)} steps skip the unconditional pass"
-    return (
-        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Guidance weight over the steps">'
-        f'{ground}<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>'
-        f'<polygon class="area" points="{LEFT},{BOTTOM} {points} {x(len(weights) - 1)},{BOTTOM}"/>'
-        f'<polyline class="line" points="{points}"/>{dots}'
-        f'<text x="{LEFT - 5}" y="{y(top) + 4}" text-anchor="end">{top:g}</text>'
-        f'<text x="{LEFT - 5}" y="{y(1) + 4}" text-anchor="end">1</text>'
-        f'<text x="{LEFT}" y="{HEIGHT - 9}">noise</text>'
-        f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 9}" text-anchor="middle">{said}</text>'
-        f'<text x="{RIGHT}" y="{HEIGHT - 9}" text-anchor="end">image</text></svg>'
-    )
+        note = f"{sum(skipped)} of {len(weights)} steps skip the unconditional pass"
+
+    axes = new_axes(400, 112, left=42, right=18, top=8, bottom=22)
+    last = max(steps[-1], 1)
+    axes.set(xlim=(0, last), ylim=(1, top), ylabel="guidance weight")
+    axes.set_xticks([0, last / 2, last], ["noise", note, "image"])
+    axes.set_yticks([1, top], ["1", f"{top:g}"])
+    axes.tick_params(length=0, pad=5)
+    axes.spines["left"].set(visible=True, color=GRID)
+    for is_skipped, stretch in groupby(steps, key=skipped.__getitem__):
+        stretch = list(stretch)
+        if is_skipped:
+            axes.axvspan(stretch[0] - 0.5, stretch[-1] + 0.5, color=GREY, alpha=0.16, linewidth=0)
+    axes.fill_between(steps, 1, weights, color=ACCENT, alpha=0.1, linewidth=0)
+    axes.plot(steps, weights, color=ACCENT, linewidth=1.8, gid="weights", clip_on=False)
+    if len(weights) <= MAX_DOTS:
+        dots = {"marker": "o", "linestyle": "", "markersize": 4.4, "clip_on": False}
+        with_pass, without = ([i for i in steps if skipped[i] == left_out] for left_out in (False, True))
+        axes.plot(with_pass, [weights[i] for i in with_pass], color=ACCENT, gid="guided", **dots)
+        axes.plot(without, [weights[i] for i in without], color=GREY, markerfacecolor=GROUND, gid="skipped", **dots)
+    return to_svg(axes, "Guidance weight over the steps")

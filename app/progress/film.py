@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.common.stage import duration
-from app.progress.curves import Axis, curve, step_axis
+from app.progress.curves import Limits, curve, limits_of, share
 from app.progress.run_reader import Points, Progress, Sheet
 from app.progress.steps import all_steps, at_or_below, value_at
 
@@ -26,11 +26,11 @@ def film(runs: Sequence[Progress], position: int, uri: Uri) -> str:
     """The page of these runs, on which the browser shows the frame at `position` first."""
     steps = all_steps(runs)
     drawn = [step for run in runs for step, _ in (*run.loss, *run.kid)] + steps
-    axis = step_axis(drawn) if drawn else None
-    frames = [frame(runs, step, axis, uri) for step in steps]
+    limits = limits_of(drawn) if drawn else None
+    frames = [frame(runs, step, limits, uri) for step in steps]
     panels = "".join(panel(run, number) for number, run in enumerate(runs))
     graphs = [
-        graph(title, field, [getattr(run, field) for run in runs], axis)
+        graph(title, field, [getattr(run, field) for run in runs], limits)
         for title, field in CURVES.items()
         if any(getattr(run, field) for run in runs)
     ]
@@ -41,7 +41,7 @@ def film(runs: Sequence[Progress], position: int, uri: Uri) -> str:
     )
 
 
-def frame(runs: Sequence[Progress], step: int, axis: Axis, uri: Uri) -> dict[str, Any]:
+def frame(runs: Sequence[Progress], step: int, limits: Limits, uri: Uri) -> dict[str, Any]:
     """What changes on the page at a step. A run without samples there shows its nearest ones before."""
     sheets, words = [], {}
     for number, run in enumerate(runs):
@@ -51,7 +51,7 @@ def frame(runs: Sequence[Progress], step: int, axis: Axis, uri: Uri) -> dict[str
         for field in CURVES.values():
             value = value_at(getattr(run, field), step)
             words[f"{field}-{number}"] = "–" if value is None else f"{value:.4f}"
-    return {"step": step, "label": f"Step {step:,}", "x": axis(step), "sheets": sheets, "words": words}
+    return {"step": step, "label": f"Step {step:,}", "x": share(step, limits), "sheets": sheets, "words": words}
 
 
 def caption(shown: int | None, step: int) -> str:
@@ -121,10 +121,10 @@ def columns_for(classes: int, rows: int) -> int:
     return max(range(1, classes + 1), key=side)
 
 
-def graph(title: str, field: str, lines: Sequence[Points], axis: Axis) -> str:
+def graph(title: str, field: str, lines: Sequence[Points], limits: Limits) -> str:
     """A curve under its title, with the values at the step shown."""
     values = "".join(
         f'<span class="run-{number}" data-words="{field}-{number}"></span>' for number, line in enumerate(lines) if line
     )
-    drawing = curve(title, lines, axis, dots=field == "kid")
+    drawing = curve(title, lines, limits, dots=field == "kid")
     return f'<section class="graph"><header><h3>{title}</h3>{values}</header>{drawing}</section>'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -198,17 +199,27 @@ def test_ddpm_offers_a_thousand_steps() -> None:
     assert steps_of("dpm++")["maximum"] == 250
 
 
+def heights_of(curve: str) -> list[float]:
+    """Where the line of a guidance curve stands at each step, in pixels from the top."""
+    line = re.search(r'<g class="weights">\s*<path d="M([^"]*)"', curve)[1]
+    return [float(point.split()[1]) for point in line.split("L")]
+
+
+def dots(curve: str, kind: str) -> int:
+    """How many steps are marked as "guided" or "skipped"."""
+    return curve.partition(f'<g class="{kind}">')[2].partition("</g>")[0].count("<use")
+
+
 def test_the_guidance_curve_marks_what_is_skipped() -> None:
     """Catches a curve drawn the wrong way round, and one that says nothing of the saving."""
     curve = guidance_curve("dpm++", 25, 3.8, 4.0)
-    points = curve.split('polyline class="line" points="')[1].split('"')[0].split()
-    heights = [float(point.split(",")[1]) for point in points]
-    assert len(points) == 25
+    heights = heights_of(curve)
+    assert len(heights) == 25
     assert heights == sorted(heights, reverse=True)
-    assert curve.count('class="hollow"') == 12
+    assert dots(curve, "skipped") == 12
     assert "12 of 25 steps skip the unconditional pass" in curve
     assert "skip" not in guidance_curve("dpm++", 25, 3.8, 0.01).replace("skipped", "")
-    assert guidance_curve("ddpm", 1000, 1.0, 4.0).count("<circle") == 0
+    assert dots(guidance_curve("ddpm", 1000, 1.0, 4.0), "guided") == 0
     assert guidance_curve("dpm++", 1, 10.0, 8.0)
 
 
@@ -216,10 +227,10 @@ def test_the_guidance_curve_of_no_class_is_flat() -> None:
     """Catches a curve, and passes said to be saved, of a run that has one pass a step and guides nothing."""
     settings = ("dpm++", 25, 3.8, 4.0, True)
     flat = draw_curve([NO_CLASS, NO_CLASS], *settings)
-    heights = {point.split(",")[1] for point in flat.split('class="line" points="')[1].split('"')[0].split()}
-    assert "no class: not guided" in flat and "skip" not in flat and heights == {"86.0"}
-    assert flat == draw_curve([], *settings)
-    assert draw_curve([NO_CLASS, 2], *settings) == draw_curve([2], *settings) == guidance_curve(*settings)
+    assert "no class: not guided" in flat and "skip " not in flat and set(heights_of(flat)) == {90.0}
+    assert heights_of(flat) == heights_of(draw_curve([], *settings))
+    curves = draw_curve([NO_CLASS, 2], *settings), draw_curve([2], *settings), guidance_curve(*settings)
+    assert heights_of(curves[0]) == heights_of(curves[1]) == heights_of(curves[2])
 
 
 def test_the_launch_is_given_the_pages_files() -> None:

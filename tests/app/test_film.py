@@ -2,11 +2,27 @@
 
 import html
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from app.progress.curves import BINS, Axis, binned, curve, step_axis
+from app.progress.curves import (
+    BINS,
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTHS,
+    binned,
+    curve,
+    limits_of,
+    scale_of,
+    share,
+    ticks,
+)
 from app.progress.film import columns_for, film
 from app.progress.steps import all_steps, at_or_below, checkpoints_of, follow, suggestion, value_at
 from mdt_core.runs import Run
@@ -20,6 +36,12 @@ def runs(tmp_path: Path) -> Path:
 
 def frames_of(page: str) -> list[dict]:
     return json.loads(html.unescape(page.split('data-frames="')[1].split('"')[0]))
+
+
+def lines_of(drawing: str, run: int) -> list[list[tuple[float, float]]]:
+    """The points of a run's line in each of the charts of a drawing, in pixels."""
+    paths = re.findall(rf'<path d="M([^"]*)" style="fill: none; stroke: var\(--run-{run}\)', drawing)
+    return [[tuple(map(float, point.split())) for point in path.split("L")] for path in paths]
 
 
 def test_the_nearest_step_is_never_a_later_one() -> None:
@@ -102,24 +124,29 @@ def test_a_checkpoint_is_suggested_with_the_step(runs: Path) -> None:
 
 def test_an_axis_is_logarithmic_where_it_helps() -> None:
     """Catches a curve squeezed into the first tenth of its plot, ticks outside of it, and a logarithm of nothing."""
-    steps = Axis.over([10, 100, 1000], 0, 100)
-    assert [steps(step) for step in (1, 10, 100, 1000, 9999)] == [0, 0, 50, 100, 100]
-    assert steps.ticks == [10, 100, 1000]
-    kid = Axis.over([-0.01, 0.03], 100, 0)
-    assert not kid.logarithmic
-    assert kid(0.01) == 50
-    assert kid.ticks == [-0.01, 0, 0.01, 0.02, 0.03]
-    assert Axis.over([7], 0, 10)(7) == 0
-    assert Axis.over([0, 0], 0, 10)(0) == 0
+
+    def marks(limits: tuple[float, float]) -> list[float]:
+        return [mark for mark in ticks(limits).tick_values(*limits) if limits[0] <= mark <= limits[1]]
+
+    steps = limits_of([10, 100, 1000])
+    assert [share(step, steps) for step in (1, 10, 100, 1000, 9999)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert marks(steps) == pytest.approx([10, 20, 50, 100, 200, 500, 1000])
+    assert marks((1, 1e6)) == pytest.approx([1, 10, 100, 1e3, 1e4, 1e5, 1e6])
+    kid = limits_of([-0.01, 0.03])
+    assert scale_of(kid) == "linear"
+    assert share(0.01, kid) == 0.5
+    assert marks(kid) == pytest.approx([-0.01, 0, 0.01, 0.02, 0.03])
+    assert share(7, limits_of([7])) == 0
+    assert share(0, limits_of([0, 0])) == 0
 
 
 def test_a_long_curve_is_thinned_to_its_means() -> None:
     """Catches a page of megabytes after a long training, and a curve that shows single noisy steps."""
     noisy = [(step, 1.0 + (-1) ** step) for step in range(1, 10_001)]
-    thin = binned(noisy, step_axis(step for step, _ in noisy))
+    thin = binned(noisy, limits_of(step for step, _ in noisy))
     assert len(thin) <= BINS + 1
     assert thin[-1][1] == pytest.approx(1, abs=0.02)
-    assert binned(noisy[:50], step_axis([1, 50])) == noisy[:50]
+    assert binned(noisy[:50], (1, 50)) == noisy[:50]
 
 
 def test_what_is_no_number_is_not_drawn(runs: Path) -> None:
@@ -129,6 +156,20 @@ def test_what_is_no_number_is_not_drawn(runs: Path) -> None:
     run.log({"step": 2001, "loss": None})
     run.log({"step": 2002, "loss": "0.5"})
     assert see(runs).loss[-1] == (1000, 0.001)
-    drawing = curve("Loss", [see(runs).loss, []], step_axis([10, 1000]))
+    drawing = curve("Loss", [see(runs).loss, []], (10, 1000))
     assert "nan" not in drawing
-    assert drawing.count("<polyline") == 2
+    assert [len(points) for points in lines_of(drawing, 0)] == [3, 3]  # on a wide page, and on a narrow one
+    assert lines_of(drawing, 1) == []
+
+
+def test_a_line_of_the_chart_goes_where_its_numbers_say(runs: Path) -> None:
+    """Catches axes swapped or upside down, the colour of another run, and a cursor that stands beside its point."""
+    lines = [(10, 1.0), (100, 0.1), (1000, 0.01)], [(10, 0.1), (1000, 0.1)]
+    drawing = curve("Loss", lines, (10, 1000))
+    for first, second, width in zip(lines_of(drawing, 0), lines_of(drawing, 1), WIDTHS.values(), strict=True):
+        left, right, top, bottom = LEFT, width - RIGHT, TOP, HEIGHT - BOTTOM
+        middle = (left + right) / 2, (top + bottom) / 2
+        assert np.allclose(first, [(left, top), middle, (right, bottom)], atol=0.01)
+        assert np.allclose(second, [(left, middle[1]), (right, middle[1])], atol=0.01)
+        assert f"--from: {left}; --over: {right - left}" in drawing
+    assert "training steps</text>" in drawing and "Loss</text>" in drawing

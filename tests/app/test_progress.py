@@ -123,7 +123,7 @@ def test_a_number_that_is_none_costs_no_more_than_its_row(runs: Path, number: st
     run = see(runs)
     assert run.problem == "" and (run.sheets, run.kid) == (before.sheets, before.kid)
     assert [point for point in run.loss if point[0] != 5] == before.loss
-    assert "<polyline" in film([run, see(runs, "dit")], 0, lambda sheet: "x")
+    assert "stroke: var(--run-0)" in film([run, see(runs, "dit")], 0, lambda sheet: "x")
 
 
 @pytest.mark.parametrize("number", ["Infinity", "1" + "0" * 400])
