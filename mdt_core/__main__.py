@@ -1,4 +1,4 @@
-"""The command line: python -m mdt_core generate | inpaint | convert | info. Installed, `mdt` is the same.
+"""The command line: python -m mdt_core generate | inpaint | convert | export | info. Installed, `mdt` is the same.
 
 A wrong call ends with one line on stderr that says what was wrong and what would be right, and exit status 2.
 Every command imports what it needs when it runs: help and wrong calls do not wait for torch.
@@ -30,10 +30,13 @@ SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"  # in a cl
 def build_parser() -> argparse.ArgumentParser:
     """All commands; each sets `run`, the function that does its work."""
     parser = Parser(prog=_program(), description="Images from masked diffusion transformers.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | inpaint | convert | info")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="generate | inpaint | convert | export | info"
+    )
     add_generate(commands.add_parser("generate", help="one image of one class"))
     add_inpaint(commands.add_parser("inpaint", help="repaint a part of a picture of any size"))
     add_convert(commands.add_parser("convert", help="published weights -> a diffusers pipeline folder"))
+    add_export(commands.add_parser("export", help="a folder that diffusers opens without this package; to the hub"))
     add_info(commands.add_parser("info", help="what a model is"))
     return parser
 
@@ -75,6 +78,16 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vae", help="autoencoder: a folder or hub id (stabilityai/sd-vae-ft-mse)")
     parser.add_argument("--decoder-layers", type=int, help="v1's number of decoder blocks (2)")
     parser.set_defaults(run=run_convert)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `export`."""
+    parser.add_argument("model", metavar="PATH_OR_ID", help="folder, checkpoint, file or hub id")
+    _add_out_folder(parser)
+    parser.add_argument(
+        "--push", metavar="REPO_ID", help="also upload it to this repository of the hub, such as me/cats"
+    )
+    parser.set_defaults(run=run_export)
 
 
 def add_info(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +159,26 @@ def run_convert(args: argparse.Namespace) -> None:
             bar.set_description(name)
             run()
     print(f"{out}: {_described(pipe.transformer)}, {pipe.num_classes} classes, autoencoder {vae}")
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """A model and its code into a folder, and from there to the hub."""
+    from mdt_core.pipeline.open import open_pipeline
+    from mdt_core.runs import write_whole
+    from mdt_core.weights.export import check_push, export_pipeline, push
+    from mdt_core.weights.hub import expand
+
+    out = args.out_folder
+    _check_out_folder(out)
+    if args.push:
+        check_push(args.push)
+    card = expand(args.model) / "README.md"
+    pipe = open_pipeline(args.model)
+    text = card.read_text("utf-8") if card.is_file() else None
+    write_whole(out, lambda partial: export_pipeline(pipe, partial, args.push or str(out), text))
+    print(f'{out}: open it with DiffusionPipeline.from_pretrained("{out}", trust_remote_code=True)')
+    if args.push:
+        print(push(out, args.push))
 
 
 def run_info(args: argparse.Namespace) -> None:

@@ -14,7 +14,6 @@ from mdt_core.pipeline.image_arrays import mask_array, picture_array
 from mdt_core.pipeline.labels import ClassLabel
 from mdt_core.pipeline.outputs import MDTPipelineOutput, PipelineStep
 from mdt_core.samplers import generators, sampling_timesteps
-from mdt_core.transformer import MDT
 
 
 class Repainting:
@@ -75,7 +74,7 @@ class Repainting:
         rngs = generators(seeds)
         method = find_method(method)
         sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
-        if method.masked_pass and not isinstance(self.transformer, MDT):
+        if method.masked_pass and "side_interpolator" not in self.transformer.parts:
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
         content = choose_content(masked_content, strength)
         image, mask = picture_array(image), mask_array(mask)

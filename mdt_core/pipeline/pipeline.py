@@ -27,7 +27,7 @@ from mdt_core.pipeline.outputs import Images, MDTPipelineOutput, Pictures, Pipel
 from mdt_core.samplers import Step, generators, initial_latents, sample, sampling_timesteps
 from mdt_core.saved_config import tidy_config
 from mdt_core.transformer import MDTTransformer
-from mdt_core.weights.hub import HUB_OPTIONS, missing_weight, one_line, open_autoencoder, resolve
+from mdt_core.weights.hub import HUB_OPTIONS, missing_weight, one_line, open_autoencoder, our_classes, resolve
 from mdt_core.weights.official import load_official
 
 IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.json")
@@ -89,7 +89,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             hub.pop("revision", None)  # the model's, not the autoencoder's
             return cls.from_official(path, **kwargs, **hub)
         try:
-            name = json.loads((path / "model_index.json").read_text())["_class_name"]
+            name = cls.load_config(path)["_class_name"]
             if name != cls.__name__:
                 raise ValueError(f"it holds a {name}, not an {cls.__name__}")
             pipe = super().from_pretrained(path, **kwargs)
@@ -102,6 +102,11 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
             if lacking := missing_weight(part):
                 raise ValueError(f"{path} cannot be opened: {name} lacks {lacking}")
         return pipe
+
+    @classmethod
+    def load_config(cls, *args, **kwargs) -> dict:
+        """diffusers' `load_config`. An exported folder is opened by this class, not by the code that it brings."""
+        return our_classes(super().load_config(*args, **kwargs))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """diffusers' `save_pretrained`; the folder keeps no path of this machine."""

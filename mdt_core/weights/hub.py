@@ -87,6 +87,13 @@ def download(repository: str, patterns: list[str], **hub) -> Path:
         ) from error
 
 
+def our_classes(config: dict) -> dict:
+    """A pipeline's configuration with the classes of this package where `export` named those of the code beside it."""
+    if isinstance(config.get("_class_name"), list):
+        config |= {"_class_name": config["_class_name"][1], "transformer": ["mdt_core", config["transformer"][1]]}
+    return config
+
+
 def _fetch(repository: str, file: str | None, hub: dict) -> Path:
     """The pipeline folder or checkpoint file of a hub repository."""
     folder = download(repository, [file] if file else PATTERNS_OF.get(repository, PATTERNS), **hub)
