@@ -6,9 +6,8 @@ A name is looked up here and never becomes part of a path, so that nothing else 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from app.engine.run_folders import find_runs
+from app.engine.runs import checkpoint_folders, find_runs
 from mdt_core.fingerprint import fingerprint
-from mdt_core.runs import Run
 from mdt_core.weights.hub import expand
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -39,13 +38,9 @@ class Models(Mapping[str, str]):
     def checkpoints(self) -> dict[str, str]:
         """Those that can be opened: of every run, the latest first."""
         found = {}
-        for run in map(Run, find_runs(self.runs).values()):
-            try:
-                if (run.folder / "pipeline" / "model_index.json").is_file():
-                    kept = {step: path for step, path in run.checkpoints.items() if (path / "transformer").is_dir()}
-                    found |= {checkpoint_name(run.name, step): str(kept[step]) for step in reversed(kept)}
-            except OSError:  # a folder that may not be read
-                continue
+        for run, folder in find_runs(self.runs).items():
+            folders = checkpoint_folders(folder)
+            found |= {checkpoint_name(run, step): str(folders[step]) for step in reversed(folders)}
         return found
 
 

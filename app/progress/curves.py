@@ -11,7 +11,7 @@ from itertools import groupby
 from matplotlib.ticker import EngFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from app.common.charts import GRID, RUN_0, RUN_1, new_axes, to_svg
-from app.progress.run_reader import Points
+from app.engine.runs import Points
 
 WIDTHS = {"wide": 574, "narrow": 280}  # pixels: beside another chart on a page of 1280, and on a phone
 HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 176, 8, 38, 48, 14  # the chart's, and the distances of its axes from its edges

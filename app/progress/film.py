@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.common.stage import duration
+from app.engine.runs import Points, RunSnapshot, SampleSheet
 from app.progress.curves import Limits, curve, limits_of, share
-from app.progress.run_reader import Points, Progress, Sheet
 from app.progress.steps import all_steps, at_or_below, value_at
 
 PANEL, STAGE = 574, 336  # pixels across and down that a run has on a page of 1280 x 800
 LABEL, GAP = 24, 8  # pixels of a class's name, and between two classes
-CURVES = {"Loss": "loss", "KID": "kid"}  # title -> field of Progress
+CURVES = {"Loss": "loss", "KID": "kid"}  # title -> field of RunSnapshot
 
-Uri = Callable[[Sheet], str]  # where the browser finds a sheet
+Uri = Callable[[SampleSheet], str]  # where the browser finds a sheet
 
 
-def film(runs: Sequence[Progress], position: int, uri: Uri) -> str:
+def film(runs: Sequence[RunSnapshot], position: int, uri: Uri) -> str:
     """The page of these runs, on which the browser shows the frame at `position` first."""
     steps = all_steps(runs)
     drawn = [step for run in runs for step, _ in (*run.loss, *run.kid)] + steps
@@ -41,7 +41,7 @@ def film(runs: Sequence[Progress], position: int, uri: Uri) -> str:
     )
 
 
-def frame(runs: Sequence[Progress], step: int, limits: Limits, uri: Uri) -> dict[str, Any]:
+def frame(runs: Sequence[RunSnapshot], step: int, limits: Limits, uri: Uri) -> dict[str, Any]:
     """What changes on the page at a step. A run without samples there shows its nearest ones before."""
     sheets, words = [], {}
     for number, run in enumerate(runs):
@@ -61,7 +61,7 @@ def caption(shown: int | None, step: int) -> str:
     return f"step <b>{shown:,}</b>" + ("" if shown == step else f", the nearest up to {step:,}")
 
 
-def panel(run: Progress, number: int) -> str:
+def panel(run: RunSnapshot, number: int) -> str:
     """A run's heading and the places of its samples, which all show cuttings of one picture."""
     name = html.escape(run.name)
     heading = f'<h3 class="run-{number}">{name}</h3><span>{html.escape(run.model)}</span>'
@@ -75,7 +75,7 @@ def panel(run: Progress, number: int) -> str:
     return f'<section class="run"><header>{heading}</header>{tiles(run, number)}{notes}</section>'
 
 
-def state(run: Progress) -> str:
+def state(run: RunSnapshot) -> str:
     """How far the training is, and whether it goes on."""
     if run.live:
         left = f" · {duration(run.seconds_left)} left" if run.seconds_left else ""
@@ -83,7 +83,7 @@ def state(run: Progress) -> str:
     return f"{run.steps:,} of {run.total:,} steps" if run.steps < run.total else f"{run.steps:,} steps, complete"
 
 
-def tiles(run: Progress, number: int) -> str:
+def tiles(run: RunSnapshot, number: int) -> str:
     """One figure per class; all of them are windows onto the sheet in --sheet-NUMBER."""
     if not run.sheets:
         return ""
@@ -100,7 +100,7 @@ def tiles(run: Progress, number: int) -> str:
     return f'<div class="tiles" style="{grid}; --sheet: var(--sheet-{number})">{figures}</div>'
 
 
-def classes_of(run: Progress, size: tuple[int, int]) -> Sequence[str]:
+def classes_of(run: RunSnapshot, size: tuple[int, int]) -> Sequence[str]:
     """A name for every column of a sheet of this width and height."""
     classes = max(1, round(size[0] * run.rows / size[1]))
     return run.classes if len(run.classes) == classes else [f"class {i}" for i in range(classes)]

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from app.common.images import open_image
 from app.engine.frames import kept_steps
+from app.engine.runs import RunSnapshot, SampleSheet
 from app.progress.film import classes_of, columns_for
-from app.progress.run_reader import Progress, Sheet
 from app.progress.steps import all_steps, at_or_below
 from app.progress.strips import Strip
 from mdt_core.pipeline.labelled_grid import FAINT, NOTE, PAPER, Cell, LabelledGrid
@@ -68,7 +68,7 @@ class Reel:
         ).image
 
 
-def of_samples(runs: Sequence[Progress], most: int) -> Reel:
+def of_samples(runs: Sequence[RunSnapshot], most: int) -> Reel:
     """The samples of some runs, at no more than so many steps. ValueError where there are none."""
     steps = all_steps(runs)
     chosen = {steps[i] for i in kept_steps(len(steps), most)}
@@ -104,7 +104,7 @@ def of_strip(strip: Strip) -> Reel:
     return Reel(strip.runs, cells, f"{strip.subject} · seed {request.seeds[0]}", (settings,))
 
 
-def tiles(run: Progress, sheet: Sheet) -> Image.Image | None:
+def tiles(run: RunSnapshot, sheet: SampleSheet) -> Image.Image | None:
     """A sheet as the page lays it out: a class's samples above its name. None where the file is gone or damaged."""
     try:
         picture = open_image(sheet.path, ("PNG",))

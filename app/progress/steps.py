@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from app.engine.models import checkpoint_name
-from app.progress.run_reader import Points, Progress
+from app.engine.runs import Points, RunSnapshot
 
 
-def all_steps(runs: Iterable[Progress]) -> list[int]:
+def all_steps(runs: Iterable[RunSnapshot]) -> list[int]:
     """Every step at which any of the runs has samples."""
     return sorted({step for run in runs for step in run.sheets})
 
@@ -47,7 +47,7 @@ class Checkpoint:
         return f"{self.run} · step {self.step:,}" + (" · unreadable" if self.problem else "")
 
 
-def checkpoints_of(runs: Iterable[Progress]) -> dict[str, Checkpoint]:
+def checkpoints_of(runs: Iterable[RunSnapshot]) -> dict[str, Checkpoint]:
     """All checkpoints of some runs, by the names that they have among the models."""
     return {
         checkpoint_name(run.name, step): Checkpoint(run.name, step, problem)
@@ -56,7 +56,7 @@ def checkpoints_of(runs: Iterable[Progress]) -> dict[str, Checkpoint]:
     }
 
 
-def suggestion(runs: Sequence[Progress], step: int, chosen: str | None) -> str | None:
+def suggestion(runs: Sequence[RunSnapshot], step: int, chosen: str | None) -> str | None:
     """The checkpoint that belongs to a step: the nearest before it, of the run whose checkpoint was chosen."""
     before = checkpoints_of(runs).get(chosen)
     having = [run for run in runs if run.checkpoints]

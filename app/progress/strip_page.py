@@ -14,16 +14,16 @@ from app.common.stage import WAITING, duration, status_line
 from app.common.studio import CHECK, GPU, Studio, Update, on_end
 from app.engine.frames import PREVIEW_SECONDS
 from app.engine.request import GUIDANCE_SCALE, Request, max_steps
+from app.engine.runs import RunSnapshot
 from app.progress.download import Download
 from app.progress.reels import of_strip
-from app.progress.run_reader import Progress
 from app.progress.strips import Album, Moment, Place, Strip, chosen_steps, draw, plan, recipe_of, shared_labels
 
 DEFAULTS = Request("", (None,), (0,))
 SIDE = 160  # pixels of a preview
 MARK = "watch('value', () => window.film.mark());"  # film.js
 
-Runs = Callable[..., list[Progress]]  # the runs of the names that the pickers hold
+Runs = Callable[..., list[RunSnapshot]]  # the runs of the names that the pickers hold
 
 
 class StripPage:
@@ -74,7 +74,7 @@ class StripPage:
         self.stop.click(None, cancels=[run])
         self.download.wire(self.export, [self.strip])
 
-    def offer(self, runs: Sequence[Progress]) -> tuple[list[tuple[str, int]], str, bool]:
+    def offer(self, runs: Sequence[RunSnapshot]) -> tuple[list[tuple[str, int]], str, bool]:
         """What can be asked of some runs: the classes to choose from, a sentence, and whether there is a checkpoint."""
         able = [run for run in runs if run.checkpoints]
         choices = class_choices(shared_labels(able))

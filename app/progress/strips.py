@@ -19,7 +19,7 @@ from app.engine.engine import Engine
 from app.engine.frames import kept_steps
 from app.engine.models import checkpoint_name
 from app.engine.request import Request
-from app.progress.run_reader import Progress, reason
+from app.engine.runs import RunSnapshot, reason
 
 MOST = 16  # steps of a strip: of more checkpoints, so many are evenly chosen
 
@@ -94,20 +94,20 @@ class Album:
             del self._files[next(iter(self._files))]
 
 
-def chosen_steps(runs: Sequence[Progress]) -> list[int]:
+def chosen_steps(runs: Sequence[RunSnapshot]) -> list[int]:
     """The steps at which a strip has pictures: of all checkpoints, at most MOST, the first and the last among them."""
     steps = sorted({step for run in runs for step in run.checkpoints})
     return [steps[i] for i in sorted(kept_steps(len(steps), MOST))]
 
 
-def shared_labels(runs: Sequence[Progress]) -> dict[int, str]:
+def shared_labels(runs: Sequence[RunSnapshot]) -> dict[int, str]:
     """The classes that all of these runs know, as the first one numbers them."""
     known = [set(run.labels.values()) for run in runs]
     labels = runs[0].labels if runs else {}
     return {index: name for index, name in labels.items() if all(name in names for names in known)}
 
 
-def plan(runs: Sequence[Progress], request: Request) -> Strip:
+def plan(runs: Sequence[RunSnapshot], request: Request) -> Strip:
     """The strip of some runs for a request of one image, whose class is one of the first run that has checkpoints; its
     model is not used. ValueError where a run cannot be read or has no such class, or none has a checkpoint."""
     for run in runs:
@@ -128,7 +128,7 @@ def plan(runs: Sequence[Progress], request: Request) -> Strip:
             run=run.name,
             step=step,
             request=replace(request, model=checkpoint_name(run.name, step), class_labels=(numbers[run.name],)),
-            version=run.weights[step],
+            version=run.weights_versions[step],
             problem=run.checkpoints[step],
         )
         for step in steps
@@ -139,7 +139,7 @@ def plan(runs: Sequence[Progress], request: Request) -> Strip:
     return Strip(tuple(run.name for run in able), tuple(steps), tuple(places), subject)
 
 
-def class_in(run: Progress, label: int | None, name: str | None) -> int | None:
+def class_in(run: RunSnapshot, label: int | None, name: str | None) -> int | None:
     """A class of another run in this one. ValueError where it has none of that name."""
     notes: list[str] = []
     found = recipes.find_classes([label], [name], run, notes)

@@ -1,6 +1,7 @@
 """The Training progress tab: samples of one or two runs from step to step, and their curves, live while they train."""
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,10 @@ from app.common.errors import plain_errors
 from app.common.images import publish, uri
 from app.common.studio import CHECK, GLUE, Studio, Update
 from app.engine.models import SHIPPED_RUNS
-from app.engine.run_folders import find_runs
+from app.engine.runs import RunSnapshot, SampleSheet, find_runs, look_at
 from app.progress.download import Download
 from app.progress.film import film
 from app.progress.reels import of_samples
-from app.progress.run_reader import Progress, Sheet, first_choice, look_up
 from app.progress.steps import all_steps, checkpoints_of, follow, suggestion
 from app.progress.strip_page import StripPage
 from app.progress.strips import MOST
@@ -55,7 +55,7 @@ class TrainingProgress:
     def __init__(self, studio: Studio):
         self.studio = studio
         self.folders = (studio.runs, SHIPPED_RUNS)
-        self._published: dict[Sheet, str] = {}
+        self._published: dict[SampleSheet, str] = {}
         self.empty = gr.HTML(EMPTY.format(folder=html.escape(str(studio.runs))), elem_id="training-empty")
         with gr.Column(visible=False, elem_id="training", elem_classes="result") as self.page:
             self._lay_out()
@@ -120,8 +120,8 @@ class TrainingProgress:
         names = [name for name in dict.fromkeys((first, second)) if name]
         if not found and not names:
             return {self.page: gr.update(visible=False), self.empty: gr.update(visible=True)}
-        names = names or first_choice(found, SHIPPED_RUNS)
-        runs = [look_up(name, found) for name in names]
+        names = names or opening_runs(found, SHIPPED_RUNS)
+        runs = [look_at(name, found) for name in names]
         version = hash((tuple(found), *((run.name, run.problem, run.version, run.live) for run in runs)))
         if version == shown.version and first != second:
             return gr.skip()
@@ -150,7 +150,7 @@ class TrainingProgress:
             update |= self._offer(runs, steps[position] if steps else 0, checkpoint)
         return update
 
-    def _uri(self, sheet: Sheet) -> str:
+    def _uri(self, sheet: SampleSheet) -> str:
         """Where the browser finds a picture, "" where it was deleted. Each is published once, and again where the cache
         has been emptied."""
         path = self._published.get(sheet)
@@ -162,9 +162,9 @@ class TrainingProgress:
             self._published[sheet] = path = publish(data, sheet.path.stem, self.film)
         return uri(path)
 
-    def _runs(self, *names: str | None) -> list[Progress]:
+    def _runs(self, *names: str | None) -> list[RunSnapshot]:
         found = find_runs(self.folders)
-        return [look_up(name, found) for name in dict.fromkeys(names) if name]
+        return [look_at(name, found) for name in dict.fromkeys(names) if name]
 
     def export(self, kind: str, first: str | None, second: str | None) -> str:
         """The samples of the runs over their steps, as a file."""
@@ -183,7 +183,7 @@ class TrainingProgress:
         known = 0 <= position < len(shown.steps)
         return self._offer(runs, shown.steps[position], checkpoint) if known else gr.skip()
 
-    def _offer(self, runs: list[Progress], step: int, before: str | None) -> Update:
+    def _offer(self, runs: list[RunSnapshot], step: int, before: str | None) -> Update:
         """The checkpoints to choose from. The one chosen `before` stays among them, also when it is gone: the browser
         may be sending it at this moment, and Gradio refuses what is no choice."""
         listed, chosen = checkpoints_of(runs), suggestion(runs, step, before)
@@ -216,3 +216,10 @@ class TrainingProgress:
         if found is None:
             raise gr.Error("This checkpoint is not there any more.", print_exception=False)
         return self.studio.open_in(tab, found.run, found.step) | {self.clock: gr.Timer(active=False)}
+
+
+def opening_runs(runs: Mapping[str, Path], shipped: Path) -> list[str]:
+    """What the page opens with: a run in training, else the first two that are shipped, else the newest."""
+    seen = sorted((look_at(name, runs) for name in runs), key=lambda run: run.last_written, reverse=True)
+    live = [run.name for run in seen if run.live]
+    return live[:1] or [name for name, path in runs.items() if path.parent == shipped][:2] or [seen[0].name]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.run_folders import find_runs
+from app.engine.runs import LIVE_SECONDS, find_runs, look_at
 from app.progress.film import film
-from app.progress.run_reader import LIVE_SECONDS, first_choice, look_up
+from app.progress.tab import opening_runs
 from mdt_core.runs import Run
 from tests.helpers.run_folders import CLASSES, picture, see, write_checkpoint, write_run, write_two_runs
 
@@ -49,19 +49,19 @@ def test_a_run_is_live_while_it_is_written(runs: Path) -> None:
     assert run.live
     assert run.seconds_left == 300 * 16 / 8
     assert not see(runs).live
-    object.__setattr__(run, "written", run.written - LIVE_SECONDS)
+    object.__setattr__(run, "last_written", run.last_written - LIVE_SECONDS)
     assert not run.live
 
 
 def test_the_page_opens_with_what_is_trained_now(runs: Path, tmp_path: Path) -> None:
     """Catches a page that hides the run one has just started behind an older one."""
-    assert first_choice(find_runs([runs]), tmp_path / "shipped") == ["dit"]
+    assert opening_runs(find_runs([runs]), tmp_path / "shipped") == ["dit"]
     shutil.rmtree(runs / "dit")
     write_run(tmp_path / "shipped" / "a")
     write_run(tmp_path / "shipped" / "b")
     found = find_runs([runs, tmp_path / "shipped"])
-    assert first_choice(found, tmp_path / "shipped") == ["a", "b"]
-    assert first_choice(find_runs([runs]), tmp_path / "shipped") == ["mdt"]
+    assert opening_runs(found, tmp_path / "shipped") == ["a", "b"]
+    assert opening_runs(find_runs([runs]), tmp_path / "shipped") == ["mdt"]
 
 
 def test_only_training_runs_are_found(runs: Path) -> None:
@@ -184,9 +184,9 @@ def test_a_run_may_be_deleted_at_any_moment(runs: Path, monkeypatch: pytest.Monk
 
         with monkeypatch.context() as patch:
             patch.setattr(Run, name, property(vanish))
-            progress = look_up("mdt", found)
+            progress = look_at("mdt", found)
         assert not (runs / "mdt").exists()
-        film([progress, look_up("dit", found)], 0, lambda sheet: "x")
+        film([progress, look_at("dit", found)], 0, lambda sheet: "x")
     shutil.rmtree(runs)
-    assert look_up("mdt", found).problem == "The run's folder disappeared while it was read."
-    assert look_up("mdt", find_runs([runs])).problem == "There is no run of this name any more."
+    assert look_at("mdt", found).problem == "The run's folder disappeared while it was read."
+    assert look_at("mdt", find_runs([runs])).problem == "There is no run of this name any more."

@@ -12,8 +12,7 @@ import pytest
 from gradio_client import Client
 
 from app.engine.engine import Engine
-from app.engine.run_folders import find_runs
-from app.progress.run_reader import look_up
+from app.engine.runs import checkpoint_folders, find_runs, look_at
 from app.progress.tab import Positions, Shown, TrainingProgress
 from app.ui import build, launch
 from mdt_core.runs import Run
@@ -48,7 +47,7 @@ def secret(runs: Path) -> Path:
 def test_a_name_is_no_path(runs: Path, secret: Path, name: str) -> None:
     """Catches a name that is joined to a folder."""
     for given in (name, str(secret), f"../{secret.name}"):
-        assert look_up(given, find_runs([runs])).problem == "There is no run of this name any more."
+        assert look_at(given, find_runs([runs])).problem == "There is no run of this name any more."
 
 
 @pytest.mark.parametrize(
@@ -62,6 +61,8 @@ def test_links_out_of_a_run_are_not_followed(runs: Path, secret: Path, part: str
     run = see(runs)
     assert "is a link that leads out of the run's folder" in run.problem
     assert not (run.sheets or run.loss or run.kid or run.checkpoints)
+    if part in ("checkpoints", "pipeline"):
+        assert checkpoint_folders(runs / "mdt") == {}  # nor is there a model
 
 
 def test_a_run_may_be_a_link_within_the_folder(runs: Path) -> None:

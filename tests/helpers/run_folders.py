@@ -7,8 +7,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from app.engine.run_folders import find_runs
-from app.progress.run_reader import Progress, look_up
+from app.engine.runs import RunSnapshot, find_runs, look_at
 from mdt_core.runs import Run
 
 CLASSES = ["cat", "dog", "owl"]
@@ -48,6 +47,6 @@ def write_two_runs(folder: Path) -> Path:
     return folder
 
 
-def see(runs: Path, name: str = "mdt") -> Progress:
+def see(runs: Path, name: str = "mdt") -> RunSnapshot:
     """A run of a folder as the page reads it."""
-    return look_up(name, find_runs([runs]))
+    return look_at(name, find_runs([runs]))

@@ -1,9 +1,9 @@
-"""Training runs as the page shows them: found by name, read with distrust, and compared step by step.
+"""Training runs, found by name and read with distrust.
 
-A run may be written, damaged or deleted while it is looked at, so that reading ends in a `Progress`, whatever is there:
-what cannot be read is named with its reason. A name is looked up among the runs that were found and never becomes part
-of a path; links that lead out of a run's folder are not followed. What was read is kept until a size or a time of a
-file changes.
+A run may be written, damaged or deleted while it is looked at. So a look always ends in a `RunSnapshot`, in which what
+cannot be read is named with its reason. A name is looked up among the runs that were found and never becomes part of a
+path, and nothing is read through a link that leads out of its folder. A snapshot is kept until the size or the time of
+a file changes.
 """
 
 import json
@@ -18,10 +18,9 @@ from typing import Any
 from PIL import Image
 from safetensors import safe_open
 
-from app.engine.run_folders import inside
 from mdt_core.runs import Run
 
-READ = (  # everything that the page depends on
+FILES = (  # of a run, that a snapshot depends on
     "config.json",
     "metrics.jsonl",
     "evaluation.jsonl",
@@ -30,16 +29,16 @@ READ = (  # everything that the page depends on
     "checkpoints/step_*/transformer/*",
     "pipeline/model_index.json",
 )
-VAST = 1e100  # no logged number says anything beyond, and no axis holds it; NaN is not below it either
-LIVE_SECONDS = 180  # since the last writing, in which a run that is not at its end counts as being trained
+LARGEST = 1e100  # larger numbers say nothing, and no axis holds them; NaN is not below it either
+LIVE_SECONDS = 180  # a run that is not at its end counts as being trained so long after its last writing
 
 Points = list[tuple[int, float]]  # (step, value), by step
-Inventory = tuple[tuple[str, int, int], ...]  # (name inside the run, size in bytes, time in ns) of what is read
+Inventory = tuple[tuple[str, int, int], ...]  # of files: (name inside the run, size in bytes, time in ns)
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """The picture of a step's samples: one column per class."""
+class SampleSheet:
+    """The picture of a step's samples: a column per class, a row per seed."""
 
     path: Path
     version: int  # changes with the file
@@ -47,8 +46,8 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A run as far as it has come. Where it cannot be read, `problem` says why and the rest is empty."""
+class RunSnapshot:
+    """A run as it was at one look. Where it cannot be read, `problem` says why and the rest is empty."""
 
     name: str
     problem: str = ""
@@ -59,41 +58,88 @@ class Progress:
     steps: int = 0  # steps that it has
     speed: float = 0.0  # images per second
     seconds_left: float = 0.0
-    sheets: dict[int, Sheet] = field(default_factory=dict)
+    sheets: dict[int, SampleSheet] = field(default_factory=dict)
     loss: Points = field(default_factory=list)
     kid: Points = field(default_factory=list)
     labels: dict[int, str] = field(default_factory=dict)  # the classes that its checkpoints know, by index
     checkpoints: dict[int, str] = field(default_factory=dict)  # step -> why it cannot be opened, or ""
-    weights: dict[int, int] = field(default_factory=dict)  # step -> a number that changes with the checkpoint's files
+    weights_versions: dict[int, int] = field(default_factory=dict)  # step -> changes with the checkpoint's files
     notes: tuple[str, ...] = ()  # of pictures that cannot be read
-    written: float = 0.0  # time of the last writing
+    last_written: float = 0.0  # seconds, as time.time() counts
     version: int = 0  # changes with any file that was read
 
     @property
     def live(self) -> bool:
-        """Whether it seems to be trained at this moment."""
-        return self.steps < self.total and time.time() - self.written < LIVE_SECONDS
+        """Whether it seems to be in training."""
+        return self.steps < self.total and time.time() - self.last_written < LIVE_SECONDS
 
 
-def look_up(name: str, runs: Mapping[str, Path]) -> Progress:
-    """The run of a name among those found. A name that is not there is no error: it may have been deleted just now."""
+def find_runs(folders: Iterable[Path]) -> dict[str, Path]:
+    """Name -> run folder, in folders of runs; of two with one name the first counts.
+
+    A run has samples or checkpoints, or a configuration of a training. What leads out of its folder is left out.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError:  # not there, or not any more
+            continue
+        for path in paths:
+            if not path.name.startswith(".") and inside(path, folder) and is_run(path):
+                found.setdefault(path.name, path)
+    return found
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a training run: an autoencoder's, for one, has a configuration, too."""
+    try:
+        if (folder / "samples").is_dir() or (folder / "checkpoints").is_dir():
+            return True
+        return inside(folder / "config.json", folder) and "training" in Run(folder).config
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Whether a path, all its links followed, is in a folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
+def checkpoint_folders(folder: Path) -> dict[int, Path]:
+    """Step -> checkpoint of a run, of those that can be tried to open: with weights, and a pipeline for the rest."""
+    try:
+        index = folder / "pipeline" / "model_index.json"
+        if not (index.is_file() and inside(index, folder)):
+            return {}
+        weights = {step: path / "transformer" for step, path in Run(folder).checkpoints.items()}
+        return {step: path.parent for step, path in weights.items() if path.is_dir() and inside(path, folder)}
+    except OSError:  # a folder that may not be read
+        return {}
+
+
+def look_at(name: str, runs: Mapping[str, Path]) -> RunSnapshot:
+    """A run of those found, by its name. One that is not there is no error: it may have been deleted just now."""
     if name not in runs:
-        return Progress(name, problem="There is no run of this name any more.")
+        return RunSnapshot(name, problem="There is no run of this name any more.")
     folder = runs[name]
     try:
         return read(name, folder, inventory(folder))
     except FileNotFoundError:  # deleted while it was read
-        return Progress(name, problem="The run's folder disappeared while it was read.")
+        return RunSnapshot(name, problem="The run's folder disappeared while it was read.")
     except json.JSONDecodeError as error:  # rows that are no JSON are left out
-        return Progress(name, problem=f"The run's config.json is damaged or half written: {reason(error)}.")
+        return RunSnapshot(name, problem=f"The run's config.json is damaged or half written: {reason(error)}.")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        return Progress(name, problem=f"The run cannot be read: {reason(error)}.")
+        return RunSnapshot(name, problem=f"The run cannot be read: {reason(error)}.")
 
 
 def inventory(folder: Path) -> Inventory:
-    """What is read of a run, with sizes and times. OSError where it vanishes, ValueError where a link leads out."""
+    """The files that a snapshot depends on. OSError where the run vanishes, ValueError where a link leads out."""
     found = []
-    for pattern in READ:
+    for pattern in FILES:
         for path in sorted(folder.glob(pattern)):
             name = path.relative_to(folder).as_posix()
             if not inside(path, folder):
@@ -106,7 +152,7 @@ def inventory(folder: Path) -> Inventory:
 
 
 @lru_cache(maxsize=16)
-def read(name: str, folder: Path, files: Inventory) -> Progress:
+def read(name: str, folder: Path, files: Inventory) -> RunSnapshot:
     """Read a run whose files are `files`. OSError where it vanishes; any error of broken data."""
     run = Run(folder)
     config, metrics, evaluations = run.config, run.metrics, run.evaluations
@@ -115,18 +161,11 @@ def read(name: str, folder: Path, files: Inventory) -> Progress:
     total, steps = int(training.get("steps", 0)), int(last.get("step", 0))
     speed = float(last.get("images_per_second", 0))
     left = max(total - steps, 0) * int(training.get("batch_size", 0)) / speed if speed else 0.0
-    versions = {name: (size, time_ns) for name, size, time_ns in files}
-    sheets, notes = {}, []
-    for step, path in run.samples.items():
-        version = versions.get(f"samples/{path.name}")
-        if version is None:  # it came just now: the next look finds it
-            continue
-        try:
-            sheets[step] = read_sheet(path, version[1])
-        except ValueError as error:
-            notes.append(f"{path.name}: {error}")
-    lacking = "" if "pipeline/model_index.json" in versions else "the run has no pipeline folder to open it with"
-    return Progress(
+    sheets, notes = read_sheets(run, files)
+    lacking = "the run has no pipeline folder to open it with"
+    if any(name == "pipeline/model_index.json" for name, _, _ in files):
+        lacking = ""
+    return RunSnapshot(
         name=name,
         model=str(config.get("model", "")),
         classes=tuple(map(str, config.get("classes", ()))),
@@ -140,15 +179,28 @@ def read(name: str, folder: Path, files: Inventory) -> Progress:
         kid=points(evaluations, kid_key(evaluations)),
         labels=read_labels(folder / "pipeline" / "model_index.json"),
         checkpoints={step: check_checkpoint(path, files) or lacking for step, path in run.checkpoints.items()},
-        weights={step: hash(files_of(path, files)) for step, path in run.checkpoints.items()},
+        weights_versions={step: hash(files_of(path, files)) for step, path in run.checkpoints.items()},
         notes=tuple(notes),
-        written=max((time_ns for _, _, time_ns in files), default=0) / 1e9,
+        last_written=max((time_ns for _, _, time_ns in files), default=0) / 1e9,
         version=hash(files),
     )
 
 
+def read_sheets(run: Run, files: Inventory) -> tuple[dict[int, SampleSheet], list[str]]:
+    """The sheets by step, and what is wrong with those that are left out. One that came just now comes next time."""
+    times = {name: time_ns for name, _, time_ns in files}
+    sheets, notes = {}, []
+    for step, path in run.samples.items():
+        if version := times.get(f"samples/{path.name}"):
+            try:
+                sheets[step] = read_sheet(path, version)
+            except ValueError as error:
+                notes.append(f"{path.name}: {error}")
+    return sheets, notes
+
+
 @lru_cache(maxsize=1024)
-def read_sheet(path: Path, version: int) -> Sheet:
+def read_sheet(path: Path, version: int) -> SampleSheet:
     """A sheet whose bytes are whole; no pixel is decoded. ValueError says what is wrong."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -158,7 +210,7 @@ def read_sheet(path: Path, version: int) -> Sheet:
         raise
     except Exception as error:  # decoders raise all kinds of exceptions on broken data
         raise ValueError("this picture is damaged or cut short") from error
-    return Sheet(path, version, size)
+    return SampleSheet(path, version, size)
 
 
 def read_labels(path: Path) -> dict[int, str]:
@@ -204,20 +256,14 @@ def check_weights(folder: Path, files: Inventory) -> str:
 def points(rows: Iterable[Mapping[str, Any]], key: str) -> Points:
     """A column of logged rows where it is a number that can be drawn."""
     pairs = [(int(row["step"]), row.get(key)) for row in rows]
-    return [(step, float(y)) for step, y in pairs if isinstance(y, int | float) and 0 < step < VAST and abs(y) < VAST]
+    numbers = [(step, value) for step, value in pairs if isinstance(value, int | float)]
+    return [(step, float(value)) for step, value in numbers if 0 < step < LARGEST and abs(value) < LARGEST]
 
 
 def kid_key(rows: Iterable[Mapping[str, Any]]) -> str:
     """The column that holds the KID: its name says which network's features it compares."""
     keys = (key for row in rows for key in row)
     return next((key for key in keys if key.startswith("kid") and not key.endswith("error")), "kid")
-
-
-def first_choice(runs: Mapping[str, Path], shipped: Path) -> list[str]:
-    """What the page opens with: a run that is being trained, else the two that are shipped, else the newest."""
-    seen = sorted((look_up(name, runs) for name in runs), key=lambda run: run.written, reverse=True)
-    live = [run.name for run in seen if run.live]
-    return live[:1] or [name for name, path in runs.items() if path.parent == shipped][:2] or [seen[0].name]
 
 
 def reason(error: Exception) -> str:
