@@ -93,7 +93,7 @@ RECIPES = {
     "avatars": Recipe(
         "MDTv2-XS/2",
         CPU,
-        expect="64 px, an hour of two CPU cores with AMX; half of it run at this rate, all at 1.5e-3: train/RESULTS.md",
+        expect="64 px, an hour of two CPU cores with AMX; half of it run at this rate, all at 1.5e-3: train/LOG.md",
     ),
     "avatars-mdt": Recipe("MDT-XS/2", CPU_V1, expect="version 1 of it"),
     "avatars-dit": Recipe("DiT-XS/2", replace(CPU_V1, mask_ratio=None), expect="the plain transformer of that size"),
