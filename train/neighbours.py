@@ -151,9 +151,7 @@ def build_parser() -> Parser:
     parser.add_argument("--rows", type=int, default=12, help="samples in the picture (default 12)")
     parser.add_argument("--neighbours", type=int, default=5, help="training images beside each (default 5)")
     parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="whose features")
-    parser.add_argument("--device", help="default: the best there is")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the drawn sets (default data)")
-    parser.add_argument("--size", type=int, metavar="PX", help=sources.SIZE_HELP)
+    sources.add_source_options(parser.add_argument)
     return parser
 
 

@@ -42,9 +42,7 @@ def build_parser() -> Parser:
     option("--reference", metavar="SOURCE", default="avatars:test", help=f"real images: {sources.HELP}")
     option("--validation-images", type=int, default=VALIDATION_IMAGES, help="latents of the loss, four draws each")
     option("--batch-size", type=int, default=64, help="changes the speed, not the figures")
-    option("--device", help="default: the best there is")
-    option("--data", type=Path, default=Path("data"), help="folder of the drawn sets (default data)")
-    option("--size", type=int, metavar="PX", help=sources.SIZE_HELP)
+    sources.add_source_options(option)
 
     option = commands.add_parser("report", help="evaluation.jsonl of several runs -> a table and a plot").add_argument
     option("runs", nargs="+", type=Path, metavar="RUN", help="run folders; seeds of a recipe are averaged")

@@ -76,9 +76,7 @@ def build_parser() -> Parser:
     parser.add_argument("--sweep", metavar="WORD=FIRST:LAST:STEP", help=sweep)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
     parser.add_argument("--batch-size", type=int, default=32, help="changes the speed, not the images")
-    parser.add_argument("--device", help="default: the best there is")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the drawn sets (default data)")
-    parser.add_argument("--size", type=int, metavar="PX", help=sources.SIZE_HELP)
+    sources.add_source_options(parser.add_argument)
     return parser
 
 

@@ -1,8 +1,10 @@
 """A SOURCE of the command line -> arrays of images.
 
-avatars-128:test     a split of a drawn set: the folder `avatars-128` below --data, or any other path to one
-photos/              a folder of image files, read as train.latents reads them
-samples.npz          the ADM evaluator's file: uint8 NHWC `arr_0`, labels `arr_1` where they are known
+    avatars-128:test     a split of a drawn set: the folder `avatars-128` below --data, or any other path to one
+    photos/              a folder of image files, read as train.latents reads them
+    samples.npz          the ADM evaluator's file: uint8 NHWC `arr_0`, labels `arr_1` where they are known
+
+Every command that takes images takes them so.
 """
 
 import zipfile
@@ -17,9 +19,6 @@ from train import avatars
 from train.latents.images import BrokenImage, DrawnImages, ImageFolder, check_readable
 
 HELP = "SET:SPLIT (as avatars:test), FOLDER or FILE.npz"
-SIZE_HELP = (
-    "cut image files to squares of this side, as training does; default: they are of one size and stay as they are"
-)
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,20 @@ class FolderImages:
 
     def __init__(self, folder: ImageFolder) -> None:
         self.folder, self.indices = folder, []
-        shapes, broken = [], []
+        sizes, broken = [], []
         for index, path in enumerate(folder.paths):
             try:
-                shapes.append(folder[index][0].shape)
+                _, height, width = folder[index][0].shape
             except BrokenImage as error:
                 broken.append(str(error))
                 continue
             self.indices.append(index)
+            sizes.append(f"{width}x{height}")
             # To scale them here would change every figure with the filter that it took.
-            if shapes[-1] != shapes[0]:
-                mixed = " and ".join(f"{width}x{height}" for _, height, width in (shapes[0], shapes[-1]))
-                raise ValueError(
-                    f"{folder.root} mixes sizes ({mixed} at {path}): bring all images to one size, "
-                    "or cut them as training does by --size"
-                )
+            if sizes[-1] != sizes[0]:
+                mixed = f"{folder.root} mixes sizes ({sizes[0]} and {sizes[-1]} at {path})"
+                raise ValueError(f"{mixed}: bring all images to one size first, or cut them by --size as training does")
         check_readable(len(self.indices), broken)
-        _, height, width = shapes[0]
         self.shape = (len(self.indices), height, width, 3)
 
     def __len__(self) -> int:
@@ -69,6 +65,14 @@ class FolderImages:
         if isinstance(index, slice):
             return np.stack([self[i] for i in range(*index.indices(len(self)))])
         return self.folder[self.indices[index]][0].transpose(1, 2, 0)
+
+
+def add_source_options(option: Callable) -> None:
+    """--data, --size and --device; `option` is a parser's `add_argument`."""
+    option("--data", type=Path, default=Path("data"), help="folder of the drawn sets (default data)")
+    as_training = "cut image files to squares of this side, as training does; default: they are of one size already"
+    option("--size", type=int, metavar="PX", help=as_training)
+    option("--device", help="default: the best there is")
 
 
 def read(source: str, data: Path, size: int | None = None) -> ImageSet:
