@@ -111,7 +111,7 @@ def sampled_features(
     samples.draw_together(pipe, sampling, folder, batch_size, state)
     images = samples.pack(folder, sampling, pipe.num_classes, ()).images
     share = np.array_split(images, state.num_processes)[state.process_index]
-    pooled = features.extract(judge, share, name=f"samples in {folder.name}").pooled
+    pooled = features.extract(judge, share, name=folder.stem.strip(".")).pooled
     gathered = np.concatenate(gather_object([pooled]))  # no process reads the folder any more
     if state.is_main_process:
         shutil.rmtree(folder)
