@@ -8,8 +8,10 @@ hidden tokens. They take turns in one process (mdt_core/bench/timing.py). The la
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import adan_pytorch
@@ -18,19 +20,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mdt_core.acceleration.cuda_graphs import recorded as record
 from mdt_core.bench.command import main as run_bench
-from mdt_core.bench.reference import Reference
-from mdt_core.bench.rows import Row, Setting, dtypes, errors, masked, random_model
+from mdt_core.bench.reference import ReferenceModel
+from mdt_core.bench.rows import NEEDS_GPU, Row, Setting, dtypes, errors, masked, random_model
 from mdt_core.bench.timing import take_turns
 from mdt_core.diffusion import Diffusion
 from mdt_core.losses import training_terms
 from mdt_core.training.config import TrainingConfig
-from mdt_core.training.draws import Draws, passes_of_step
+from mdt_core.training.draws import Draws, Pass, passes_of_step
 from mdt_core.training.ema import EMA
-from mdt_core.training.loop import make_optimizer, prepare_blocks
+from mdt_core.training.loop import make_optimizer, make_training_step, prepare_blocks
 from mdt_core.training.optimizers import Adan
 from mdt_core.transformer import MDTTransformer
-from train.config import RECIPES
+from train.config import RECIPES, Recipe
 from train.latents.dataset import Latents
 
 # --- the step ------------------------------------------------------------------------------------------------
@@ -38,7 +41,7 @@ from train.latents.dataset import Latents
 
 @dataclass
 class RandomLatents:
-    """Images of nothing, for a step that only takes its time."""
+    """Noise in place of images, for a step of which only the time counts."""
 
     mean: Tensor
     num_classes: int
@@ -47,49 +50,80 @@ class RandomLatents:
         return len(self.mean)
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """As of a data set: means, standard deviations, labels."""
         return self.mean[indices], torch.full_like(self.mean[indices], 0.1), torch.tensor(indices) % self.num_classes
 
 
-class Training:
-    """Steps of `train`, without its log and its files. `published` takes them with the plain model and optimizer."""
+class Steps:
+    """Steps of `train`, without its log and its files; each call takes the next one.
 
-    def __init__(self, model: MDTTransformer, config: TrainingConfig, published: bool, autocast: bool = False):
-        self.model, self.config, self.published, self.autocast = model.train(), config, published, autocast
-        prepare_blocks(model, config)
-        self.call = Reference(model) if published else model
+    It stands in for the accelerator: accelerate's has one precision for a process, and here two take turns in it.
+    """
+
+    def __init__(self, model: MDTTransformer, config: TrainingConfig, dtype: str = "float32"):
+        self.model, self.config, self.lower, self.done = model.train(), config, dtype == "bfloat16", 0
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = adan_pytorch.Adan(self.weights, lr=1e-4) if published else make_optimizer(model, config)
-        self.ema, self.diffusion, self.done = EMA(model, config.ema_decay), Diffusion(), 0
+        self.gradients: Tensor | None = None  # of the first step, before they are clipped
+        self.ema = EMA(model, config.ema_decay)
+        self.training_step = self.make_step()
         seeded = torch.Generator().manual_seed(0)  # both sides see the same images
         shape = (model.config.in_channels, *2 * [model.config.sample_size])
         images = torch.randn(config.batch_size, *shape, generator=seeded)
         self.data = RandomLatents(images, max(1, model.config.num_classes))
 
-    def backward(self) -> None:
-        """Gradients of the full and the masked pass of the next step."""
-        device, shape = self.weights[0].device, self.data.mean.shape
-        draws = Draws.of_step(self.done, self.config, tuple(shape), self.model.num_tokens, device)
-        null = self.model.config.num_classes
-        for one in passes_of_step(self.data, list(range(len(self.data))), draws, self.config, null):
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-                loss = training_terms(self.call, self.diffusion, *one, self.config.min_snr_gamma)["loss"].mean()
-            loss.backward()
+    def make_step(self) -> Callable[..., object]:
+        """The step as a function of learning rate, steps done and the fields of every pass."""
+        prepare_blocks(self.model, self.config)
+        step = make_training_step(self.model, self.ema, make_optimizer(self.model, self.config), self.config, self)
+        return record(step, self.model.device) if self.config.cuda_graphs else step
 
     def __call__(self) -> None:
-        self.backward()
-        if self.published:
-            torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        shape, device = tuple(self.data.mean.shape), self.model.device
+        draws = Draws.of_step(self.done, self.config, shape, self.model.num_tokens, device)
+        passes = passes_of_step(self.data, list(range(shape[0])), draws, self.config, self.model.config.num_classes)
+        self.training_step(self.config.learning_rate, float(self.done + 1), *chain(*passes))
         self.done += 1
-        if self.published:
+
+    # --- what a step asks of an accelerator --------------------------------------------------------------------
+
+    def no_sync(self, model: torch.nn.Module) -> AbstractContextManager:
+        """Nothing: there is one process."""
+        return nullcontext()
+
+    def autocast(self) -> AbstractContextManager:
+        """Products in bfloat16, where that was asked for."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.lower)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients."""
+        loss.backward()
+        if self.done == 0:
+            self.gradients = torch.cat([p.grad.flatten() for p in self.weights if p.grad is not None])
+
+
+class PublishedSteps(Steps):
+    """The same steps with the plain model, `clip_grad_norm_`, adan-pytorch, and an average tensor by tensor."""
+
+    def make_step(self) -> Callable[..., object]:
+        """The step as the published code takes it."""
+        model, diffusion, size = ReferenceModel(self.model), Diffusion(), len(Pass._fields)
+        optimizer = adan_pytorch.Adan(self.weights, lr=self.config.learning_rate)
+
+        def training_step(rate: float, steps_done: float, *fields: Tensor | None) -> None:
+            for start in range(0, len(fields), size):
+                terms = training_terms(model, diffusion, *fields[start : start + size], self.config.min_snr_gamma)
+                self.backward(terms["loss"].mean())
+            torch.nn.utils.clip_grad_norm_(self.weights, self.config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             average_one_by_one(self.ema.model, self.model)
-        else:
-            self.ema.update(self.model, self.done, self.optimizer.taken)
+
+        return training_step
 
 
 @torch.no_grad()
 def average_one_by_one(average: torch.nn.Module, model: torch.nn.Module) -> None:
+    """The average of weights as published code updates it."""
     for a, p in zip(average.parameters(), model.parameters(), strict=True):
         a.mul_(0.9999).add_(p, alpha=1e-4)
 
@@ -101,33 +135,57 @@ def step(name: str, images: dict[str, int | None], bars: dict[str, str], compile
         count = images[setting.device]
         title = f"training step {name}{', compiled' * compiled}"
         if count is None:
-            yield Row(title, note="not measured: needs a GPU")
+            yield Row(title, note=NEEDS_GPU)
             return
         config = TrainingConfig(batch_size=count, learning_rate=1e-4, compile=compiled)
         model = random_model(name, setting.device)
-        sides = {"reference": Training(deepcopy(model), config, published=True)}
-        for dtype in dtypes(setting.device):
-            sides[dtype] = Training(deepcopy(model), config, published=False, autocast=dtype == "bfloat16")
-        gradients = {}
-        for side, training in sides.items():
-            training.backward()
-            gradients[side] = torch.cat([p.grad.flatten() for p in training.weights])
-            training.optimizer.zero_grad(set_to_none=True)
+        sides: dict[str, Steps] = {"reference": PublishedSteps(deepcopy(model), config)}
+        sides |= {dtype: Steps(deepcopy(model), config, dtype) for dtype in dtypes(setting.device)}
         times = take_turns(sides, setting.repeats, device=setting.device)
         for dtype in list(sides)[1:]:
-            off = errors(gradients[dtype], gradients["reference"])
+            difference = errors(sides[dtype].gradients, sides["reference"].gradients)
             row = f"{title}, batch {count}, {dtype}"
-            yield Row.of(row, times[dtype], times["reference"], **off, note=f"bar: {bars[setting.device]}")
+            yield Row.of(row, times[dtype], times["reference"], **difference, note=f"bar: {bars[setting.device]}")
 
     return rows
+
+
+def recorded_step(setting: Setting) -> Iterator[Row]:
+    """A step of the shipped model's recipe. Nothing for a CPU."""
+    recipe = RECIPES["avatars-gpu"]
+    if setting.device == "cpu":
+        yield Row(f"recorded training step {recipe.model}", note=NEEDS_GPU)
+    else:
+        yield compare_recorded(recipe, setting)
+
+
+def compare_recorded(recipe: Recipe, setting: Setting) -> Row:
+    """A recipe's step with its launches recorded as a CUDA graph, against the same step launched as it is.
+
+    The error is that of the weights after three steps: the first runs as it is, the second is recorded and replayed,
+    the third replayed.
+    """
+    channels, side, _ = recipe.data_shape
+    model, dtype = random_model(recipe.model, setting.device, side, channels), dtypes(setting.device)[-1]
+    config = replace(recipe.training, mask_ratio=(0.4, 0.4))  # each number of kept tokens would be recorded anew
+    sides = {
+        "recorded": Steps(deepcopy(model), replace(config, cuda_graphs=True), dtype),
+        "launched": Steps(deepcopy(model), replace(config, cuda_graphs=False), dtype),
+    }
+    for _ in range(3):
+        sides["recorded"](), sides["launched"]()
+    recorded, launched = (torch.cat([p.detach().flatten() for p in steps.weights]) for steps in sides.values())
+    difference = errors(recorded, launched)
+    times = take_turns(sides, 4 * setting.repeats, device=setting.device)
+    title = f"recorded training step {recipe.model}, batch {config.batch_size}, {dtype}"
+    return Row.of(title, times["recorded"], times["launched"], against="launched", **difference)
 
 
 def versions(setting: Setting) -> Iterator[Row]:
     """A step of each version as the avatars recipes take it: what the masked pass and version 2's parts cost."""
     recipes = {name: RECIPES[name] for name in ("avatars-dit", "avatars-mdt", "avatars")}
-    lower = dtypes(setting.device)[-1] == "bfloat16"
     sides = {
-        name: Training(random_model(recipe.model, setting.device, 16), recipe.training, False, autocast=lower)
+        name: Steps(random_model(recipe.model, setting.device, 16), recipe.training, dtypes(setting.device)[-1])
         for name, recipe in recipes.items()
     }
     times = take_turns(sides, 4 * setting.repeats, warmup=2, device=setting.device)
@@ -145,10 +203,10 @@ def optimizer(setting: Setting) -> Iterator[Row]:
     shapes = [p.shape for p in model.parameters() if p.requires_grad]
 
     def weights() -> list[torch.nn.Parameter]:
-        made = [torch.nn.Parameter(torch.randn(shape, device=setting.device)) for shape in shapes]
-        for p in made:
+        parameters = [torch.nn.Parameter(torch.randn(shape, device=setting.device)) for shape in shapes]
+        for p in parameters:
             p.grad = torch.randn_like(p)
-        return made
+        return parameters
 
     clipped, plain, published = weights(), weights(), weights()
     theirs = adan_pytorch.Adan(published, lr=1e-4)
@@ -205,8 +263,8 @@ def data(setting: Setting) -> Iterator[Row]:
         same = all(torch.equal(a, b) for a, b in zip(latents.batch(indices), slices(), strict=True))
         work = {"ours": lambda: latents.batch(indices), "slices": slices}
         times = take_turns(work, 4 * setting.repeats)
-        off = 0.0 if same else float("inf")
-        yield Row.of("reading 256 latents", times["ours"], times["slices"], against="a slice each", error=off)
+        error = 0.0 if same else float("inf")
+        yield Row.of("reading 256 latents", times["ours"], times["slices"], against="a slice each", error=error)
 
 
 STEP_S = "MDTv2-S/2", {"cpu": 4, "cuda": 256}, {"cpu": "ratio at least 1.3", "cuda": "0.055 s, ratio 3"}
@@ -217,12 +275,14 @@ ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "masked-s": masked("MDTv2-S/2", 4),
     "step-s": step(*STEP_S),
     "step-s-compiled": step(*STEP_S, compiled=True),
+    "step-recorded": recorded_step,
     "step-versions": versions,
     "step-xl": step("MDTv2-XL/2", {"cpu": None, "cuda": 64}, {"cuda": "0.225 s, a quarter of 256 images"}),
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
     run_bench(arguments, ROWS, "python -m train.bench", __doc__.splitlines()[0])
 
 

@@ -1,4 +1,4 @@
-"""python -m mdt_core.bench"""
+"""The command `python -m mdt_core.bench`."""
 
 import sys
 

@@ -4,7 +4,6 @@ What is compared takes turns in one process (timing.py); the reference is in ref
 done, and the last line is one JSON object. Training's rows are in train/bench.py.
 """
 
-import argparse
 import json
 import platform
 import sys
@@ -13,8 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from mdt_core.bench.rows import ROWS, Row, Setting
+from mdt_core.command_line import Parser
 
 Rows = Mapping[str, Callable[[Setting], Iterator[Row]]]
+
+COLUMNS = (  # title, width, field of the row, format
+    ("seconds", 10, "seconds", ".3f"),
+    ("spread", 8, "spread", ".0%"),
+    ("other", 10, "other_seconds", ".3f"),
+    ("ratio", 8, "ratio", ".2f"),
+    ("error", 10, "error", ".0e"),
+    ("largest", 9, "largest", ".0e"),
+    ("MiB", 7, "peak_mib", "d"),
+    ("other", 7, "other_peak_mib", "d"),
+)
 
 
 def main(
@@ -24,7 +35,7 @@ def main(
     description: str = "Speed, against the published computation.",
 ) -> None:
     """The command line over a table of rows, by name."""
-    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser = Parser(prog=program, description=description)
     parser.add_argument("--rows", nargs="+", choices=table, default=list(table), metavar="ROW", help=", ".join(table))
     parser.add_argument("--repeats", type=int, default=3, help="rounds of every row (default 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
@@ -40,14 +51,12 @@ def main(
         torch.set_num_threads(options.threads)
     machine = describe(options.device)
     print(" | ".join(f"{key} {value}" for key, value in machine.items()))
-    print(
-        f"{'':66}{'seconds':>10}{'spread':>8}{'other':>10}{'ratio':>8}{'error':>10}{'largest':>9}{'MiB':>7}{'other':>7}"
-    )
+    print(f"{'':66}" + "".join(f"{title:>{width}}" for title, width, _, _ in COLUMNS))
     rows = []
     for name in options.rows:
         for row in table[name](Setting(options.device, options.repeats)):
             rows.append(row)
-            print(line(row), flush=True)
+            print(format_row(row), flush=True)
     print(json.dumps({**machine, "rows": [row.json() for row in rows]}))
 
 
@@ -67,12 +76,11 @@ def cpu_name() -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()}, {amx}"
 
 
-def line(row: Row) -> str:
-    """A row of the printed table; what was not measured stays empty."""
-    form = lambda value, spec: "" if value is None else format(value, spec)  # noqa: E731
-    cells = (
-        f"{row.name:66}{form(row.seconds, '.3f'):>10}{form(row.spread, '.0%'):>8}{form(row.other_seconds, '.3f'):>10}"
-        f"{form(row.ratio, '.2f'):>8}{form(row.error, '.0e'):>10}{form(row.largest, '.0e'):>9}"
-        f"{form(row.peak_mib, 'd'):>7}{form(row.other_peak_mib, 'd'):>7}"
-    )
-    return f"{cells.rstrip()}  {row.note}" if row.note else cells
+def format_row(row: Row) -> str:
+    """A line of the printed table; what was not measured stays empty."""
+    cells = [f"{row.name:66}"]
+    for _, width, field, form in COLUMNS:
+        value = getattr(row, field)
+        cells.append(f"{'' if value is None else format(value, form):>{width}}")
+    line = "".join(cells)
+    return f"{line.rstrip()}  {row.note}" if row.note else line

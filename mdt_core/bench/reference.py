@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Reference:
-    """`Reference(model)(x, timesteps, class_labels, keep=None)` is what `model(...)` should give; float32.
+class ReferenceModel:
+    """`ReferenceModel(model)(x, timesteps, class_labels, keep=None)` is what `model(...)` should give; float32.
 
     The model's own parameters are used, so gradients arrive in them, and a later change of weights is seen.
     """
@@ -32,7 +32,7 @@ class Reference:
         inputs = inputs.flatten(2).transpose(1, 2) + w["pos_embed"]  # (N, T, D)
         c = self.embed_timesteps(timesteps) + w["y_embedder.embedding_table.weight"][class_labels]
         decoder_layers = self.config.decoder_layers
-        tokens = inputs if keep is None else take(inputs, keep)
+        tokens = inputs if keep is None else gather(inputs, keep)
         if self.version == "MDTv2":
             half, skips = (self.config.depth - decoder_layers) // 2, []
             for i in range(half):
@@ -58,6 +58,7 @@ class Reference:
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(n, -1, side * p, side * p)
 
     def block(self, name: str, x: Tensor, c: Tensor, keep: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
+        """A transformer block with adaLN-Zero (DiT, section 3.2), before it the shortcut where there is one."""
         if f"{name}.skip_linear.weight" in self.weights:
             x = self.linear(f"{name}.skip_linear", torch.cat([x, skip], dim=-1))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(name, c, parts=6)
@@ -66,6 +67,7 @@ class Reference:
         return x + gate_m * self.linear(f"{name}.mlp.fc2", F.gelu(hidden, approximate="tanh"))
 
     def attention(self, name: str, x: Tensor, keep: Tensor | None) -> Tensor:
+        """(N, T, D) -> (N, T, D), or for the kept tokens alone (N, K, D)."""
         n, t, d = x.shape
         heads = self.config.num_heads
         q, k, v = self.linear(f"{name}.qkv", x).reshape(n, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
@@ -99,6 +101,7 @@ class Reference:
         return (1 - hidden) * x + hidden * guess
 
     def embed_timesteps(self, timesteps: Tensor) -> Tensor:
+        """(N,) -> (N, D): cosines and sines of 128 frequencies, then two layers."""
         frequencies = torch.exp(-math.log(10_000) * torch.arange(128, device=timesteps.device) / 128)
         angles = timesteps[:, None] * frequencies
         waves = torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
@@ -109,19 +112,22 @@ class Reference:
         return self.linear(f"{name}.adaLN_modulation.1", F.silu(c)).unsqueeze(1).chunk(parts, dim=-1)
 
     def linear(self, name: str, x: Tensor) -> Tensor:
+        """The linear layer of this name."""
         return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
 
 
 def layer_norm(x: Tensor) -> Tensor:
+    """Over the width, without weights of its own: adaLN scales and shifts."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def take(tokens: Tensor, keep: Tensor) -> Tensor:
+def gather(tokens: Tensor, keep: Tensor) -> Tensor:
+    """The kept tokens: (N, T, D), (N, K) -> (N, K, D)."""
     return tokens.gather(1, keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def guided_reference(
-    reference: Reference,
+    reference: ReferenceModel,
     class_labels: Tensor,
     guidance_scale: float = 3.8,
     guidance_power: float = 4.0,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import mdt_core
 from mdt_core.acceleration.precision import choose_dtype
-from mdt_core.bench.reference import Reference, guided_reference
+from mdt_core.bench.reference import ReferenceModel, guided_reference
 from mdt_core.bench.timing import Timing, take_turns
 from mdt_core.masking import draw_keep
 from mdt_core.samplers import generators, initial_latents, sample
@@ -22,6 +22,7 @@ from mdt_core.transformer import MDTTransformer
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "models" / "avatars"
 KEPT = 152 / 256  # of the tokens, in a masked pass: the middle of training's range, in steps of 8
+NEEDS_GPU = "not measured: needs a GPU"
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,16 @@ class Row:
 
     @classmethod
     def of(cls, name: str, ours: Timing, theirs: Timing | None = None, **rest) -> "Row":
-        mib = lambda t: None if t is None or t.peak_bytes is None else round(t.peak_bytes / 2**20)  # noqa: E731
-        numbers = {"seconds": ours.median, "spread": ours.spread, "peak_mib": mib(ours)}
+        """A row of what was measured; `rest`: its other fields."""
+        numbers = {"seconds": ours.median, "spread": ours.spread, "peak_mib": ours.peak_mib}
         if theirs is None:
             rest["against"] = None
         else:
-            numbers |= {"ratio": ours.ratio(theirs), "other_seconds": theirs.median, "other_peak_mib": mib(theirs)}
+            numbers |= {"ratio": ours.ratio(theirs), "other_seconds": theirs.median, "other_peak_mib": theirs.peak_mib}
         return cls(name, **numbers, **rest)
 
     def json(self) -> dict:
+        """The fields that are known."""
         return {
             key: round(value, 7) if isinstance(value, float) else value
             for key, value in asdict(self).items()
@@ -66,10 +68,10 @@ class Row:
         }
 
 
-def random_model(name: str, device: str, sample_size: int = 32) -> MDTTransformer:
-    """A model whose every weight is drawn: freshly initialised ones answer zero, whatever is computed."""
+def random_model(name: str, device: str, sample_size: int = 32, in_channels: int = 4) -> MDTTransformer:
+    """A model whose every weight is random: a freshly initialised one puts out zeros, whatever is computed."""
     torch.manual_seed(0)
-    model = mdt_core.create_model(name, sample_size).eval().to(device)
+    model = mdt_core.create_model(name, sample_size, in_channels=in_channels).eval().to(device)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key != "pos_embed" or parameter.requires_grad:
@@ -98,7 +100,7 @@ def forward(name: str) -> Callable[[Setting], Iterator[Row]]:
     @torch.no_grad()
     def rows(setting: Setting) -> Iterator[Row]:
         model = random_model(name, setting.device)
-        reference = Reference(model)
+        reference = ReferenceModel(model)
         x = torch.randn(2, 4, 32, 32, device=setting.device)
         batch = x, torch.tensor([7, 613], device=setting.device), torch.tensor([3, 999], device=setting.device)
         off = errors(model(*batch), reference(*batch))
@@ -116,7 +118,7 @@ def sampling(setting: Setting) -> Iterator[Row]:
 
     def reference() -> Tensor:
         latents = initial_latents(generators([0]), (4, 32, 32)).to(setting.device)
-        denoise = guided_reference(Reference(model), label)
+        denoise = guided_reference(ReferenceModel(model), label)
         *_, last = sample(denoise, latents, sampler="ddim", num_inference_steps=50)
         return last.x_t
 
@@ -155,7 +157,7 @@ def many_steps(images: int) -> Callable[[Setting], Iterator[Row]]:
     def rows(setting: Setting) -> Iterator[Row]:
         name = f"250 guided steps XL/2, {images} image{'s' * (images > 1)}"
         if setting.device == "cpu":
-            yield Row(name, note="not measured: needs a GPU")
+            yield Row(name, note=NEEDS_GPU)
             return
         pipe = mdt_core.MDTPipeline(random_model("MDTv2-XL/2", setting.device), AutoencoderTiny())
         pipe.optimize()
@@ -178,7 +180,7 @@ def shipped(setting: Setting) -> Iterator[Row]:
     results = {}
 
     def reference() -> None:
-        denoise = guided_reference(Reference(pipe.transformer), classes, channels=channels)
+        denoise = guided_reference(ReferenceModel(pipe.transformer), classes, channels=channels)
         *_, last = sample(denoise, initial_latents(generators(seeds), pipe.latent_shape).to(setting.device))
         pipe.decode_images(last.x_t)
         results["reference"] = last.x_t

@@ -24,12 +24,18 @@ class Timing:
 
     @property
     def median(self) -> float:
+        """Seconds of the middle round."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
         """Half the distance of the slowest from the fastest round, as a share of the median."""
         return (max(self.seconds) - min(self.seconds)) / 2 / self.median
+
+    @property
+    def peak_mib(self) -> int | None:
+        """The peak in MiB; None where it is not known."""
+        return None if self.peak_bytes is None else round(self.peak_bytes / 2**20)
 
     def ratio(self, other: "Timing") -> float:
         """How many times as long `other` took: the median over the rounds that both ran in."""
@@ -65,8 +71,7 @@ def take_turns(
             if number >= 0:
                 seconds[name].append(elapsed)
                 peaks[name].append(memory.read())
-    most = {name: None if None in each else max(each) for name, each in peaks.items()}
-    return {name: Timing(tuple(seconds[name]), most[name]) for name in work}
+    return {name: Timing(tuple(seconds[name]), None if None in peaks[name] else max(peaks[name])) for name in work}
 
 
 def wait(device: str | torch.device) -> None:
@@ -95,6 +100,7 @@ class PeakMemory:
             self.before = self._resident("VmRSS")
 
     def read(self) -> int | None:
+        """Bytes; None where they are not known."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self.before
         return max(0, self._resident("VmHWM") - self.before) if self.STATUS.exists() else None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mdt_core import MDTTransformer, create_model
-from mdt_core.bench.reference import Reference, guided_reference
+from mdt_core.bench.reference import ReferenceModel, guided_reference
 from mdt_core.guidance import guide
 from mdt_core.masking import draw_keep
 from mdt_core.samplers import sample
@@ -45,7 +45,7 @@ def test_forward(version, num_keep):
     model = tiny(version)
     keep = None if num_keep is None else draw_keep(torch.rand(3, 16), num_keep)
     batch = inputs()
-    assert_equal(model(*batch, keep), Reference(model)(*batch, keep))
+    assert_equal(model(*batch, keep), ReferenceModel(model)(*batch, keep))
 
 
 @pytest.mark.parametrize("version, num_keep", CASES)
@@ -55,7 +55,7 @@ def test_gradients(version, num_keep):
     keep = None if num_keep is None else draw_keep(torch.rand(3, 16), num_keep)
     batch = inputs()
     ours(*batch, keep).square().mean().backward()
-    Reference(theirs)(*batch, keep).square().mean().backward()
+    ReferenceModel(theirs)(*batch, keep).square().mean().backward()
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None), name
         if a.grad is not None:
@@ -70,6 +70,6 @@ def test_guided_sampling():
     fast = guide(model, labels, null_class=3, guidance_scale=3.8, guidance_power=4.0, skip_tolerance=0)
     runs = [
         list(sample(denoise, latents, sampler="ddim", num_inference_steps=5))[-1].x_t
-        for denoise in (fast, guided_reference(Reference(deepcopy(model)), labels))
+        for denoise in (fast, guided_reference(ReferenceModel(deepcopy(model)), labels))
     ]
     torch.testing.assert_close(*runs, rtol=0, atol=1e-3 * runs[1].std().item())

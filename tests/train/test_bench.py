@@ -1,10 +1,12 @@
 """The training benchmark: both sides do the same work, and what is printed can be read by a program."""
 
 import json
+from dataclasses import replace
 
 import mdt_core.training.optimizers
 from mdt_core.bench.rows import Setting, dtypes
 from train import bench
+from train.config import RECIPES
 
 
 def test_both_sides_of_a_step_have_the_same_gradients(monkeypatch):
@@ -17,8 +19,20 @@ def test_both_sides_of_a_step_have_the_same_gradients(monkeypatch):
 
 
 def test_the_last_line_is_json_and_what_needs_a_gpu_is_said(capsys):
-    bench.main(["--device", "cpu", "--repeats", "1", "--rows", "data", "step-xl"])
+    bench.main(["--device", "cpu", "--repeats", "1", "--rows", "data", "step-xl", "step-recorded"])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    read, large = last["rows"]
+    read, large, recorded = last["rows"]
     assert read["error"] == 0 and read["ratio"] > 0
     assert "needs a GPU" in large["note"] and "seconds" not in large
+    assert "needs a GPU" in recorded["note"] and "seconds" not in recorded
+
+
+def test_a_recorded_step_is_measured_against_the_same_step(monkeypatch):
+    """Catches sides that train on other images, and a row that breaks where there is a GPU. Without one nothing is
+    recorded, so that both sides end with the same weights to the bit.
+    """
+    monkeypatch.setattr(mdt_core.training.optimizers, "COMPILE_FROM", 10**9)
+    recipe = RECIPES["avatars-gpu"]
+    recipe = replace(recipe, model="MDTv2-XS/8", training=replace(recipe.training, batch_size=2))
+    row = bench.compare_recorded(recipe, Setting("cpu", 1))
+    assert row.error == 0 and row.ratio > 0 and row.against == "launched"
