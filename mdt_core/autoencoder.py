@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 class Posterior(NamedTuple):
-    """What an encoder knows of an image's latents: mean and standard deviation, (N, C, h, w), unit-variance scale."""
+    """An encoder's distribution of latents, scaled and shifted: mean and standard deviation, (N, C, h, w)."""
 
     mean: Tensor
     std: Tensor  # zero for a deterministic autoencoder

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line. `run` parses it and calls what it stands for."""
+    """An argument parser whose errors are one line; `run` parses, and calls the command."""
 
     def error(self, message: str) -> None:
-        """End with one line, and without the usage that would hide it."""
+        """Exit with status 2 and one line, without the usage."""
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
     def run(self, command: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None = None) -> None:
-        """Parse and call; what is wrong with the arguments, or with what they name, is told as a wrong call."""
+        """Parse and call; an error in what the arguments name ends as a wrong argument does."""
         parsed = self.parse_args(arguments)
         try:
             command(parsed)

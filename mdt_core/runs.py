@@ -9,7 +9,8 @@
     pipeline/                         a diffusers pipeline folder: from the start autoencoder, class names and preview
                                       with the initial weights, at the end with the last averaged ones
 
-Everything that a reader may look at appears in one piece: it is written beside its place and then renamed.
+Every file and folder appears in one piece: it is written beside its place, then renamed. So a reader at any moment, and
+a run killed at any moment, find nothing half written but the last line of a JSON lines file.
 """
 
 import json
@@ -18,8 +19,6 @@ import shutil
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-STEP_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The folder's name."""
         return self.folder.name
 
     @property
@@ -40,11 +40,11 @@ class Run:
 
     @property
     def metrics(self) -> list[dict]:
-        """The logged rows so far, by step; after a resume, the later row of a step counts."""
+        """The logged rows so far, by step; where a resumed run logged a step again, the later row."""
         return _rows(self.folder / "metrics.jsonl")
 
     def seconds_until(self, step: int) -> float:
-        """How long the run took until `step`, over all its sessions, as far as it logged."""
+        """How long the run took until `step`, over all its starts, as far as it logged."""
         return max((row.get("seconds", 0.0) for row in self.metrics if row["step"] <= step), default=0.0)
 
     @property
@@ -63,7 +63,7 @@ class Run:
         return _by_step((self.folder / "checkpoints").glob("step_*"))
 
     def write_config(self, config: dict) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Keep the run's configuration."""
         write_whole(self.folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
 
     def log(self, row: dict) -> None:
@@ -76,7 +76,7 @@ class Run:
 
     def write_sample(self, step: int, image) -> None:
         """Keep a PIL picture of the samples at `step`."""
-        path = self.folder / "samples" / f"step_{step:0{STEP_DIGITS}d}.png"
+        path = self.folder / "samples" / f"{_step_name(step)}.png"
         write_whole(path, lambda partial: image.save(partial, format="png"))
 
     def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
@@ -86,23 +86,23 @@ class Run:
             partial.mkdir()
             write(partial)
 
-        write_whole(self.folder / "checkpoints" / f"step_{step:0{STEP_DIGITS}d}", fill)
+        write_whole(self.folder / "checkpoints" / _step_name(step), fill)
 
     def prune_checkpoints(self, keep: int, milestones: Collection[int] = ()) -> None:
-        """Leave the last `keep` checkpoints whole; of older ones, the averaged weights of milestones stay."""
+        """Keep the last `keep` checkpoints, and of older ones the averaged weights of `milestones`."""
         for step, folder in list(self.checkpoints.items())[:-keep]:
             if step in milestones:
                 for path in folder.iterdir():
                     if path.name != "transformer":
                         _remove(path)
             else:
-                os.replace(folder, folder.with_name(f".{folder.name}.partial"))  # gone in one piece, too
-        for left in (self.folder / "checkpoints").glob(".*.partial"):  # by this, or by a kill while one was written
-            _remove(left)
+                os.replace(folder, folder.with_name(f".{folder.name}.partial"))  # it disappears in one piece, too
+        for partial in (self.folder / "checkpoints").glob(".*.partial"):  # also what a killed run was writing
+            _remove(partial)
 
 
 def pipeline_of(checkpoint: Path) -> tuple[Path, Path]:
-    """What opens a checkpoint as a pipeline: its transformer, and its run's pipeline, which lends everything else.
+    """What opens a checkpoint as a pipeline: its transformer, and its run's pipeline for everything else.
 
         transformer, rest = pipeline_of(Path("runs/avatars/checkpoints/step_00001000"))
         MDTPipeline.from_pretrained(rest, transformer=MDTTransformer.from_pretrained(transformer))
@@ -125,7 +125,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     _remove(partial)
     try:
         write(partial)
-        if path.is_dir():  # a folder cannot be replaced: out of the way, so that the place is empty for a moment only
+        if path.is_dir():  # a folder cannot be replaced: the old one is moved aside first
             os.replace(path, old)
         os.replace(partial, path)
     finally:
@@ -144,20 +144,24 @@ def _append(path: Path, row: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         file.seek(max(0, file.tell() - 1))
-        cut_short = file.read(1) not in (b"", b"\n")  # by a kill or a full disk: that line stays alone
+        cut_short = file.read(1) not in (b"", b"\n")  # the last line, by a kill or a full disk: begin a new one
         file.write(b"\n" * cut_short + json.dumps(row).encode() + b"\n")
 
 
 def _rows(path: Path) -> list[dict]:
-    """The rows of a JSON lines file by their "step"; a line that is still being written is left out."""
+    """The rows of a JSON lines file, by "step"; a line that is not a whole row is left out."""
     rows: dict[int, dict] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
             rows[int(row["step"])] = row
-        except (ValueError, TypeError, KeyError, OverflowError):  # also what is JSON, but no row: Infinity for a step
+        except (ValueError, TypeError, KeyError, OverflowError):  # cut short, or JSON but no row: a step of Infinity
             continue
     return [rows[step] for step in sorted(rows)]
+
+
+def _step_name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def _by_step(paths: Iterable[Path]) -> dict[int, Path]:

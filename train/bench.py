@@ -50,7 +50,7 @@ class RandomLatents:
         return len(self.mean)
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """As of a data set: means, standard deviations, labels."""
+        """Mean, standard deviation and label of each, as a data set gives them."""
         return self.mean[indices], torch.full_like(self.mean[indices], 0.1), torch.tensor(indices) % self.num_classes
 
 

@@ -103,10 +103,10 @@ def forward(name: str) -> Callable[[Setting], Iterator[Row]]:
         reference = ReferenceModel(model)
         x = torch.randn(2, 4, 32, 32, device=setting.device)
         batch = x, torch.tensor([7, 613], device=setting.device), torch.tensor([3, 999], device=setting.device)
-        off = errors(model(*batch), reference(*batch))
+        difference = errors(model(*batch), reference(*batch))
         work = {"ours": lambda: model(*batch), "reference": lambda: reference(*batch)}
         times = take_turns(work, setting.repeats, warmup=0, device=setting.device)
-        yield Row.of(f"forward {name}, 2 images", times["ours"], times["reference"], **off)
+        yield Row.of(f"forward {name}, 2 images", times["ours"], times["reference"], **difference)
 
     return rows
 
@@ -146,8 +146,8 @@ def sampling(setting: Setting) -> Iterator[Row]:
         device=setting.device,
     )
     for name in list(work)[1:]:
-        off = errors(results[name], results["reference"])
-        yield Row.of(f"50 guided steps S/2, 1 image: {name}", times[name], times["reference"], **off)
+        difference = errors(results[name], results["reference"])
+        yield Row.of(f"50 guided steps S/2, 1 image: {name}", times[name], times["reference"], **difference)
 
 
 def many_steps(images: int) -> Callable[[Setting], Iterator[Row]]:
@@ -198,8 +198,8 @@ def shipped(setting: Setting) -> Iterator[Row]:
     work |= {"reference": reference, "preview": lambda: next(pipe.optimize().stream(0, seeds=0)).preview}
     times = take_turns(work, 2 * setting.repeats, device=setting.device)
     for how, name in names.items():
-        off = errors(results[how], results["reference"])
-        yield Row.of(f"shipped model, 25 steps, 4 pictures: {name}", times[name], times["reference"], **off)
+        difference = errors(results[how], results["reference"])
+        yield Row.of(f"shipped model, 25 steps, 4 pictures: {name}", times[name], times["reference"], **difference)
     yield Row.of("shipped model, warm: time to first preview", times["preview"])
 
 

@@ -102,6 +102,7 @@ def train(
     draws_of = partial(Draws.of_step, config=config, shape=shape, num_tokens=model.num_tokens, device=device)
     indices_of = partial(batch_indices, batch_size=config.batch_size, size=len(data), seed=config.seed)
 
+    # Train.
     meter, skipped = AverageMeter(), SkippedSteps()
     timer = StepTimer(config.batch_size, peak_seconds, seconds_before=run.seconds_until(first))
     bar = tqdm(initial=first, total=config.steps, unit="step", disable=not is_main)
@@ -126,7 +127,7 @@ def train(
             logging = done % config.log_every == 0 or last
             saving = done % config.save_every == 0 or sampling or last or stopping
 
-            # Report steps that were skipped.
+            # Report skipped steps.
             if logging or saving:
                 for bad in skipped.read():
                     timesteps, images = draws_of(bad).timesteps.tolist(), indices_of(bad)
@@ -177,6 +178,10 @@ def make_training_step(
 
     Args:
         model: as the accelerator prepared it.
+        ema: moves towards the model after every step.
+        optimizer: of the model's weights.
+        config: the recipe.
+        accelerator: the processes, and the precision of the forward pass.
 
     Returns:
         `training_step(rate, steps_done, *fields)` of the learning rate, the number of steps done with this one, and
