@@ -1,8 +1,6 @@
 """The Compare tab: classes down, one setting across, all at one seed, drawn cell by cell on one labelled grid."""
 
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -15,55 +13,68 @@ from app.common.controls import (
     class_picker,
     follow_model,
     from_request,
-    run_controls,
     sampling_controls,
     seed_picker,
     to_label,
     to_request,
 )
-from app.common.errors import plain_errors, warn
 from app.common.images import jpeg_uri, uri
-from app.common.stage import WAITING, duration, status_line
-from app.common.studio import CHECK, GLUE, GPU, Studio, Update, on_end
+from app.common.run_tab import Job, RunTab
+from app.common.stage import duration, image, message, status_line
+from app.common.studio import GLUE, Studio, Update
 from app.compare.grid import empty_grid, join_values, parse_values
 from app.engine.engine import ModelInfo
-from app.engine.frames import PREVIEW_SECONDS, Frame
+from app.engine.frames import Frame
+from app.engine.request import Request
 from mdt_core.pipeline.labelled_grid import LabelledGrid
 
-READY = status_line(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
-AGAIN = "Press Compare for the same grid again."
-EMPTY = '<div class="stage empty"><p>The grid comes here, cell by cell.</p></div>'
 OFFERED_MODELS = 6
 SIDE = 1600  # pixels of the largest grid that is streamed
 
 
-@dataclass
-class Grid:
-    """A comparison, its picture, and how far it has come; kept by the session."""
+class GridJob(Job):
+    """A comparison and its picture; what is done is counted in cells."""
 
-    comparison: Comparison
-    info: ModelInfo
-    drawing: LabelledGrid
-    cells: int
-    done: int = 0
-    seconds: float = 0.0
+    def __init__(self, comparison: Comparison):
+        super().__init__(comparison.requests())
+        self.comparison, self.cells, self.total = comparison, comparison.cells(), len(self.requests)
+        self.grid: LabelledGrid | None = None
+
+    def start(self, info: ModelInfo) -> None:
+        """Its turn has come. `info`: of the weights that draw it."""
+        self.info, self.start_time = info, perf_counter()
+        self.requests = self.comparison.requests(info.labels)
+        self.grid = empty_grid(self.comparison, info.labels, info.image_size)
+
+    def add(self, step: Frame) -> bool:
+        """Put a frame's picture into its cell, where it has one."""
+        self.done = step.request_index + bool(step.images)
+        self.seconds = perf_counter() - self.start_time
+        for picture in (step.images or step.x_0 or [])[:1]:
+            self.grid.paste(picture, *self.cells[step.request_index])
+        return bool(step.images or step.x_0)
 
 
-class Compare:
+class Compare(RunTab):
     """The tab's components, and what happens between them."""
 
+    verb, makes, kind = "Compare", "grid", "compare"
+    ready = status_line(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
+
     def __init__(self, studio: Studio):
-        self.engine, self.pick = studio.engine, studio.pick
+        super().__init__(studio)
         with gr.Row(equal_height=False):
             with gr.Column(scale=0, min_width=400, elem_classes="controls"):
                 self._lay_out_controls(studio)
             with gr.Column(min_width=500, elem_classes="result"):
-                self.status = gr.HTML(READY, elem_id="compare-status")
-                self.stage = gr.HTML(EMPTY, elem_id="compare-stage")
+                self.lay_out_status()
+                self.stage = gr.HTML(message("The grid comes here, cell by cell."), elem_id="compare-stage")
                 self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
-        self.comparison, self.grid = gr.State(), gr.State()
         self.offered = follow_model(studio, self.classes)
-        self._wire(studio)
+        settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
+        self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
+        self.wire_run([self.offered, studio.model, *settings], [self.stage, self.save])
+        self.wire_recipe([self.offered, *settings])
 
     def _lay_out_controls(self, studio: Studio) -> None:
         labels = list(studio.info.labels)
@@ -80,28 +91,16 @@ class Compare:
             self.values = gr.Textbox(default, label="Values", max_lines=1, min_width=120, elem_id="compare-values")
         self.seed = seed_picker("compare")
         self.sampling = sampling_controls(studio.info, "compare")
-        self.start, self.stop, self.recipe = run_controls("Compare", "grid")
-
-    def _wire(self, studio: Studio) -> None:
-        page = [self.start, self.stop, self.status, self.stage, self.save]
-        settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
-        self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
-        asked = [self.offered, studio.model, *settings]
-        check = self.start.click(self.begin, asked, [*page, self.comparison, self.grid], **CHECK)
-        run = check.success(
-            self.run, self.comparison, [*page, self.grid], show_progress="hidden", api_visibility="private", **GPU
-        )
-        on_end(run, self.finish, self.grid, page)
-        self.stop.click(None, cancels=[run])
-        loaded = [self.recipe, studio.model, *settings, self.status, self.offered]
-        self.recipe.upload(self.load, [self.recipe, studio.model], loaded, **CHECK)
+        self.lay_out_run()
 
     def offer_values(self, axis: str) -> str:
         """Values to begin with: of models, those there are now, oldest checkpoint first."""
         models = list(self.engine.models)[:OFFERED_MODELS]
         return join_values(reversed(models)) if axis == "model" else AXES[axis].default
 
-    def begin(
+    # --- a run -----------------------------------------------------------------------------------------------
+
+    def ask(
         self,
         offered: ModelInfo,
         model: str,
@@ -109,91 +108,61 @@ class Compare:
         axis: str,
         values: str,
         seed: int,
-        sampler: str,
         *sampling: Any,
-    ) -> Update:
-        """Check the settings before the run joins the queue."""
-        with plain_errors():
-            check_offered(offered, self.engine.describe(model))
-            base = to_request(model, [], 1, seed, sampler, *sampling)
-            labels = tuple(map(to_label, classes))
-            comparison = Comparison(base, labels, axis, parse_values(axis, values))
-            requests = comparison.requests()
-            for name in dict.fromkeys(request.model for request in requests):
-                self.engine.locate(name)  # looks through the runs: once per model, not per cell
-            self.engine.check_time(requests)
+    ) -> GridJob:
+        """The grid of these settings."""
+        check_offered(offered, self.engine.describe(model))
+        base = to_request(model, [], 1, seed, *sampling)
+        job = GridJob(Comparison(base, tuple(map(to_label, classes)), axis, parse_values(axis, values)))
+        for name in dict.fromkeys(request.model for request in job.requests):
+            self.engine.locate(name)  # looks through the runs: once per model, not per cell
+        self.engine.check_time(job.requests)
+        return job
+
+    def begun(self, job: GridJob) -> Update:
+        """The grid of before can no more be saved."""
+        return {self.save: gr.update(visible=False)}
+
+    def started(self, job: GridJob) -> Update:
+        """The grid without its pictures."""
+        job.start(self.engine.describe(job.comparison.base.model))
+        return {self.stage: show(jpeg_uri(job.grid.image, SIDE))}
+
+    def preview(self, job: GridJob, step: Frame) -> Update:
+        """The grid so far, and how long it will take if the cells to come cost what these did."""
+        done = step.request_index + (step.index + 1) / step.total
+        left = duration(job.seconds * (job.total - done) / done)
+        cell = f"Cell <b>{step.request_index + 1}</b> of {job.total}, step {step.index + 1} of {step.total}"
         return {
-            self.comparison: comparison,
-            self.grid: None,
-            self.status: WAITING,
-            self.start: gr.update(visible=False),
-            self.stop: gr.update(visible=True),
-            self.save: gr.update(visible=False),
+            self.stage: show(jpeg_uri(job.grid.image, SIDE)),
+            self.status: status_line(done / job.total, f"{cell} · {left} left"),
         }
 
-    def run(self, comparison: Comparison) -> Iterator[Update]:
-        """Cell by cell; stopped by being closed."""
-        with plain_errors():
-            info = self.engine.describe(comparison.base.model)
-            requests = comparison.requests(info.labels)
-            drawing = empty_grid(comparison, info.labels, info.image_size)
-        grid, cells = Grid(comparison, info, drawing, len(requests)), comparison.cells()
-        start, shown = perf_counter(), 0.0
-        yield {self.grid: grid, self.stage: show(jpeg_uri(drawing.image, SIDE))}
-        with plain_errors(), closing(self.engine.run(requests)) as frames:
-            for frame in frames:
-                picture = (frame.images or frame.x_0 or [None])[0]
-                if picture:
-                    drawing.paste(picture, *cells[frame.job])
-                grid.done = frame.job + bool(frame.images)
-                grid.seconds = perf_counter() - start
-                if picture and perf_counter() - shown >= PREVIEW_SECONDS:
-                    yield {self.stage: show(jpeg_uri(drawing.image, SIDE)), self.status: describe(frame, grid)}
-                    shown = perf_counter()
-        yield self._publish(grid)
-
-    def _publish(self, grid: Grid) -> Update:
+    def result(self, job: GridJob, step: Frame | None) -> Update:
         """The grid as it is, to be looked at and saved with the recipe of the whole."""
-        comparison = grid.comparison
+        comparison = job.comparison
         name = f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}"
-        file = recipes.publish_picture(grid.drawing.image, name, self.save, to_recipe(comparison, grid.info))
+        file = recipes.publish_picture(job.grid.image, name, self.save, to_recipe(comparison, job.info))
         return {self.stage: show(uri(file)), self.save: gr.update(value=file, visible=True)}
 
-    def finish(self, grid: Grid | None) -> Update:
-        """Ended, stopped or failed: the page is ready again."""
-        ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
-        if grid and grid.done == grid.cells:
-            ready[self.status] = status_line(1, f"{grid.cells} cells in {duration(grid.seconds)}")
-        elif grid:
-            ready[self.status] = status_line(
-                grid.done / grid.cells, f"Stopped after {grid.done} of {grid.cells} cells."
-            )
-            ready |= self._publish(grid) if grid.done else {}
-        return ready
+    def ended(self, job: GridJob) -> Update:
+        """A grid that was stopped can be saved, too."""
+        if job.grid is None:  # it was stopped before its turn
+            return {}
+        if job.done == job.total:
+            return {self.status: status_line(1, f"{job.total} cells in {duration(job.seconds)}")}
+        text = f"Stopped after {job.done} of {job.total} cells."
+        return {self.status: status_line(job.done / job.total, text)} | (self.result(job, None) if job.done else {})
 
-    def load(self, path: str, model: str) -> list[Any]:
-        """Set all controls from a saved grid."""
-        with plain_errors():
-            recipe = recipes.read(path, kind="compare")
-            info = self.engine.describe(self.engine.find(recipe.get("model"), model))
-            comparison, notes = from_recipe(recipe, info)
-        warn(notes)
-        classes, _, *sampling = from_request(comparison.base, info, comparison.class_labels)
-        values = join_values(comparison.values)
-        text = status_line(0, "Recipe loaded" + (", as far as it goes." if notes else f". {AGAIN}"))
-        return [None, self.pick(info.name), classes, comparison.axis, values, *sampling, text, info]
+    def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
+        """All controls as a saved grid says."""
+        comparison, notes = from_recipe(recipe, info)
+        classes, _, *rest = from_request(comparison.base, info, comparison.class_labels)
+        update = {self.offered: info, self.classes: classes, self.axis: comparison.axis}
+        update[self.values] = join_values(comparison.values)
+        return comparison.base, update | dict(zip([self.seed, *self.sampling.inputs], rest, strict=True)), notes
 
 
-def show(uri: str) -> str:
-    """The grid on the page."""
-    return f'<div class="stage sheet"><img src="{uri}" alt="Grid of classes and values"></div>'
-
-
-def describe(frame: Frame, grid: Grid) -> str:
-    """Where a comparison is, and how long it will take if the cells to come cost what these did."""
-    done = frame.job + (frame.index + 1) / frame.total
-    left = grid.seconds * (grid.cells - done) / done
-    text = (
-        f"Cell <b>{frame.job + 1}</b> of {grid.cells}, step {frame.index + 1} of {frame.total} · {duration(left)} left"
-    )
-    return status_line(done / grid.cells, text)
+def show(source: str) -> str:
+    """The grid on the stage, as HTML."""
+    return f'<div class="stage sheet">{image(source, "Grid of classes and values")}</div>'

@@ -125,8 +125,8 @@ class Engine:
         try:
             with closing(self._start(requests)) as frames:
                 for frame in frames:
-                    if frame.images and isinstance(requests[frame.job], Request):
-                        self.note(requests[frame.job], frame)
+                    if frame.images and isinstance(requests[frame.request_index], Request):
+                        self.note(requests[frame.request_index], frame)
                     yield frame
         finally:
             self._visitors.discard(visitor)
@@ -146,7 +146,7 @@ class Engine:
             for frame in frames:
                 if self._visitors:
                     return
-                if frame.job == 2 and (frame.images or frame.seconds > WARM_SECONDS):
+                if frame.request_index == 2 and (frame.images or frame.seconds > WARM_SECONDS):
                     self.note(timed, frame)
                     return
 
@@ -179,8 +179,8 @@ class Engine:
     def _run(self, requests: Sequence[Request]) -> Iterator[Frame]:
         """As `run`. On ZeroGPU it works in another process."""
         with self._lock:
-            for job, request in enumerate(requests):
-                yield from request.frames(self._open(request.model), job)
+            for i, request in enumerate(requests):
+                yield from request.frames(self._open(request.model), i)
 
     def _open(self, name: str) -> Any:
         """The pipeline of this name, loaded if another one is in memory, or another's files. The lock is held."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 PREVIEW_SECONDS = 0.12  # between two previews: what a browser shows without stutter
 PREVIEW_SHARE = 0.2  # of a run's time at most, for previews that nobody looks through afterwards
-MAX_KEPT = 50  # steps of a trajectory that get a preview however fast they pass
+MAX_STORED = 50  # steps of a run that get a preview however fast they pass
 
 Pictures = list[Image.Image]
 
@@ -19,14 +19,14 @@ Pictures = list[Image.Image]
 class Frame:
     """One step of a run: PIL images and numbers only, so that it can come from another process."""
 
-    job: int  # which of the requests
+    request_index: int  # among the requests of the run
     index: int  # of the step, from 0
     total: int  # steps of this request
     seconds_per_step: float
     seconds_left: float  # of this request
     evaluations: int  # of the model for one image, so far
     skipped: int  # steps so far that needed no unconditional evaluation
-    kept: bool  # belongs to the trajectory that can be looked through afterwards
+    stored: bool  # can be looked at again afterwards
     x_0: Pictures | None = None  # previews of the predicted image; None on a step that passed too quickly
     x_t: Pictures | None = None  # previews of the noisy state
     images: Pictures | None = None  # the result, on the last step
@@ -37,22 +37,22 @@ class Frame:
         return self.seconds_per_step * (self.index + 1)
 
 
-def follow(
+def frames_of(
     streams: Sequence[Iterator[Any]],
     draw: Callable[[Sequence[Any]], dict[str, Pictures]],
-    job: int = 0,
+    request_index: int = 0,
     costs: Sequence[int] | None = None,
-    kept: Collection[int] = (),
+    stored: Collection[int] = (),
 ) -> Iterator[Frame]:
     """Streams of pipeline steps, run in lockstep, as frames.
 
-    Previews come on the first step, on the kept ones, and else no more often than a browser can show.
+    Previews come on the first step, on the stored ones, and else no more often than a browser can show.
 
     Args:
         streams: each of one or more of the images.
         draw: the steps of all streams -> their previews, as a frame's `x_0` and `x_t`.
         costs: model evaluations of every step; all alike by default.
-        kept: indices of the steps that belong to the trajectory.
+        stored: indices of the steps that can be looked at again afterwards.
     """
     start = time.perf_counter()
     shown, cost = -math.inf, 0.0
@@ -62,25 +62,25 @@ def follow(
         costs = costs or [1] * total
         done, left = sum(costs[: index + 1]), sum(costs[index + 1 :])
         frame = Frame(
-            job=job,
+            request_index=request_index,
             index=index,
             total=total,
             seconds_per_step=(now - start) / (index + 1),
             seconds_left=(now - start) / done * left,
             evaluations=done,
             skipped=max(step.skipped for step in steps),
-            kept=index in kept,
+            stored=index in stored,
             images=[image for step in steps for image in step.images] if index + 1 == total else None,
         )
-        if frame.kept or now - shown >= max(PREVIEW_SECONDS, cost * (1 / PREVIEW_SHARE - 1)):
+        if frame.stored or now - shown >= max(PREVIEW_SECONDS, cost * (1 / PREVIEW_SHARE - 1)):
             frame = replace(frame, **draw(steps))
             shown = time.perf_counter()
             cost = shown - now
         yield frame
 
 
-def kept_steps(total: int, most: int = MAX_KEPT) -> frozenset[int]:
-    """At most `most` of `total` steps, evenly spread, the first and the last among them."""
+def evenly_spaced(total: int, most: int = MAX_STORED) -> frozenset[int]:
+    """At most `most` of the numbers 0..total-1, evenly spaced, the first and the last among them."""
     if total <= most:
         return frozenset(range(total))
     return frozenset(round(i * (total - 1) / (most - 1)) for i in range(most))

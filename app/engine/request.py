@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.engine.frames import Frame, follow, kept_steps
+from app.engine.frames import Frame, evenly_spaced, frames_of
 from mdt_core.guidance import guidance_weight
 from mdt_core.samplers import SAMPLERS, sampling_timesteps
 
@@ -75,7 +75,7 @@ class Request:
                 raise ValueError(f"{self.model} has no class {name or label!r}: pick its classes anew.")
         return replace(self, class_labels=tuple(found), class_names=None)
 
-    def frames(self, pipe: Any, job: int = 0) -> Iterator[Frame]:
+    def frames(self, pipe: Any, request_index: int = 0) -> Iterator[Frame]:
         """The run, step by step."""
         request = self.for_labels(pipe.id2label)
 
@@ -85,8 +85,8 @@ class Request:
                 "x_t": [image for step in steps for image in step.noisy_preview],
             }
 
-        kept = kept_steps(self.num_inference_steps)
-        return follow(streams(pipe, request), draw, job, self.evaluations, kept)
+        stored = evenly_spaced(self.num_inference_steps)
+        return frames_of(streams(pipe, request), draw, request_index, self.evaluations, stored)
 
 
 def class_named(label: int | None, name: str | None, labels: Mapping[int, str]) -> int | None:

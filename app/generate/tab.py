@@ -1,13 +1,12 @@
-"""The Generate tab: pick classes, watch the pictures come out of the noise, look through the steps, keep the result."""
+"""The Generate tab: pick classes, watch the pictures come out of the noise, look through the steps, save the result."""
 
 import json
 import random
-from collections.abc import Iterator
-from contextlib import closing
-from time import perf_counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from app.common import recipes
 from app.common.controls import (
@@ -17,44 +16,42 @@ from app.common.controls import (
     follow_model,
     from_request,
     room_for,
-    run_controls,
     sampling_controls,
     seed_picker,
     to_request,
 )
-from app.common.errors import plain_errors, warn
+from app.common.errors import plain_errors
 from app.common.images import served
-from app.common.stage import WAITING, caption, describe_step, duration, status_line
-from app.common.studio import CHECK, GLUE, GPU, Studio, Update, on_end
+from app.common.run_tab import RunTab
+from app.common.stage import WAITING, caption, describe_step, duration, message, status_line
+from app.common.studio import GLUE, GPU, Studio, Update
 from app.engine.engine import ModelInfo
-from app.engine.frames import PREVIEW_SECONDS, Frame
+from app.engine.frames import Frame
 from app.engine.request import MAX_IMAGES, MAX_SEED, Request, check_whole
-from app.generate.kept_steps import VIEWS, Trajectory, View
 from app.generate.presets import Presets
+from app.generate.step_history import PREVIEWS, PreviewChoice, StepHistory
 
-READY = status_line(0, "Pick a class and press Generate (Ctrl + Enter).")
-AGAIN = "Press Generate for the same picture again."
-EMPTY = '<div class="stage empty"><p>The pictures come here, out of the noise.</p></div>'
-
-
-# What a click on Generate does at once in the browser, while the run's first step is on its way
+# What a click on Generate changes at once in the browser, while the run's first step is on its way
 STARTED = f"""() => [
   {{__type__: "update", visible: false}}, {{__type__: "update", visible: true}}, {json.dumps(WAITING)},
   {{__type__: "update", interactive: false}}, {{__type__: "update", interactive: false}},
 ]"""
 
 
-class Generate:
-    """The tab's components, and what happens between them. Methods that return an Update touch only what is in it."""
+class Generate(RunTab):
+    """The tab's components, and what happens between them."""
+
+    verb, kind = "Generate", "generate"
+    ready = status_line(0, "Pick a class and press Generate (Ctrl + Enter).")
 
     def __init__(self, studio: Studio):
-        self.engine, self.pick = studio.engine, studio.pick
+        super().__init__(studio)
         with gr.Row(equal_height=False, elem_classes="tab"):
             with gr.Column(scale=0, min_width=400, elem_classes="controls"):
                 self._lay_out_controls(studio)
             with gr.Column(min_width=500, elem_classes="result"):
                 self._lay_out_result()
-        self.trajectory, self.looked_at = gr.State(), gr.State(View())
+        self.choice = gr.State(PreviewChoice())
         self.picture = gr.State()  # the file of the picture chosen in the gallery
         self.offered = follow_model(studio, self.classes)
         self.settings = [self.classes, self.count, self.seed, *self.sampling.inputs]
@@ -74,11 +71,13 @@ class Generate:
             self.seed = seed_picker("generate")
         self.presets = Presets(studio.engine)
         self.sampling = sampling_controls(studio.info, "generate", self.classes)
-        self.start, self.stop, self.recipe = run_controls("Generate")
+        self.lay_out_run()
 
     def _lay_out_result(self) -> None:
-        self.status = gr.HTML(READY, elem_id="generate-status")
-        self.stage = gr.HTML(EMPTY, elem_id="generate-stage", elem_classes="stage-box")
+        self.lay_out_status()
+        self.stage = gr.HTML(
+            message("The pictures come here, out of the noise."), elem_id="generate-stage", elem_classes="stage-box"
+        )
         self.gallery = gr.Gallery(
             format="png",
             show_label=False,
@@ -93,8 +92,8 @@ class Generate:
             self.step = gr.Slider(
                 1, 2, 2, step=1, label="Step", buttons=[], interactive=False, min_width=260, elem_id="generate-step"
             )
-            self.view = gr.Radio(
-                [(name, key) for key, name in VIEWS.items()],
+            self.preview_kind = gr.Radio(
+                [(name, key) for key, name in PREVIEWS.items()],
                 value="x_0",
                 show_label=False,
                 container=False,
@@ -108,119 +107,113 @@ class Generate:
             )
 
     def _wire(self, studio: Studio) -> None:
-        model, trajectory = studio.model, self.trajectory
-        result = [self.stage, self.gallery, self.view]
-        page = [self.start, self.stop, self.status, *result, self.step, self.again, self.picture]
+        model, job = studio.model, self.job
+        page = [self.stage, self.gallery, self.preview_kind, self.step, self.again, self.picture]
         self.any_class.click(self.random_class, model, self.classes, **GLUE)
         self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
         gr.on([self.classes.change, self.count.release], room_for, [self.classes, self.count], self.count, **GLUE)
 
         at_once = [self.start, self.stop, self.status, self.step, self.again]
         self.start.click(None, outputs=at_once, js=STARTED, **GLUE)  # first: behind the run it waits for its end
-        run = self.start.click(
-            self.run,
-            [self.looked_at, self.offered, model, *self.settings],
-            [*page, trajectory],
-            show_progress="hidden",
-            api_visibility="private",
-            **GPU,
-        )
-        on_end(run, self.finish, trajectory, page)
-        self.stop.click(None, cancels=[run])
-
+        run = self.wire_run([self.choice, self.offered, model, *self.settings], page, check_first=False)
         self.presets.wire(studio, self.settings, self.sampling, run)
 
         scrubbed = {"outputs": [self.stage, self.gallery], "trigger_mode": "always_last"} | GLUE
-        self.step.input(self.scrub, [trajectory, self.step], **scrubbed)
-        self.view.input(self.look, [self.looked_at, trajectory, self.step, self.view], **scrubbed)
-        self.gallery.select(self.select, trajectory, page, **GLUE)
-        self.again.click(self.use_again, [trajectory, self.picture], [self.classes, self.count, self.seed], **GLUE)
-        loaded = [self.recipe, model, *self.settings, self.status, self.offered]
-        self.recipe.upload(self.load, [self.recipe, model], loaded, **CHECK)
+        self.step.input(self.scrub, [job, self.step], **scrubbed)
+        self.preview_kind.input(self.choose_preview, [self.choice, job, self.step, self.preview_kind], **scrubbed)
+        self.gallery.select(self.select, job, page, **GLUE)
+        self.again.click(self.use_again, [job, self.picture], [self.classes, self.count, self.seed], **GLUE)
+        self.wire_recipe([self.offered, *self.settings])
         gr.api(self.generate, api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
         """Any one class."""
         return [random.choice(list(self.engine.describe(model).labels))]
 
-    def run(self, view: View, offered: ModelInfo, *settings: Any) -> Iterator[Update]:
-        """Frame by frame; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
+    # --- a run -----------------------------------------------------------------------------------------------
+
+    def run(self, *asked: Any) -> Iterator[Update]:
+        """Asks when its turn has come: a check before the queue would delay the first preview by a round trip."""
         # A picture of before may have been clicked while this run waited.
         yield {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
         with plain_errors():
-            request = to_request(*settings)
-            info = self.engine.describe(request.model)
-            check_offered(offered, info)
-            trajectory = Trajectory(request.for_labels(info.labels), info.labels, view)
-        shown = 0.0
-        with plain_errors(), closing(self.engine.run((request,))) as frames:
-            for frame in frames:
-                preview = trajectory.add(frame)
-                if preview and not frame.images and perf_counter() - shown >= PREVIEW_SECONDS:
-                    yield {
-                        self.trajectory: trajectory,
-                        self.stage: gr.update(value=preview, visible=True),
-                        self.gallery: gr.update(visible=False),
-                        self.status: status_line(frame.index / frame.total, describe_step(frame)),
-                    }
-                    shown = perf_counter()
-        with plain_errors():  # the engine is free again: others do not wait until the files are written
-            trajectory.files = self._publish(request, frame, info)
-        view.key = "x_0"  # of which the pictures are the last step
-        files = list(zip(trajectory.files, trajectory.captions, strict=True))
-        yield {
-            self.trajectory: trajectory,
-            self.view: view.key,
-            self.stage: gr.update(visible=False),
-            self.gallery: gr.update(value=files, columns=trajectory.columns, rows=trajectory.rows, visible=True),
+            job = self.ask(*asked)
+        yield from self.follow(job)
+
+    def ask(self, choice: PreviewChoice, offered: ModelInfo, *settings: Any) -> StepHistory:
+        """The run of these settings."""
+        request = to_request(*settings)
+        info = self.engine.describe(request.model)
+        check_offered(offered, info)
+        return StepHistory(request.for_labels(info.labels), info, choice)
+
+    def preview(self, job: StepHistory, step: Frame) -> Update:
+        """The pictures so far."""
+        return {
+            self.job: job,
+            self.stage: gr.update(value=job.latest, visible=True),
+            self.gallery: gr.update(visible=False),
+            self.status: status_line(step.index / step.total, describe_step(step)),
         }
 
-    def finish(self, trajectory: Trajectory | None) -> Update:
-        """Ended, stopped or failed: the page is ready again, and what there is can be looked through."""
-        ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
-        if trajectory and trajectory.kept:
-            ready[self.status] = status_line(trajectory.seen / trajectory.total, summary(trajectory))
-            ready[self.step] = gr.update(
-                maximum=trajectory.total, value=trajectory.seen, interactive=trajectory.total > 1
-            )
-        if trajectory and trajectory.files:
-            ready |= self._choose(trajectory, 0)
-        return ready
+    def result(self, job: StepHistory, step: Frame) -> Update:
+        """The finished pictures, in place of the preview of the last step."""
+        job.files = self._publish(job.request, step.images, job.info)
+        job.choice.key = "x_0"  # of which the finished pictures are the last step
+        files = list(zip(job.files, job.captions, strict=True))
+        return {
+            self.job: job,
+            self.preview_kind: job.choice.key,
+            self.stage: gr.update(visible=False),
+            self.gallery: gr.update(value=files, columns=job.columns, rows=job.rows, visible=True),
+        }
 
-    def scrub(self, trajectory: Trajectory | None, step: int) -> Update:
+    def ended(self, job: StepHistory) -> Update:
+        """What there is can be looked through."""
+        update = {}
+        if job.stored:
+            update[self.status] = status_line(job.done / job.total, summary(job))
+            update[self.step] = gr.update(maximum=job.total, value=job.done, interactive=job.total > 1)
+        return update | (self._select(job, 0) if job.files else {})
+
+    # --- looking through what was made -----------------------------------------------------------------------
+
+    def scrub(self, job: StepHistory | None, step: int) -> Update:
         """Show a step of the run; the last one is the result itself."""
-        if trajectory is None or not trajectory.kept:
+        if job is None or not job.stored:
             return gr.skip()
-        result = bool(trajectory.files) and step >= trajectory.total and trajectory.view.key == "x_0"
-        stage = gr.update(visible=False) if result else gr.update(value=trajectory.at(step - 1), visible=True)
+        result = bool(job.files) and step >= job.total and job.choice.key == "x_0"
+        stage = gr.update(visible=False) if result else gr.update(value=job.at(step - 1), visible=True)
         return {self.stage: stage, self.gallery: gr.update(visible=result)}
 
-    def look(self, view: View, trajectory: Trajectory | None, step: int, chosen: str) -> Update:
-        """Switch between predicted image and noisy state, also while a run waits or goes on: it reads `view`."""
-        view.key = chosen
-        return gr.skip() if trajectory is None else self.scrub(trajectory, min(step, trajectory.seen))
+    def choose_preview(self, choice: PreviewChoice, job: StepHistory | None, step: int, key: str) -> Update:
+        """Switch between predicted image and noisy state, also while a run waits or goes on: it reads `choice`."""
+        choice.key = key
+        return gr.skip() if job is None else self.scrub(job, min(step, job.done))
 
-    def select(self, trajectory: Trajectory, event: gr.SelectData) -> Update:
+    def select(self, job: StepHistory, event: gr.SelectData) -> Update:
         """A picture of the gallery was clicked."""
-        return self._choose(trajectory, event.index)
+        return self._select(job, event.index)
 
-    def use_again(self, trajectory: Trajectory, picture: str) -> tuple[list[int], int, int]:
+    def _select(self, job: StepHistory, index: int) -> Update:
+        label = f"Use seed {job.request.seeds[index]} again"
+        return {self.picture: job.files[index], self.again: gr.update(value=label, interactive=True)}
+
+    def use_again(self, job: StepHistory, picture: str) -> tuple[list[int], int, int]:
         """The chosen picture's class and seed, for one image."""
-        if picture not in trajectory.files:  # another run has begun
+        if picture not in job.files:  # another run has begun
             return gr.skip(), gr.skip(), gr.skip()
-        index = trajectory.files.index(picture)
-        label = trajectory.request.class_labels[index]
-        return [NO_CLASS if label is None else label], 1, trajectory.request.seeds[index]
+        index = job.files.index(picture)
+        label = job.request.class_labels[index]
+        return [NO_CLASS if label is None else label], 1, job.request.seeds[index]
 
-    def load(self, path: str, model: str) -> list[Any]:
-        """Set all controls from a saved picture."""
-        with plain_errors():
-            recipe = recipes.read(path)
-            info = self.engine.describe(self.engine.find(recipe.get("model"), model))
+    # --- recipes and clients ---------------------------------------------------------------------------------
+
+    def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
+        """All controls as a saved picture says."""
         request, notes = recipes.to_request(recipe, info)
-        warn(notes)
-        text = f"Recipe loaded: seed {request.seeds[0]}" + (", as far as it goes." if notes else f". {AGAIN}")
-        return [None, self.pick(info.name), *from_request(request, info), status_line(0, text), info]
+        values = zip(self.settings, from_request(request, info), strict=True)
+        return request, {self.offered: info, **dict(values)}, notes
 
     def generate(
         self,
@@ -245,27 +238,20 @@ class Generate:
             request = to_request(name, [label], num_images, seed, *sampling)
             for frame in self.engine.run((request,)):
                 last = frame
-            return served(self._publish(request, last, info))
+            return served(self._publish(request, last.images, info))
 
-    def _choose(self, trajectory: Trajectory, index: int) -> Update:
-        label = f"Use seed {trajectory.request.seeds[index]} again"
-        return {self.picture: trajectory.files[index], self.again: gr.update(value=label, interactive=True)}
-
-    def _publish(self, request: Request, frame: Frame, info: ModelInfo) -> list[str]:
-        """The pictures of the last frame as PNG files with their recipes. `info`: of the weights that drew them."""
-        names = [
-            f"{caption(label, info.labels)}-{seed}"
-            for label, seed in zip(request.class_labels, request.seeds, strict=True)
-        ]
-        return [
-            recipes.publish_picture(image, names[i], self.gallery, recipes.of_image(request, i, info))
-            for i, image in enumerate(frame.images)
-        ]
+    def _publish(self, request: Request, images: Sequence[Image.Image], info: ModelInfo) -> list[str]:
+        """The images as PNG files with their recipes. `info`: of the weights that drew them."""
+        files = []
+        for i, (image, label, seed) in enumerate(zip(images, request.class_labels, request.seeds, strict=True)):
+            name = f"{caption(label, info.labels)}-{seed}"
+            files.append(recipes.publish_picture(image, name, self.gallery, recipes.of_image(request, i, info)))
+        return files
 
 
-def summary(trajectory: Trajectory) -> str:
+def summary(job: StepHistory) -> str:
     """How a run ended."""
-    if not trajectory.files:
-        return f"Stopped after step <b>{trajectory.seen}</b> of {trajectory.total}."
-    saved = f" · {trajectory.skipped} unconditional passes saved" if trajectory.skipped else ""
-    return f"{trajectory.total} steps in {duration(trajectory.seconds)}{saved}"
+    if not job.files:
+        return f"Stopped after step <b>{job.done}</b> of {job.total}."
+    saved = f" · {job.skipped} unconditional passes saved" if job.skipped else ""
+    return f"{job.total} steps in {duration(job.seconds)}{saved}"

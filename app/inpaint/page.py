@@ -4,19 +4,19 @@ from pathlib import Path
 
 import gradio as gr
 
-from app.common.controls import class_choices, run_controls
+from app.common.controls import class_choices
+from app.common.run_tab import RunTab
 from app.common.stage import status_line
 from app.common.studio import Studio, Update
 from app.inpaint.controls import Controls, lay_out_mask_settings, lay_out_settings
 from app.inpaint.easel import PAINT
 from app.inpaint.examples import find_examples
 from app.inpaint.request import MAX_VARIANTS
-from app.inpaint.session import Job, Outcome
+from app.inpaint.session import InpaintJob, Outcome
 
 PAINTING, CELLS, RESULT = "paint", "cells", "result"
 VIEWS = [("Paint", PAINTING), ("What will be repainted", CELLS), ("Result", RESULT)]
 START = status_line(0, "Open a picture, paste one, or take an example.")
-READY = status_line(0, "Paint over what is to be repainted and press Inpaint (Ctrl + Enter).")
 EMPTY = (
     '<div class="stage empty"><p>Drop or paste a picture here, open one, take an example,<br>'
     "or send one from Generate.</p></div>"
@@ -24,17 +24,21 @@ EMPTY = (
 SCRIPT = Path(__file__).with_name("paste.js")
 
 
-class Page:
+class Page(RunTab):
     """Lays the tab out, and adds "Send to Inpaint" to the Generate tab."""
 
+    verb, kind = "Inpaint", "inpaint"
+    ready = status_line(0, "Paint over what is to be repainted and press Inpaint (Ctrl + Enter).")
+
     def __init__(self, studio: Studio):
+        super().__init__(studio)
         self.examples = find_examples()
         with gr.Row(equal_height=False, elem_classes="tab"):
             with gr.Column(scale=0, min_width=400, elem_classes="controls"):
                 settings = self._lay_out_controls(studio)
             with gr.Column(min_width=500, elem_classes="result", elem_id="inpaint-result"):
                 self.controls = Controls(**settings, **self._lay_out_result())
-        self.easel, self.job, self.outcome = gr.State(), gr.State(), gr.State()
+        self.easel, self.outcome = gr.State(), gr.State()
         with studio.actions:
             self.send = gr.Button("Send to Inpaint", size="sm", scale=0, min_width=160, elem_id="generate-send")
 
@@ -62,7 +66,7 @@ class Page:
             elem_id="inpaint-class",
         )
         self.preset, settings = lay_out_settings(studio.info)
-        self.start, self.stop, self.recipe = run_controls("Inpaint")
+        self.lay_out_run()
         return {"label": label, **settings}
 
     def _lay_out_result(self) -> dict[str, gr.components.Component]:
@@ -118,7 +122,7 @@ class Page:
         with gr.Row():
             return lay_out_mask_settings()
 
-    def show(self, view: str, job: Job | None = None, outcome: Outcome | None = None) -> Update:
+    def show(self, view: str, job: InpaintJob | None = None, outcome: Outcome | None = None) -> Update:
         """Which of the components that share one place is there."""
         running = bool(job and job.running)
         result = view == RESULT and bool(outcome) and not running

@@ -17,7 +17,7 @@ from app.common import recipes
 from app.common.images import MAX_PIXELS
 from app.common.stage import STAGE_SIDE, columns_for
 from app.engine.engine import ModelInfo
-from app.engine.frames import Frame, follow
+from app.engine.frames import Frame, frames_of
 from app.engine.request import (
     GUIDANCE_POWER,
     GUIDANCE_SCALE,
@@ -132,7 +132,7 @@ class Inpainting:
             cell=image_size // cells,
         )
 
-    def frames(self, pipe: Any, job: int = 0) -> Iterator[Frame]:
+    def frames(self, pipe: Any, request_index: int = 0) -> Iterator[Frame]:
         """The run, step by step."""
         side = STAGE_SIDE // columns_for(len(self.settings.seeds))
         canvas = self.small_canvas(pipe.image_size, pipe.latent_shape[-1], side)
@@ -141,7 +141,7 @@ class Inpainting:
             squares = [square for step in steps for square in pipe.preview_images(step.x_0)]
             return {"x_0": [Image.fromarray(canvas.paste(to_tensor(square))) for square in squares]}
 
-        return follow(self.streams(pipe), draw, job)
+        return frames_of(self.streams(pipe), draw, request_index)
 
     def streams(self, pipe: Any) -> list[Iterator[Any]]:
         """One batch, or on a CPU one image each, to run in lockstep: see `request.streams`."""
@@ -188,7 +188,7 @@ def recipe_of(request: Inpainting, index: int, info: ModelInfo) -> dict[str, Any
         **recipes.settings_of(settings, info),
         **{name: getattr(settings, name) for name in ("method", "strength", "masked_content", "area")},
         **{name: getattr(settings, name) for name in ("grow", "feather")},
-        "source": fingerprint(request.picture.tobytes()),
+        "source": source_of(request.picture),
         "mask": base64.b64encode(mask).decode() if len(mask) <= MAX_MASK else None,
     }
 
@@ -207,6 +207,11 @@ def settings_from(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Settings,
         notes.append(f"{info.name} has no side-interpolator: {FALLBACK} takes its place")
     labels = recipes.find_classes([recipe.get("class_label")], [recipe.get("class_name")], info, notes)
     return replace(settings, class_label=labels[0] if labels else None), notes
+
+
+def source_of(picture: Image.Image) -> str:
+    """Tells a picture from others, by its pixels."""
+    return fingerprint(picture.tobytes())
 
 
 def mask_from(recipe: Mapping[str, Any]) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from gradio.components import Component
 from PIL import Image
 
 from app.common import recipes
+from app.common.run_tab import Job
 from app.common.stage import caption
 from app.engine.engine import ModelInfo
 from app.inpaint.easel import Easel, read_mask
@@ -25,21 +26,19 @@ class Outcome:
 
 
 @dataclass
-class Job:
-    """A run; changed while it goes on."""
+class InpaintJob(Job):
+    """A run."""
 
     settings: Settings
     easel: Easel
     mask: bytes = field(repr=False)  # PNG of the picture's size: what is painted from now on is not for this run
     running: bool = True
-    seen: int = 0  # steps done
-    total: int = 0
-    seconds: float = 0.0
     outcome: Outcome | None = field(default=None, repr=False)
 
-    def request(self) -> Inpainting:
-        """What the engine is asked for."""
-        return Inpainting(self.settings, self.easel.picture(), read_mask(self.mask))
+    def start(self, info: ModelInfo) -> None:
+        """Its turn has come: open what the engine is asked for. `info`: of the weights that draw it."""
+        self.info = info
+        self.requests = (Inpainting(self.settings, self.easel.picture(), read_mask(self.mask)),)
 
     def captions(self) -> list[str]:
         """One per variant."""
@@ -58,12 +57,10 @@ def publish_results(
     ]
 
 
-def publish_outcome(
-    job: Job, request: Inpainting, images: Sequence[Image.Image], info: ModelInfo, at: Component
-) -> Outcome:
+def publish_outcome(job: InpaintJob, images: Sequence[Image.Image], at: Component) -> Outcome:
     """The results of a run, and copies small enough for a browser."""
-    easel = job.easel
-    files = shown = publish_results(request, images, info, easel.name, at)
+    (request,), easel = job.requests, job.easel
+    files = shown = publish_results(request, images, job.info, easel.name, at)
     if easel.shown != easel.size:
         shown = [recipes.publish_picture(image.resize(easel.shown), "variant", at) for image in images]
     return Outcome(files, shown, recipes.publish_picture(easel.display(), "before", at), job.captions())

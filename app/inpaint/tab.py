@@ -1,9 +1,7 @@
 """The Inpaint tab: open a picture, paint what is to be repainted, watch it, compare, take a variant and paint on."""
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import gradio as gr
@@ -11,11 +9,12 @@ import numpy as np
 
 from app.common import recipes
 from app.common.controls import NO_CLASS, check_offered, for_model
-from app.common.errors import plain_errors, sentence, warn
+from app.common.errors import plain_errors, sentence
 from app.common.images import open_image
-from app.common.stage import STAGE_SIDE, WAITING, describe_step, duration, message, pictures, status_line
-from app.common.studio import CHECK, GLUE, GPU, Studio, Update, on_end
+from app.common.stage import STAGE_SIDE, describe_step, duration, message, pictures, status_line
+from app.common.studio import CHECK, GLUE, GPU, Studio, Update
 from app.engine.engine import ModelInfo
+from app.engine.frames import Frame
 from app.inpaint.controls import (
     brought,
     method_choices,
@@ -26,9 +25,9 @@ from app.inpaint.controls import (
 )
 from app.inpaint.easel import Easel, editor_value, enlarge, footprint_view, mask_of, mask_png, open_mask
 from app.inpaint.endpoint import make_endpoint
-from app.inpaint.page import CELLS, PAINTING, READY, RESULT, Page, brush
-from app.inpaint.request import FALLBACK, Inpainting, fingerprint, mask_from, settings_from
-from app.inpaint.session import Job, Outcome, publish_outcome
+from app.inpaint.page import CELLS, PAINTING, RESULT, Page, brush
+from app.inpaint.request import FALLBACK, Inpainting, Settings, mask_from, settings_from, source_of
+from app.inpaint.session import InpaintJob, Outcome, publish_outcome
 
 
 class Inpaint(Page):
@@ -36,7 +35,6 @@ class Inpaint(Page):
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
-        self.engine, self.pick, self._model, self._tabs = studio.engine, studio.pick, studio.model, studio.tabs
         self.offered = gr.State(studio.info)  # the model whose classes the picker shows
         self._wire(studio)
 
@@ -60,8 +58,7 @@ class Inpaint(Page):
             self.take_generated, [studio.picture, model], [*page, studio.tabs, self.controls.label], **CHECK
         )
         self.use.click(self.take_variant, [outcome, easel], page, **CHECK)
-        loaded = [self.recipe, model, self.preset, *settings, *page, self.offered]
-        self.recipe.upload(self.load, [self.recipe, model, easel], loaded, **CHECK)
+        self.wire_recipe([self.preset, *settings, easel, outcome, job, *views, self.offered], [easel])
 
         self.open_mask.upload(self.load_mask, [self.open_mask, easel], page, **CHECK)
         self.invert.click(self.invert_mask, [editor, easel], editor, **GLUE)
@@ -73,10 +70,7 @@ class Inpaint(Page):
         gr.on([edge.change for edge in edges], self.redraw, seen, self.cells, trigger_mode="always_last", **GLUE)
         self.variants.select(self.choose, outcome, [self.slider, self.save, outcome], **GLUE)
 
-        check = self.start.click(self.begin, [self.offered, model, editor, easel, *settings], page, **CHECK)
-        run = check.success(self.run, job, page, show_progress="hidden", api_visibility="private", **GPU)
-        on_end(run, self.finish, [job, self.easel], page)
-        self.stop.click(None, cancels=[run])
+        self.wire_run([self.offered, model, editor, easel, *settings], [easel, outcome, *views])
         gr.api(make_endpoint(self.engine, self.slider), api_name="inpaint", **GPU)
 
     # --- the picture -----------------------------------------------------------------------------------------
@@ -100,8 +94,9 @@ class Inpaint(Page):
         with plain_errors():
             if path is None:
                 raise ValueError("There is no picture to send yet: generate one first.")
-            update = self._take(Easel(open_image(path), Path(path).stem)) | {self._tabs: gr.Tabs(selected="inpaint")}
+            update = self._take(Easel(open_image(path), Path(path).stem))
             recipe = recipes.read(path)
+        update[self.studio.tabs] = gr.Tabs(selected="inpaint")
         if recipe["model"] == model:
             label = recipe["class_label"]
             update[self.controls.label] = NO_CLASS if label is None else label
@@ -120,7 +115,8 @@ class Inpaint(Page):
         return {
             self.easel: easel,
             self.outcome: None,
-            self.status: READY,
+            self.job: None,  # a run that goes on is of the picture before
+            self.status: self.ready,
             **self.show(PAINTING),
             self.editor: gr.update(value=value, brush=brush(easel.shown), visible=True),
         }
@@ -157,7 +153,7 @@ class Inpaint(Page):
         model: str,
         value: dict[str, Any] | None,
         easel: Easel | None,
-        job: Job | None,
+        job: InpaintJob | None,
         outcome: Outcome | None,
         *values: Any,
     ) -> Update:
@@ -207,63 +203,54 @@ class Inpaint(Page):
 
     # --- a run -----------------------------------------------------------------------------------------------
 
-    def begin(
+    def ask(
         self, offered: ModelInfo, model: str, value: dict[str, Any] | None, easel: Easel | None, *values: Any
-    ) -> Update:
-        """Check picture, mask and settings before the run joins the queue."""
-        with plain_errors():
-            info = self.engine.describe(model)
-            check_offered(offered, info)
-            if easel is None:
-                raise ValueError("There is no picture yet: open or paste one, or take an example.")
-            mask = easel.mask(mask_of(value, easel.shown))
-            settings = values_to_settings(model, *values)
-            request = Inpainting(settings, easel.picture(), mask)
-            request.check(info)
-            self.engine.check_time((request,))
-            job = Job(settings, easel, mask_png(mask))
+    ) -> InpaintJob:
+        """The run of this picture, mask and settings."""
+        info = self.engine.describe(model)
+        check_offered(offered, info)
+        if easel is None:
+            raise ValueError("There is no picture yet: open or paste one, or take an example.")
+        mask = easel.mask(mask_of(value, easel.shown))
+        settings = values_to_settings(model, *values)
+        request = Inpainting(settings, easel.picture(), mask)
+        request.check(info)
+        self.engine.check_time((request,))
+        return InpaintJob((), settings, easel, mask_png(mask))
+
+    def begun(self, job: InpaintJob) -> Update:
+        """The picture as it is, in the place of each variant."""
         captions = job.captions()
+        shown = pictures([job.easel.display()] * len(captions), captions)
+        return self.show(RESULT, job) | {self.stage: gr.update(value=shown, visible=True)}
+
+    def started(self, job: InpaintJob) -> Update:
+        """Nothing is to be seen of it."""
+        job.start(self.engine.describe(job.settings.model))
+        return {}
+
+    def preview(self, job: InpaintJob, step: Frame) -> Update:
+        """The variants so far."""
         return {
-            self.job: job,
-            self.status: WAITING,
-            self.start: gr.update(visible=False),
-            self.stop: gr.update(visible=True),
-            **self.show(RESULT, job),
-            self.stage: gr.update(value=pictures([easel.display()] * len(captions), captions), visible=True),
+            self.stage: pictures(step.x_0, job.captions()),
+            self.status: status_line(step.index / step.total, describe_step(step)),
         }
 
-    def run(self, job: Job) -> Iterator[Update]:
-        """Frame by frame; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
-        yield {self.status: WAITING}
-        start = perf_counter()
-        request, captions = job.request(), job.captions()
-        with plain_errors():
-            info = self.engine.describe(request.model)
-            with closing(self.engine.run((request,))) as frames:
-                for frame in frames:
-                    job.seen, job.total, job.seconds = frame.index + 1, frame.total, perf_counter() - start
-                    if frame.x_0 and not frame.images:
-                        yield {
-                            self.stage: pictures(frame.x_0, captions),
-                            self.status: status_line(frame.index / frame.total, describe_step(frame)),
-                        }
-            job.outcome = publish_outcome(job, request, frame.images, info, self.slider)
+    def result(self, job: InpaintJob, step: Frame) -> Update:
+        """Kept for `ended`, which shows it unless another picture was opened meanwhile."""
+        job.outcome = publish_outcome(job, step.images, self.slider)
+        return {}
 
-    def finish(self, job: Job | None, easel: Easel | None) -> Update:
-        """Ended, stopped or failed: the page is ready again, and the painted mask is still there."""
-        update = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: READY}
-        if job is None:
-            return update
+    def ended(self, job: InpaintJob) -> Update:
+        """The painted mask is still there."""
         job.running = False
-        if job.easel is not easel:  # another picture was opened meanwhile
-            return update
         if job.outcome is None:
-            if job.seen:
-                text = f"Stopped after step <b>{job.seen}</b> of {job.total}. The mask is still there."
-                update[self.status] = status_line(job.seen / job.total, text)
-            return update | self.show(PAINTING)
+            update = self.show(PAINTING)
+            if job.done:
+                text = f"Stopped after step <b>{job.done}</b> of {job.total}. The mask is still there."
+                update[self.status] = status_line(job.done / job.total, text)
+            return update
         return {
-            **update,
             self.outcome: job.outcome,
             **self.show(RESULT, job, job.outcome),
             **self._compare(job.outcome),
@@ -273,13 +260,12 @@ class Inpaint(Page):
 
     # --- recipes, models, clients ----------------------------------------------------------------------------
 
-    def load(self, path: str, model: str, easel: Easel | None) -> Update:
-        """Set all controls and the mask from a saved picture; without a picture on the easel it takes its place."""
-        with plain_errors():
-            recipe = recipes.read(path, kind="inpaint")
-            info = self.engine.describe(self.engine.find(recipe.get("model"), model))
-            settings, notes = settings_from(recipe, info)
-            update = {} if easel else self._take(easel := Easel(open_image(path), Path(path).stem))
+    def apply_recipe(
+        self, recipe: Mapping[str, Any], info: ModelInfo, path: str, easel: Easel | None
+    ) -> tuple[Settings, Update, list[str]]:
+        """All controls and the mask as a saved picture says; without a picture on the easel it takes its place."""
+        settings, notes = settings_from(recipe, info)
+        update = {} if easel else self._take(easel := Easel(open_image(path), Path(path).stem))
         mask = mask_from(recipe)
         if mask is None or mask.shape not in (easel.size[::-1], easel.shown[::-1]):
             notes.append("its mask is missing, or does not fit the picture: paint one")
@@ -288,23 +274,11 @@ class Inpaint(Page):
             laid = mask if mask.shape == easel.size[::-1] else enlarge(mask, easel.size)  # before: as the editor had it
             value = editor_value(easel.display(), easel.lay(laid))
             update[self.editor] = gr.update(value=value, brush=brush(easel.shown), visible=True)
-        warn(notes)
-        same = recipe.get("source") == fingerprint(easel.picture())
-        text = f"Recipe loaded: seed {settings.seeds[0]}"
-        if not same:
-            text += ". It was made from another picture: open that one for the same result."
-        else:
-            text += ", as far as it goes." if notes else ". Press Inpaint for the same picture again."
-        values = zip(self.controls.all, settings_to_values(settings, info), strict=True)
-        return {
-            **update,
-            self.recipe: None,
-            self._model: self.pick(info.name),
-            self.preset: preset_of(settings, info),
-            self.status: status_line(0, text),
-            self.offered: info,
-            **dict(values),
-        }
+        if recipe.get("source") != source_of(easel.picture()):
+            text = "It was made from another picture: open that one for the same result."
+            update[self.status] = status_line(0, f"Recipe loaded: seed {settings.seeds[0]}. {text}")
+        update |= {self.preset: preset_of(settings, info), self.offered: info}
+        return settings, update | dict(zip(self.controls.all, settings_to_values(settings, info), strict=True)), notes
 
     def offer(self, model: str, label: int, method: str, before: ModelInfo) -> Update:
         """Another model was chosen: its classes, and the methods that it can do."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from app.common.images import open_image
-from app.engine.frames import kept_steps
+from app.engine.frames import evenly_spaced
 from app.engine.runs import RunSnapshot, SampleSheet
 from app.progress.film import classes_of, columns_for
 from app.progress.steps import all_steps, at_or_below
@@ -71,7 +71,7 @@ class Reel:
 def of_samples(runs: Sequence[RunSnapshot], most: int) -> Reel:
     """The samples of some runs, at no more than so many steps. ValueError where there are none."""
     steps = all_steps(runs)
-    chosen = {steps[i] for i in kept_steps(len(steps), most)}
+    chosen = {steps[i] for i in evenly_spaced(len(steps), most)}
     cells = [{step: tiles(run, sheet) for step, sheet in run.sheets.items() if step in chosen} for run in runs]
     there = [(run.name, {s: cell for s, cell in row.items() if cell}) for run, row in zip(runs, cells, strict=True)]
     there = [(name, row) for name, row in there if row]

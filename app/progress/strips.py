@@ -16,7 +16,7 @@ from app.common import recipes
 from app.common.comparison import Comparison, to_recipe
 from app.common.stage import caption
 from app.engine.engine import Engine
-from app.engine.frames import kept_steps
+from app.engine.frames import evenly_spaced
 from app.engine.models import checkpoint_name
 from app.engine.request import Request
 from app.engine.runs import RunSnapshot, reason
@@ -97,7 +97,7 @@ class Album:
 def chosen_steps(runs: Sequence[RunSnapshot]) -> list[int]:
     """The steps at which a strip has pictures: of all checkpoints, at most MOST, the first and the last among them."""
     steps = sorted({step for run in runs for step in run.checkpoints})
-    return [steps[i] for i in sorted(kept_steps(len(steps), MOST))]
+    return [steps[i] for i in sorted(evenly_spaced(len(steps), MOST))]
 
 
 def shared_labels(runs: Sequence[RunSnapshot]) -> dict[int, str]:

@@ -12,9 +12,10 @@ from app.common.comparison import Comparison
 from app.common.images import MAX_PIXELS, jpeg_uri, open_image
 from app.common.stage import columns_for
 from app.compare.grid import empty_grid, parse_values
+from app.engine.engine import ModelInfo
 from app.engine.frames import Frame
 from app.engine.request import Request
-from app.generate.kept_steps import Trajectory, View
+from app.generate.step_history import PreviewChoice, StepHistory
 
 RAMP = np.linspace(0, 255, 16, dtype=np.uint8)[None].repeat(8, 0)  # (8, 16)
 
@@ -78,22 +79,23 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> No
 
 def test_a_trajectory_keeps_both_views_on_disk_and_goes_with_its_owner() -> None:
     """Catches a step that is shown for another, unescaped class names, and files that stay behind."""
-    labels = {0: "<b>cat</b>"}
-    trajectory = Trajectory(Request("a", (0, None), (3, 4), num_inference_steps=4), labels, View())
+    request = Request("a", (0, None), (3, 4), num_inference_steps=4)
+    info = ModelInfo("a", "MDTv2", 10, {0: "<b>cat</b>"}, 8, 4, 2, True, "cpu")
+    history = StepHistory(request, info, PreviewChoice())
     for index in range(0, 4, 2):
         tiles = [Image.new("RGB", (8, 8), (index * 60, 0, 0))] * 2
         noisy = [Image.new("RGB", (8, 8), (0, 0, index * 60))] * 2
-        trajectory.add(Frame(0, index, 4, 0.1, 1.0, index + 1, 0, kept=True, x_0=tiles, x_t=noisy))
-    assert trajectory.kept == [0, 2]
-    assert jpeg_uri(Image.new("RGB", (8, 8), (120, 0, 0)), 64) in trajectory.at(3)
-    trajectory.view.key = "x_t"
-    assert jpeg_uri(Image.new("RGB", (8, 8), (0, 0, 120)), 64) in trajectory.at(2)
-    assert "&lt;b&gt;cat" in trajectory.at(0)
-    assert "<b>cat" not in trajectory.at(0)
-    assert "seed 4 · no class" in trajectory.at(0)
-    folder = trajectory._file(0, "x_0").parent
+        history.add(Frame(0, index, 4, 0.1, 1.0, index + 1, 0, stored=True, x_0=tiles, x_t=noisy))
+    assert history.stored == [0, 2]
+    assert jpeg_uri(Image.new("RGB", (8, 8), (120, 0, 0)), 64) in history.at(3)
+    history.choice.key = "x_t"
+    assert jpeg_uri(Image.new("RGB", (8, 8), (0, 0, 120)), 64) in history.at(2)
+    assert "&lt;b&gt;cat" in history.at(0)
+    assert "<b>cat" not in history.at(0)
+    assert "seed 4 · no class" in history.at(0)
+    folder = history._file(0, "x_0").parent
     assert folder.is_dir()
-    del trajectory
+    del history
     assert not folder.exists()
 
 

@@ -17,7 +17,7 @@ from app.inpaint.controls import preset_of, preset_settings, settings_to_values,
 from app.inpaint.easel import Easel, mask_png
 from app.inpaint.examples import find_examples
 from app.inpaint.request import MAX_TOTAL, Inpainting, Settings, mask_from, recipe_of, settings_from
-from app.inpaint.session import Job
+from app.inpaint.session import InpaintJob
 from app.inpaint.tab import Inpaint
 from app.ui import build
 from mdt_core.fingerprint import fingerprint
@@ -138,9 +138,10 @@ def test_a_run_that_ends_leaves_another_picture_alone() -> None:
     handlers = (getattr(event.fn, "__self__", None) for event in build(make_engine()[0], Path("runs")).fns.values())
     tab = next(handler for handler in handlers if isinstance(handler, Inpaint))
     before, now = Easel(PICTURE, "before"), Easel(PICTURE, "now")
-    job = Job(SETTINGS, before, mask_png(MASK), seen=3, total=6)
-    assert tab.finish(job, now).keys() == {tab.start, tab.stop, tab.status}
-    assert tab.finish(job, before).keys() > {tab.start, tab.stop, tab.status} and not job.running
+    job = InpaintJob((), SETTINGS, before, mask_png(MASK), done=3, total=6)
+    after_another = tab._take(now)[tab.job]
+    assert tab.finish(after_another).keys() == {tab.start, tab.stop, tab.status}
+    assert tab.finish(job).keys() > {tab.start, tab.stop, tab.status} and not job.running
 
 
 def test_closing_stops_within_a_step_and_frees_the_model() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app.engine.engine import Engine
-from app.engine.frames import kept_steps
+from app.engine.frames import evenly_spaced
 from app.engine.request import MAX_SEED, Request
 from tests.helpers.stand_in import StandInPipeline
 
@@ -96,11 +96,11 @@ def replace_one(index: int) -> Request:
 
 
 def test_several_requests_run_one_after_the_other() -> None:
-    """Catches jobs that are mixed up: Compare puts a frame into the cell `job`."""
+    """Catches jobs that are mixed up: Compare puts a frame into the cell `request_index`."""
     engine, _ = make_engine()
     other = dataclasses.replace(REQUEST, seeds=(7, 8), num_inference_steps=3)
     frames = list(engine.run((REQUEST, other)))
-    assert [frame.job for frame in frames] == [0] * 6 + [1] * 3
+    assert [frame.request_index for frame in frames] == [0] * 6 + [1] * 3
     assert frames[-1].images[0].tobytes() != frames[5].images[0].tobytes()
 
 
@@ -208,13 +208,13 @@ def test_previews_are_drawn_only_as_often_as_they_can_be_shown() -> None:
     frames = list(engine.run((dataclasses.replace(REQUEST, num_inference_steps=250),)))
     drawn = [frame.index for frame in frames if frame.x_0 is not None]
     assert 50 <= len(drawn) <= 80
-    assert {0, 249} <= {frame.index for frame in frames if frame.kept} <= set(drawn)
+    assert {0, 249} <= {frame.index for frame in frames if frame.stored} <= set(drawn)
 
 
 @pytest.mark.parametrize("total", [1, 2, 49, 50, 51, 250, 1000])
 def test_kept_steps_are_spread_from_the_first_to_the_last(total: int) -> None:
     """Catches rounding that drops an end or keeps too many."""
-    kept = sorted(kept_steps(total))
+    kept = sorted(evenly_spaced(total))
     assert kept[0] == 0
     assert kept[-1] == total - 1
     assert len(kept) == min(total, 50)

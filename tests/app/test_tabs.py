@@ -13,11 +13,11 @@ from app.common import recipes
 from app.common.comparison import Comparison
 from app.common.errors import MAX_NOTES, plain_errors, warn
 from app.common.stage import WAITING
-from app.compare.tab import Compare
+from app.compare.tab import Compare, GridJob
 from app.engine.engine import Engine
 from app.engine.request import Request
-from app.generate.kept_steps import View
 from app.generate.presets import Presets
+from app.generate.step_history import PreviewChoice
 from app.generate.tab import Generate
 from app.inpaint.request import FALLBACK
 from app.inpaint.tab import Inpaint
@@ -47,7 +47,7 @@ def handlers(engine: Engine, kind: type[Tab]) -> Tab:
 def test_a_run_can_be_stopped_while_it_waits_for_the_model(engine: Engine) -> None:
     """Gradio cannot close a run that has sent nothing yet. Catches a first update that waits for the engine."""
     tab = handlers(engine, Generate)
-    run = tab.run(View(), engine.describe("shapes"), "shapes", *SETTINGS)
+    run = tab.run(PreviewChoice(), engine.describe("shapes"), "shapes", *SETTINGS)
     with engine._lock:  # another visitor's run
         first = in_time(lambda: next(run))
         assert first == {tab.status: WAITING, tab.picture: None, tab.again: gr.update(interactive=False)}
@@ -62,12 +62,12 @@ def test_a_model_that_is_replaced_while_it_draws_is_that_of_the_picture(tmp_path
     engine = Engine({"run": str(tmp_path)}, device="cpu", load=lambda _: StandInPipeline(seconds=0.05))
     tab = handlers(engine, Generate)
     before = engine.describe("run")
-    run = tab.run(View(), before, "run", *SETTINGS)
-    while tab.trajectory not in next(run):
+    run = tab.run(PreviewChoice(), before, "run", *SETTINGS)
+    while tab.job not in next(run):
         pass
     (tmp_path / "model_index.json").write_text("three")
     *_, last = in_time(lambda: list(run))
-    (file,) = last[tab.trajectory].files
+    (file,) = last[tab.job].files
     assert recipes.read(file)["weights"] == before.weights != engine.describe("run").weights
 
 
@@ -76,23 +76,23 @@ def test_files_are_written_when_the_engine_is_free_again(engine: Engine, monkeyp
     tab, free = handlers(engine, Generate), []
     publish = tab._publish
     monkeypatch.setattr(tab, "_publish", lambda *asked: free.append(not engine._lock.locked()) or publish(*asked))
-    list(tab.run(View(), engine.describe("shapes"), "shapes", *SETTINGS))
+    list(tab.run(PreviewChoice(), engine.describe("shapes"), "shapes", *SETTINGS))
     assert free == [True]
 
 
 def test_a_view_chosen_while_a_run_waits_is_that_of_its_steps(engine: Engine) -> None:
     """Catches a choice that the run before got, and a page that says "Noisy state" of the finished pictures."""
-    tab, view = handlers(engine, Generate), View()
+    tab, view = handlers(engine, Generate), PreviewChoice()
     run = tab.run(view, engine.describe("shapes"), "shapes", *SETTINGS)
     next(run)
-    tab.look(view, None, 1, "x_t")
+    tab.choose_preview(view, None, 1, "x_t")
     first = next(run)
-    assert first[tab.stage]["value"] == first[tab.trajectory].at(0)
+    assert first[tab.stage]["value"] == first[tab.job].at(0)
     view.key = "x_0"
-    assert first[tab.stage]["value"] != first[tab.trajectory].at(0)
-    tab.look(view, first[tab.trajectory], 1, "x_t")
+    assert first[tab.stage]["value"] != first[tab.job].at(0)
+    tab.choose_preview(view, first[tab.job], 1, "x_t")
     *_, last = run
-    assert last[tab.gallery]["visible"] and last[tab.view] == view.key == "x_0"
+    assert last[tab.gallery]["visible"] and last[tab.preview_kind] == view.key == "x_0"
 
 
 def test_a_page_does_not_wait_for_the_warm_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +117,9 @@ def test_a_stopped_grid_can_be_saved(engine: Engine) -> None:
     """Catches an hour's cells that are lost with the last ones."""
     tab = handlers(engine, Compare)
     base = Request("shapes", (None,), (3,), num_inference_steps=60)  # longer than a preview is shown
-    run = tab.run(Comparison(base, (0, 1), "guidance_scale", (1.0, 2.0)))
-    grid = next(run)[tab.grid]
+    grid = GridJob(Comparison(base, (0, 1), "guidance_scale", (1.0, 2.0)))
+    run = tab.run(grid)
+    next(run)
     assert tab.save not in tab.finish(grid)  # nothing is there yet
     while not 1 <= grid.done < 4:
         next(run)
@@ -129,14 +130,14 @@ def test_a_stopped_grid_can_be_saved(engine: Engine) -> None:
 
 def test_a_model_that_is_gone_when_its_grid_begins_is_told(engine: Engine) -> None:
     """Catches a bare "Error" on a checkpoint that was deleted while its grid stood in the queue."""
-    grid = Comparison(Request("gone", (None,), (3,)), (0,), "guidance_scale", (1.0,))
+    grid = GridJob(Comparison(Request("gone", (None,), (3,)), (0,), "guidance_scale", (1.0,)))
     with pytest.raises(gr.Error, match="There is no model 'gone'"):
-        next(handlers(engine, Compare).run(grid))
+        list(handlers(engine, Compare).run(grid))
 
 
 def begin(tab: Compare, engine: Engine, axis: str, values: str, *sampling: Any) -> Comparison:
     asked = (engine.describe("shapes"), "shapes", [0, 1, 2, 3], axis, values, 0, *(sampling or SETTINGS[3:]))
-    return tab.begin(*asked)[tab.comparison]
+    return tab.begin(*asked)[tab.job].comparison
 
 
 def test_a_grids_models_are_looked_for_once_each(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

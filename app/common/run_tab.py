@@ -1,0 +1,178 @@
+"""What every tab that runs a model does: check what is asked, follow the run, end however it ends, load a recipe.
+
+start button -> begin: ask -> job -> run: start, preview, preview, ..., result -> finish: summary
+                in no queue         in the queue of all visitors          however it ended
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
+
+from app.common import recipes
+from app.common.errors import plain_errors, warn
+from app.common.stage import WAITING, status_line
+from app.common.studio import CHECK, GLUE, GPU, Studio, Update
+from app.engine.engine import ModelInfo
+from app.engine.frames import PREVIEW_SECONDS
+from app.engine.request import Request
+
+
+@dataclass
+class Job:
+    """A run that was asked for, and how far it has come; kept by the session and changed while it goes on."""
+
+    requests: Sequence[Any]  # what the engine is asked for
+    done: int = field(default=0, kw_only=True)  # steps, or whatever a tab counts
+    total: int = field(default=0, kw_only=True)  # of them
+    seconds: float = field(default=0.0, kw_only=True)  # that they took
+
+    def add(self, step: Any) -> bool:
+        """Take in what the run yields, a `Frame` of its one request; whether it brings a new preview."""
+        self.done, self.total, self.seconds = step.index + 1, step.total, step.seconds
+        return bool(step.x_0) and not step.images
+
+
+class RunTab:
+    """The buttons, the status line and the recipe box of a tab, and what happens at each.
+
+    A subclass sets the four texts, lays its components out, calls `wire_run`, and writes the methods that end in "...".
+    An Update touches only the components that are in it.
+    """
+
+    verb: str  # on the start button; in lower case it begins the elements' ids
+    makes: str = "picture"  # what is saved, and loaded again as a recipe
+    kind: str  # of its recipes
+    ready: str  # the status line before a run
+
+    def __init__(self, studio: Studio):
+        self.studio, self.engine = studio, studio.engine
+        self.job = gr.State()  # the session's latest; None: forget it, also while it runs
+
+    def lay_out_run(self) -> None:
+        """The button that starts a run, the one that takes its place to stop it, and where a recipe is dropped."""
+        prefix = self.verb.lower()
+        self.start = gr.Button(self.verb, variant="primary", elem_id=f"{prefix}-start", elem_classes="start")
+        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{prefix}-stop", elem_classes="stop")
+        self.recipe = gr.File(
+            label=f"Load recipe: drop a saved {self.makes}, or click",
+            file_types=[".png"],
+            height=38,
+            elem_id=f"{prefix}-recipe",
+            elem_classes="drop",
+        )
+
+    def lay_out_status(self) -> None:
+        """The status line."""
+        self.status = gr.HTML(self.ready, elem_id=f"{self.verb.lower()}-status")
+
+    def wire_run(self, asked: Sequence[Component], page: Sequence[Component], check_first: bool = True) -> Dependency:
+        """Connect the buttons. The event that runs the model is returned.
+
+        Args:
+            asked: what `ask` takes.
+            page: what the methods change.
+            check_first: whether `ask` is called before the run joins the queue; else `run` takes what `ask` takes.
+        """
+        page = [*page, self.start, self.stop, self.status, self.job]
+        begun, inputs = self.start.click, asked
+        if check_first:
+            begun, inputs = self.start.click(self.begin, asked, page, **CHECK).success, [self.job]
+        run = begun(self.run, inputs, page, show_progress="hidden", api_visibility="private", **GPU)
+        for ended in (run.then, run.failure):  # `then` follows a run that is over or was stopped, `failure` an error
+            ended(self.finish, self.job, page, **GLUE)
+        self.stop.click(None, cancels=[run])
+        return run
+
+    def wire_recipe(self, page: Sequence[Component], more: Sequence[Component] = ()) -> None:
+        """Connect the recipe box. `page`: what `apply_recipe` changes. `more`: what else it takes."""
+        model = self.studio.model
+        page = [*page, self.recipe, self.status, model]
+        self.recipe.upload(self.load, [self.recipe, model, *more], page, **CHECK)
+
+    # --- a run -----------------------------------------------------------------------------------------------
+
+    def begin(self, *asked: Any) -> Update:
+        """Check what is asked before the run joins the queue."""
+        with plain_errors():
+            job = self.ask(*asked)
+        waiting = {self.start: gr.update(visible=False), self.stop: gr.update(visible=True), self.status: WAITING}
+        return waiting | {self.job: job} | self.begun(job)
+
+    def run(self, job: Job | None) -> Iterator[Update]:
+        """Step by step; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
+        yield {self.status: WAITING}
+        if job is not None:
+            yield from self.follow(job)
+
+    def follow(self, job: Job) -> Iterator[Update]:
+        """The previews of a run, no more often than a browser can show them, then its result."""
+        with plain_errors():
+            if update := self.started(job):
+                yield update
+            shown, step = 0.0, None
+            with self.steps(job) as steps:
+                for step in steps:
+                    if job.add(step) and perf_counter() - shown >= PREVIEW_SECONDS:
+                        yield self.preview(job, step)
+                        shown = perf_counter()
+            update = self.result(job, step)  # the model is free again: others do not wait until files are written
+        if update:
+            yield update
+
+    def finish(self, job: Job | None) -> Update:
+        """Ended, stopped or failed: the page is ready again, and shows what there is."""
+        idle = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: self.ready}
+        return idle if job is None else idle | self.ended(job)
+
+    def ask(self, *asked: Any) -> Job:
+        """What the controls ask for. ValueError where it makes no sense ..."""
+        raise NotImplementedError
+
+    def begun(self, job: Job) -> Update:
+        """What else changes when a run has joined the queue ..."""
+        return {}
+
+    def started(self, job: Job) -> Update:
+        """What changes when a run's turn has come. ValueError where it cannot be any more ..."""
+        return {}
+
+    def steps(self, job: Job) -> AbstractContextManager[Iterable[Any]]:
+        """What a run yields; leaving it stops the run ..."""
+        return closing(self.engine.run(job.requests))
+
+    def preview(self, job: Job, step: Any) -> Update:
+        """What shows how far a run is ..."""
+        raise NotImplementedError
+
+    def result(self, job: Job, step: Any) -> Update:
+        """What shows a run's result after its last step ..."""
+        return {}
+
+    def ended(self, job: Job) -> Update:
+        """What changes however a run ended, its status among it ..."""
+        raise NotImplementedError
+
+    # --- a recipe --------------------------------------------------------------------------------------------
+
+    def load(self, path: str, model: str, *more: Any) -> Update:
+        """Set all controls from a saved picture, as far as they can be."""
+        with plain_errors():
+            recipe = recipes.read(path, self.kind)
+            info = self.engine.describe(self.engine.find(recipe.get("model"), model))
+            request, update, notes = self.apply_recipe(recipe, info, path, *more)
+        warn(notes)
+        again = ", as far as it goes." if notes else f". Press {self.verb} for the same {self.makes} again."
+        text = status_line(0, f"Recipe loaded: seed {request.seeds[0]}{again}")
+        return {self.recipe: None, self.studio.model: self.studio.pick(info.name), self.status: text} | update
+
+    def apply_recipe(
+        self, recipe: Mapping[str, Any], info: ModelInfo, path: str, *more: Any
+    ) -> tuple[Request, Update, list[str]]:
+        """What a recipe asks for, the update of the controls, and what could not be taken over ..."""
+        raise NotImplementedError
