@@ -12,7 +12,7 @@ from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.bench.timing import take_turns
 from mdt_core.runs import Run
 from mdt_core.training.config import TrainingConfig
-from train.bench import Training
+from train.bench import Steps
 from train.convergence.contenders import Contender
 
 
@@ -28,7 +28,7 @@ def timed_in_turns(contenders: list[Contender], runs: Mapping[str, Run], rounds:
         ValueError: a run has no checkpoint to take steps with.
     """
     device = PartialState(cpu=cpus_alone()).device
-    bfloat16 = choose_dtype("auto", device) == torch.bfloat16  # as training chooses
+    dtype = "bfloat16" if choose_dtype("auto", device) == torch.bfloat16 else "float32"  # as training chooses
     steps = {}
     for contender in contenders:
         run = runs[contender.name]
@@ -36,7 +36,7 @@ def timed_in_turns(contenders: list[Contender], runs: Mapping[str, Run], rounds:
         if not checkpoints:
             raise ValueError(f"{run.folder} has no checkpoint to take steps with: leave out --in-turns")
         model = MDTTransformer.from_pretrained(checkpoints[-1] / "transformer").to(device)
-        steps[contender.name] = Training(model, TrainingConfig(**run.config["training"]), False, bfloat16)
+        steps[contender.name] = Steps(model, TrainingConfig(**run.config["training"]), dtype)
     times = take_turns(steps, rounds, warmup=2, device=device)
     first = times[contenders[0].name]
     return [replace(c, seconds_per_step=first.median / times[c.name].ratio(first)) for c in contenders]
