@@ -150,10 +150,10 @@ def check_same(path: Path, made_of: dict[str, int]) -> None:
 def save(folder: Path, split: str, made: Split, made_of: dict[str, int] | None = None) -> None:
     """Write a split to `folder/SPLIT.safetensors`, whole or not at all."""
     path = Path(folder) / f"{split}.safetensors"
-    tensors = {name: getattr(made, name) for name in ("images", "labels", "seeds")}
+    arrays = {name: np.ascontiguousarray(getattr(made, name)) for name in ("images", "labels", "seeds")}
     meta = {"id2label": json.dumps(dict(enumerate(made.names))), "dropped": str(made.dropped)}
     meta["made_of"] = json.dumps(made_of or {})
-    write_whole(path, partial(save_file, tensors, metadata=meta))
+    write_whole(path, partial(save_file, arrays, metadata=meta))
     print(f"{path}: {len(made.labels)} images of {len(made.names)} classes, {made.images.shape[-1]} px")
 
 

@@ -77,7 +77,8 @@ class RunSnapshot:
 def find_runs(folders: Iterable[Path]) -> dict[str, Path]:
     """Name -> run folder, in folders of runs; of two with one name the first counts.
 
-    A run has samples or checkpoints, or a configuration of a training. What leads out of its folder is left out.
+    A run has samples, checkpoints of a transformer, or a training's configuration. What leads out of its folder is left
+    out.
     """
     found: dict[str, Path] = {}
     for folder in folders:
@@ -92,9 +93,9 @@ def find_runs(folders: Iterable[Path]) -> dict[str, Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a training run: an autoencoder's, for one, has a configuration, too."""
+    """Whether a folder is a diffusion model's run: an autoencoder's has a configuration and checkpoints, too."""
     try:
-        if (folder / "samples").is_dir() or (folder / "checkpoints").is_dir():
+        if (folder / "samples").is_dir() or any((folder / "checkpoints").glob("step_*/transformer")):
             return True
         return inside(folder / "config.json", folder) and "training" in Run(folder).config
     except (OSError, ValueError, TypeError, RecursionError):

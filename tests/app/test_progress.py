@@ -68,6 +68,7 @@ def test_only_training_runs_are_found(runs: Path) -> None:
     """Catches an autoencoder's folder, a picture, or a half-written run's hidden folder among the runs."""
     (runs / "autoencoder").mkdir()
     (runs / "autoencoder" / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    (runs / "autoencoder" / "checkpoints" / "step_00000002" / "vae").mkdir(parents=True)
     (runs / "list").mkdir()
     (runs / "list" / "config.json").write_text("[]")
     (runs / ".mdt.partial" / "samples").mkdir(parents=True)

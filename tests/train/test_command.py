@@ -9,10 +9,10 @@ import torch
 from train.command import use_machine
 
 CALLS = {
-    "autoencoder": "nowhere --out made",
+    "autoencoder": "avatars --output-dir made --set data=nowhere",
     "avatars": "made --size many",
     "convergence": "report nowhere --baseline dit --out made",
-    "autoencoder.decoder": "--model nowhere --data nowhere --latents nowhere --out made",
+    "autoencoder.decoder": "avatars --output-dir made --set model=nowhere",
     "evaluate": "--floor",
     "export": "nowhere --out made",
     "inpainting": "--model nowhere --methods magic",

@@ -1,4 +1,4 @@
-"""What the small autoencoder's pictures are held to: the originals, and a critic of patches.
+"""What the small autoencoder's images are held to: the originals, and a critic of patches.
 
 No perceptual network is used, so that the judge of `train.evaluate` stays independent of what it judges.
 """
@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdt_core.training.optimizers import AdamW
+
 
 class PatchCritic(nn.Module):
-    """Realism of overlapping patches of 38 x 38 pixels, of the style that the class says.
+    """Realism of overlapping patches of 38 x 38 pixels, as images of their class.
 
     A score of the patch plus, per class, a linear one of its features (projection: arXiv 1802.05637, equation 3).
     Group norms, not spectral ones: with those it told nothing apart in 1,500 steps.
@@ -25,7 +27,7 @@ class PatchCritic(nn.Module):
             return [conv, nn.GroupNorm(8, outputs), nn.LeakyReLU(0.2)]
 
         self.features = nn.Sequential(
-            nn.Conv2d(3, width, 4, 2, padding=1),  # no norm here: levels of colour count
+            nn.Conv2d(3, width, 4, 2, padding=1),  # no norm, which would hide the level of a flat colour
             nn.LeakyReLU(0.2),
             *layer(width, 2 * width, 4, 2),
             *layer(2 * width, 2 * width, 4, 2),
@@ -37,23 +39,23 @@ class PatchCritic(nn.Module):
 
     def forward(self, pixels: Tensor, class_labels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) in [-1, 1], class_labels (N,) -> (N, 1, H/8, W/8); real ones score high."""
-        found = self.features(pixels)
-        of_class = torch.einsum("nchw,nc->nhw", found, self.of_class(class_labels))
-        return self.score(found) + of_class.unsqueeze(1)
+        features = self.features(pixels)
+        of_class = torch.einsum("nchw,nc->nhw", features, self.of_class(class_labels))
+        return self.score(features) + of_class.unsqueeze(1)
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic minimises over scores of real and of made pictures."""
+    """What the critic minimises over scores of real and of decoded images."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
-def reconstruction_loss(x: Tensor, y: Tensor, differences: float = 0.5) -> Tensor:
-    """|x - y| plus `differences` times the same of the horizontal and vertical differences, averaged.
+def reconstruction_loss(x: Tensor, y: Tensor, difference_weight: float = 0.5) -> Tensor:
+    """Mean |x - y|, plus the weighted mean |d(x - y)| of the differences d between neighbouring pixels.
 
-    The second holds on to thin lines and, with a larger share, makes flat areas flat.
+    The second term holds on to thin lines and, with a larger weight, makes flat areas flat.
     """
     dx, dy = (x - y).diff(dim=3), (x - y).diff(dim=2)
-    return (x - y).abs().mean() + differences * (dx.abs().mean() + dy.abs().mean())
+    return (x - y).abs().mean() + difference_weight * (dx.abs().mean() + dy.abs().mean())
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
@@ -62,14 +64,17 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -
     return (g_rec.norm() / (g_adv.norm() + 1e-6)).clamp(max=1e3).detach()
 
 
-def adamw(weights: Iterable[Tensor], lr: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+def adamw(
+    weights: Iterable[Tensor], lr: float, betas: tuple[float, float], max_grad_norm: float | None = None
+) -> AdamW:
     """AdamW without decay; on a GPU, one whose steps can be recorded, and whose rate may be a tensor."""
     weights = list(weights)
-    return torch.optim.AdamW(weights, lr=lr, betas=betas, weight_decay=0.0, capturable=weights[0].is_cuda)
+    settings = {"weight_decay": 0.0, "max_grad_norm": max_grad_norm, "capturable": weights[0].is_cuda}
+    return AdamW(weights, lr=lr, betas=betas, **settings)
 
 
 class Adversary:
-    """A `PatchCritic` and its optimizer: the term that it gives the decoder's loss, and its own step."""
+    """A `PatchCritic` and its optimizer: its term in the decoder's loss, and its own step."""
 
     def __init__(self, num_classes: int, lr: float, device: torch.device):
         self.critic = PatchCritic(num_classes).to(device, memory_format=torch.channels_last)
@@ -88,7 +93,7 @@ class Adversary:
         return adaptive_weight(reconstruction, adversarial, last) * adversarial
 
     def step(self, real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the critic on real pixels (M, 3, H, W) and on made ones (N, 3, H, W): their mean scores."""
+        """One step of the critic on real pixels (M, 3, H, W) and decoded ones (N, 3, H, W): their mean scores."""
         pixels, class_labels = torch.cat([real, fake.detach()]), torch.cat([real_labels, fake_labels])
         of_real, of_fake = self.critic(pixels, class_labels).split([len(real), len(fake)])
         hinge_loss(of_real, of_fake).backward()

@@ -1,281 +1,175 @@
 """Tune the small autoencoder's decoder on the latents that it is really given: the diffusion model's own.
 
-A decoder knows encoded pictures alone; a sampler's latents are slightly wrong, and what it makes of them is smeared
+A decoder knows encoded images alone; a sampler's latents are slightly wrong, and what it makes of them is smeared
 edges and mottled areas. So it is trained on three kinds of latents in equal parts, with the encoder, and with it
 every latent, left as it is:
 
-    encoded       a picture's latents, with a little noise             held to the picture and to the critic
-    round trips   the same, noised half-way, and sampled back          held to the picture and to the critic
-    samples       out of pure noise, as the app draws them             held to the critic alone
+    encoded        an image's latents, with a little noise       held to the image and to the critic
+    round trips    the same, noised half-way and sampled back    held to the image and to the critic
+    samples        out of pure noise, as the app draws them      held to the critic alone
 
-    python -m train.autoencoder.decoder --model runs/avatars/pipeline --data data/avatars \
-        --latents data/avatars-latents --out runs/avatars-decoder
+    python -m train.autoencoder.decoder avatars --output-dir runs/avatars-decoder
 
-The drafts (round trips and samples) are kept in the folder: the same command goes on from them. `--width` and
-`--blocks` make the decoder larger first: a model need not be trained anew to get a better one.
-
-`--critic-weight 0 --differences 4` polishes a tuned decoder, without critic and samples: a drawing's areas are of one
-colour, and a grey level of unrest in them, which a critic does not mind, is what the judge sees first.
+The settings `width` and `blocks` make the decoder larger first: a model need not be trained anew to get a better one.
+Without a critic (critic_weight=0) there are no samples: with difference_weight=4 that polishes a tuned decoder.
 """
 
-import argparse
-import json
-from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from mdt_core import MDTPipeline
 from mdt_core.acceleration.cuda_graphs import recorded
-from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.autoencoder import decode
-from mdt_core.diffusion import Diffusion
-from mdt_core.guidance import guide
-from mdt_core.runs import Run, write_whole
-from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
+from mdt_core.runs import Run
 from mdt_core.training.draws import to_device
-from mdt_core.training.ema import EMA
-from train.autoencoder.adversary import Adversary, adamw, reconstruction_loss
-from train.autoencoder.budget import Progress
-from train.autoencoder.model import pixels_of, psnr
-from train.avatars import load
-from train.command import Parser
-from train.evaluate.samples import weights_fingerprint
-from train.export import save_autoencoder
+from train.autoencoder.adversary import reconstruction_loss
+from train.autoencoder.config import DECODERS, DecoderConfig, table
+from train.autoencoder.generated import Generated, generate
+from train.autoencoder.loop import (
+    Pictures,
+    State,
+    autocast,
+    choose_training_device,
+    run_steps,
+    step_generators,
+    write_result,
+)
+from train.autoencoder.model import grow_decoder, pixels_of
+from train.command import Parser, train_by_recipe
 from train.latents.dataset import Latents
-from train.latents.images import DrawnImages
+from train.settings import check_same_run
 
-STEPS = 25  # of dpm++, as the app opens; so are guidance scale and power
-TRIPS_FROM = (14, 22)  # steps that a round trip leaves out, at least and at most: it starts at t = 400 to 80
-
-
-@torch.no_grad()
-def draw_drafts(pipe: MDTPipeline, latents: Tensor, labels: Tensor, first_seed: int, start: int) -> Tensor:
-    """Latents of pictures, noised to step `start` of the schedule, and sampled from there.
-
-    Args:
-        pipe: gives the diffusion model.
-        latents: (N, C, h, w); at `start` 0 nothing is left of them.
-        labels: (N,) classes.
-        first_seed: of the first image; the others follow.
-        start: 0 to STEPS - 1.
-
-    Returns:
-        (N, C, h, w).
-    """
-    rngs = generators(range(first_seed, first_seed + len(labels)))
-    timestep = sampling_timesteps("dpm++", STEPS)[start]
-    noise = noise_like(latents, rngs)
-    noised = noise if start == 0 else Diffusion().diffuse(latents, noise, None, timestep)
-    denoise = guide(
-        pipe.transformer,
-        labels,
-        null_class=pipe.num_classes,
-        guidance_scale=3.8,
-        guidance_power=4.0,
-        guidance_channels=pipe.config.guidance_channels,
-    )
-    *_, last = sample(denoise, noised, num_inference_steps=STEPS, order=range(start, STEPS))
-    return last.x_t
+FIXED = ("width", "blocks")  # of the configuration: what a run keeps from its start to its end
+CRITIC_WARMUP = 500  # steps in which the weight of the critic's term grows from 0: the critic learns first
 
 
-def drafts(args: argparse.Namespace, pipe: MDTPipeline, data: Latents, device: torch.device) -> dict[str, Tensor]:
-    """`samples` with their `labels`, `trips` with the `indices` of their pictures: drawn once, then kept."""
-    path = args.out / "drafts.safetensors"
-    sizes = [args.num_samples, args.num_trips, args.seed]
-    made_of = json.dumps([weights_fingerprint(pipe), data.shards[0].metadata.get("made_of"), sizes])
-    if path.exists():
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("made_of") != made_of:
-                raise ValueError(f"{path} is of another model or other settings: delete it or choose another --out")
-    else:
-        random = torch.Generator().manual_seed(args.seed)
-        indices = torch.randperm(len(data), generator=random)[: args.num_trips]
-        labels = torch.arange(args.num_samples) % pipe.num_classes
-        size, first, found = args.draft_batch, 10**6, {"samples": [], "trips": []}
-        with tqdm(total=len(labels) + len(indices), desc="draft", unit="image") as bar:
-            for some in labels.split(size) if len(labels) else ():  # an empty tensor has one empty part
-                nothing = torch.empty(len(some), *data.shape, device=device)
-                found["samples"].append(draw_drafts(pipe, nothing, some.to(device), first, 0).cpu())
-                first += len(some)  # not the bar's count: a bar that is switched off does not count
-                bar.update(len(some))
-            for some in indices.split(size) if len(indices) else ():
-                mean, _, classes = (x.to(device) for x in data.batch(some.tolist()))
-                start = int(torch.randint(TRIPS_FROM[0], TRIPS_FROM[1] + 1, (), generator=random))
-                found["trips"].append(draw_drafts(pipe, mean, classes, first, start).cpu())
-                first += len(some)
-                bar.update(len(some))
-        tensors = {name: torch.cat(parts) if parts else torch.empty(0, *data.shape) for name, parts in found.items()}
-        tensors |= {"labels": labels, "indices": indices}
-        write_whole(path, lambda partial: save_file(tensors, partial, metadata={"made_of": made_of}))
-    return load_file(path)
-
-
-@torch.no_grad()
-def grown(vae: AutoencoderTiny, width: int | None, blocks: int | None) -> AutoencoderTiny:
-    """A copy with a larger decoder that gives the same pictures (as Net2Net does, arXiv:1511.05641, section 2).
-
-    Nothing that is there reads the new channels, and the new blocks add nothing, until training lets them.
-
-    Args:
-        width: channels of the decoder. blocks: its residual blocks. At least as many of each as it has, or None.
+def tune_decoder(config: DecoderConfig, run: Run) -> None:
+    """Tune into a run folder, or go on there.
 
     Raises:
-        ValueError: the decoder is larger than that, or has several stages.
+        ValueError: what it builds on is missing or does not fit together, or the folder holds another run.
+        TrainingError: the last checkpoint cannot be read, or a file not be written.
     """
-    if width is blocks is None:
-        return deepcopy(vae)
-    if len(vae.config.num_decoder_blocks) > 1:
-        raise ValueError("only a decoder of one stage can be made larger: leave out --width and --blocks")
-    old_width, old_blocks = vae.config.decoder_block_out_channels[0], vae.config.num_decoder_blocks[0]
-    width, blocks = width or old_width, blocks or old_blocks
-    if width < old_width or blocks < old_blocks:
-        raise ValueError(f"the decoder has {old_blocks} blocks of {old_width} channels: choose no fewer of either")
-    settings = {key: value for key, value in vae.config.items() if key != "block_out_channels"}  # which is derived
-    sizes = {"decoder_block_out_channels": (width,), "num_decoder_blocks": (blocks,)}
-    large = AutoencoderTiny.from_config(settings | sizes)
-    large.encoder.load_state_dict(vae.encoder.state_dict())
-    first, _, *old, last = vae.decoder.layers
-    new_first, _, *new, new_last = large.decoder.layers
-    for ours, theirs in zip([new_first, *new[:old_blocks], new_last], [first, *old, last], strict=True):
-        for conv, source in zip(_convolutions(ours), _convolutions(theirs), strict=True):
-            outputs, inputs = source.weight.shape[:2]
-            conv.weight[:outputs] = 0
-            conv.weight[:outputs, :inputs] = source.weight
-            conv.bias[:outputs] = source.bias
-    for block in new[old_blocks:]:
-        nn.init.zeros_(block.conv[-1].weight)
-        nn.init.zeros_(block.conv[-1].bias)
-    return large
+    check_same_run(run, config.describe(), FIXED)
+    device = choose_training_device()
+
+    # The diffusion model, the latents it learnt, and the images that they were made of.
+    pipe, data = MDTPipeline.from_pretrained(config.model).to(device), Latents(config.latents)
+    data.check_encoder(pipe.vae, f"that of {config.model}")
+    pictures = Pictures.open(config.data, config.num_images, device)
+    if data.made_of.get("source") not in (None, pictures.digest):
+        raise ValueError(f"{config.latents} was made of other images than {config.data}: run train.latents on those")
+    data.cache(device)
+
+    # What the model makes of them.
+    run.write_config(config.describe())
+    num_images = min(len(data), config.num_images or len(data))
+    generated = generate(config, pipe, data, num_images, run.folder / "generated", device)
+
+    # The decoder and its training.
+    torch.manual_seed(config.seed)
+    vae = grow_decoder(pipe.vae, config.width, config.blocks)
+    vae.encoder.requires_grad_(False)
+    state = State.start(vae, vae.decoder.parameters(), (0.5, 0.99), config, pictures.num_classes, device)
+    step = DecoderStep(config, state, pictures, data, num_images, generated)
+    if run_steps(state, config, run, step, pictures.validation):
+        write_result(state.ema.model, run)
 
 
-def _convolutions(layer: nn.Module) -> list[nn.Conv2d]:
-    return [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
-
-
-def pictures_of(images: Tensor, places: Tensor, flipped: Tensor) -> Tensor:
+def images_of(images: Tensor, places: Tensor, flipped: Tensor) -> Tensor:
     """Those of `images` (M, 3, H, W) uint8 at `places` (N,), mirrored where `flipped` (N,): (N, 3, H, W) in [-1, 1]."""
     pixels = pixels_of(images[places], images.device)
     return torch.where(flipped.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
 
 
-def tune(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    args.out.mkdir(parents=True, exist_ok=True)
-    pipe, data = MDTPipeline.from_pretrained(args.model).to(device), Latents(args.latents)
-    source = DrawnImages(args.data, "train")
-    images, classes = (torch.from_numpy(part).to(device) for part in (source.split.images, source.split.labels))
-    data.check_encoder(pipe.vae, f"that of {args.model}")
-    if data.made_of.get("source") not in (None, source.digest):
-        raise ValueError(f"{args.latents} was made of other pictures than {args.data}: run train.latents on those")
-    data.cache(device)
-    critic = args.critic_weight > 0
-    if not critic:
-        args.num_samples = 0  # which are held to the critic alone
-    progress = Progress(args.steps, args.minutes)  # refuses a wrong number before the drafts take their minutes
-    drawn = drafts(args, pipe, data, device)
-    sample_latents, sample_labels, trip_latents = (drawn[name].to(device) for name in ("samples", "labels", "trips"))
-    vae = grown(pipe.vae, args.width, args.blocks)
-    vae = vae.to(device, memory_format=torch.channels_last)
-    vae.encoder.requires_grad_(False)
-    dtype = choose_dtype("auto", device)
-    lower = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
-    adversary = Adversary(len(data.id2label), args.critic_lr, device) if critic else None
-    average = EMA(vae, args.ema)
-    weights = list(vae.decoder.parameters())
-    optimizer = adamw(weights, args.lr, (0.5, 0.99))
-    validation = pixels_of(load(args.data, "validation").images[:512], device)
-    part, run = args.batch_size // (3 if critic else 2), Run(args.out)
+class DecoderStep:
+    """One step: call it with its number and how much of the tuning is over; it gives the means to log."""
 
-    def some(count: int) -> Tensor:
-        return torch.randint(max(count, 1), (part if count else 0,))
+    def __init__(
+        self,
+        config: DecoderConfig,
+        state: State,
+        pictures: Pictures,
+        data: Latents,
+        num_images: int,
+        generated: Generated,
+    ):
+        self.config, self.state, self.pictures, self.generated = config, state, pictures, generated
+        self.data, self.num_images, self.device = data, num_images, pictures.images.device
+        self.recorded = recorded(self.update, self.device)
 
-    def take(
-        rate: float | Tensor,
+    def __call__(self, number: int, progress: float) -> dict[str, Tensor]:
+        config, generated = self.config, self.generated
+        host, device = step_generators(config.seed, number, self.device)
+        part = config.batch_size // config.num_kinds
+
+        def draw(count: int) -> Tensor:
+            """Of so many, a part of the batch; of none, none."""
+            return torch.randint(max(count, 1), (part if count else 0,), generator=host)
+
+        # What is drawn, and which of the pictures it is.
+        encoded, round_trips = draw(self.num_images), draw(len(generated.round_trips))
+        samples, others = draw(len(generated.samples)), draw(len(self.pictures.images))
+        places, flipped = self.data.sources(torch.cat([encoded, generated.indices[round_trips]]).numpy())
+        drawn = (torch.as_tensor(each) for each in (places, flipped, round_trips, samples, others))
+        places, flipped, round_trips, samples, others = (to_device(each, self.device) for each in drawn)
+
+        # Their latents and classes.
+        mean = self.data.batch(encoded.tolist())[0].to(self.device)
+        level = config.latent_noise * torch.rand(part, 1, 1, 1, generator=device, device=self.device)
+        mean += level * torch.randn(mean.shape, generator=device, device=self.device)
+        latents = torch.cat([mean, generated.round_trips[round_trips], generated.samples[samples]])
+        labels = torch.cat([self.pictures.labels[places], generated.labels[samples]])
+
+        learning_rate = config.learning_rate * (1 - 0.95 * progress)
+        critic_weight = config.critic_weight * min(1.0, number / CRITIC_WARMUP)
+        return self.recorded(learning_rate, float(number + 1), critic_weight, latents, labels, places, flipped, others)
+
+    def update(
+        self,
+        learning_rate: float | Tensor,
         done: float | Tensor,
-        heard: float | Tensor,
+        critic_weight: float | Tensor,
         latents: Tensor,
         labels: Tensor,
         places: Tensor,
         flipped: Tensor,
         others: Tensor,
     ) -> dict[str, Tensor]:
-        """One step on encoded pictures, round trips and samples, and on `others`, of which nothing of it was made."""
-        optimizer.param_groups[0]["lr"] = rate
-        originals = pictures_of(images, places, flipped)
-        with lower():
-            y = decode(vae, latents).float()
-        reconstruction = reconstruction_loss(originals, y[: 2 * part], args.differences)
-        loss, seen = reconstruction, {"reconstruction": reconstruction.detach()}
-        if critic:
-            with lower():
-                adversarial = adversary.term(y, labels, reconstruction, vae.decoder.layers[-1].weight)
-            loss = loss + heard * adversarial
+        """The step as a function of numbers and tensors alone, so that a GPU's launches can be recorded.
+
+        Args:
+            done: steps, with this one.
+            latents: (N, C, h, w) of all kinds, the samples last. labels: (N,), their classes.
+            places: (M,), the images of those that are no samples. flipped: (M,), whether they are mirrored.
+            others: images beside them that the critic is shown, as many as there are samples.
+        """
+        state, images = self.state, self.pictures.images
+        originals = images_of(images, places, flipped)
+        with autocast(self.device):
+            y = decode(state.vae, latents).float()
+        reconstruction = reconstruction_loss(originals, y[: len(originals)], self.config.difference_weight)
+        loss, means = reconstruction, {"reconstruction": reconstruction.detach()}
+        if state.adversary is not None:
+            with autocast(self.device):
+                term = state.adversary.term(y, labels, reconstruction, last=state.vae.decoder.layers[-1].weight)
+            loss = loss + critic_weight * term
         loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if critic:
-            pictures = torch.cat([originals, pixels_of(images[others], device)])
-            their_classes = torch.cat([labels[: 2 * part], classes[others]])
-            with lower():
-                seen["critic_real"], seen["critic_fake"] = adversary.step(pictures, their_classes, y, labels)
-        average.update(vae, done)
-        return seen
-
-    tune_once = recorded(take, device)
-    bar = tqdm(progress, total=progress.total, desc="decoder", unit="step")
-    for step in bar:
-        encoded, trips, samples = some(len(data)), some(len(drawn["trips"])), some(len(drawn["samples"]))
-        mean = data.batch(encoded.tolist())[0].to(device)
-        mean += args.noise * torch.rand(part, 1, 1, 1, device=device) * torch.randn_like(mean)
-        places, flipped = data.sources(torch.cat([encoded, drawn["indices"][trips]]).numpy())
-        chosen = [places, flipped, trips, samples, some(len(images))]
-        places, flipped, trips, samples, others = (to_device(torch.as_tensor(each), device) for each in chosen)
-        latents = torch.cat([mean, trip_latents[trips], sample_latents[samples]])
-        labels = torch.cat([classes[places], sample_labels[samples]])
-        heard = args.critic_weight * min(1.0, step / 500)  # the critic learns first
-        rate = args.lr * (1 - 0.95 * progress.share)
-        seen = tune_once(rate, float(step), heard, latents, labels, places, flipped, others)
-
-        if (step + 1) % args.log_every == 0 or progress.is_over(step + 1):
-            row = {"step": step + 1, "psnr": psnr(average.model, validation)}
-            row |= {name: value.item() for name, value in seen.items()} | {"seconds": round(progress.seconds, 1)}
-            run.log(row)
-            bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
-            save_autoencoder(average.model, args.out)
+        state.apply_gradients(learning_rate, done)
+        if state.adversary is not None:
+            real = torch.cat([originals, pixels_of(images[others], self.device)])
+            real_labels = torch.cat([labels[: len(originals)], self.pictures.labels[others]])
+            with autocast(self.device):
+                scores = state.adversary.step(real, real_labels, y, labels)
+            means |= dict(zip(("critic_real", "critic_fake"), scores, strict=True))
+        return means
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="python -m train.autoencoder.decoder", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="pipeline folder: the diffusion model and the autoencoder")
-    parser.add_argument("--data", type=Path, required=True, help="folder that train.avatars wrote")
-    parser.add_argument("--latents", type=Path, required=True, help="folder that train.latents wrote")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--width", type=int, help="channels of a larger decoder; by default it stays as it is")
-    parser.add_argument("--blocks", type=int, help="its residual blocks")
-    parser.add_argument("--num-samples", type=int, default=1024)
-    parser.add_argument("--num-trips", type=int, default=2048)
-    parser.add_argument("--draft-batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--minutes", type=float, help="tune for so long, whatever the number of steps")
-    parser.add_argument("--batch-size", type=int, default=18)
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--critic-lr", type=float, default=5e-4)
-    parser.add_argument("--critic-weight", type=float, default=0.4, help="share of the reconstruction's gradient; or 0")
-    parser.add_argument("--differences", type=float, default=0.5, help="weight of neighbours' differences in the loss")
-    parser.add_argument("--noise", type=float, default=0.15, help="most on encoded latents")
-    parser.add_argument("--ema", type=float, default=0.998)
-    parser.add_argument("--log-every", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.run(tune)
+    train_by_recipe(parser, DECODERS, partial(table, DECODERS), tune_decoder, arguments)
 
 
 if __name__ == "__main__":

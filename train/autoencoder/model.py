@@ -1,7 +1,17 @@
-"""The small autoencoder: its network, its linear start, and what is measured of it."""
+"""The small autoencoder: its network, its linear start, its growth, and what is measured of it.
+
+A diffusers `AutoencoderTiny` on pixel blocks (mdt_core/autoencoder.py). For a CPU it has one stage: 64 px become
+16 x 16 cells of 4 channels, and every convolution runs at 16 x 16. For a GPU it can have more: with two of them 128 px
+become 32 x 32 blocks and then 16 x 16 cells.
+
+It starts as a good *linear* autoencoder, the best one where there is one stage: convolutions with ReLU can carry a
+signal as its positive and its negative part, so the first weights are the principal components of the pixel blocks
+and every residual branch is zero. Training then only has to find what is not linear.
+"""
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -36,9 +46,9 @@ def small_autoencoder(
         ValueError: encoder and decoder have different numbers of stages, or a stage has no block.
     """
     if min(*encoder_blocks, *decoder_blocks) < 1:
-        raise ValueError("every stage needs a residual block: see --encoder-blocks and --decoder-blocks")
+        raise ValueError("every stage needs a residual block: see encoder_blocks and decoder_blocks")
     if len(encoder_blocks) != len(decoder_blocks):
-        raise ValueError(f"an encoder of {len(encoder_blocks)} stages needs a decoder of as many: see --decoder-blocks")
+        raise ValueError(f"an encoder of {len(encoder_blocks)} stages needs a decoder of as many: see decoder_blocks")
     vae = AutoencoderTiny(
         in_channels=3 * block**2,
         out_channels=3 * block**2,
@@ -60,8 +70,8 @@ def small_autoencoder(
 def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
     """Make `vae` the linear autoencoder that principal components of the blocks of `pixels` (N, 3, H, W) give.
 
-    A signal s travels as relu(s), relu(-s) in two channels; the other channels keep their random weights and
-    enter nothing until training lets them. Between two stages of the encoder, the signals of 2 x 2 cells become their
+    A signal s travels as relu(s), relu(-s) in two channels; the other channels keep their random weights, and
+    nothing reads them until training does. Between two stages of the encoder, the signals of 2 x 2 cells become their
     principal components; the decoder's convolution after an upsampling is the best one by least squares.
     """
     widths = vae.config.encoder_block_out_channels + vae.config.decoder_block_out_channels
@@ -105,12 +115,13 @@ def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
 def set_signals(
     conv: nn.Conv2d, kernel: Tensor, offset: Tensor | None = None, of_pairs: bool = True, to_pairs: bool = True
 ) -> None:
-    """Let a 3 x 3 convolution carry signals, from channels and to channels that are theirs or, in pairs, their parts.
+    """Let a 3 x 3 convolution map signals to signals.
 
     Args:
         kernel: (K, C, side, side), from C signals to K; sides of 1 and 2 begin in the middle of the convolution's.
         offset: (K,), added.
-        of_pairs: the inputs are positive and negative parts; to_pairs: so shall the outputs be.
+        of_pairs: a signal comes in two channels, its positive and its negative part; else in one.
+        to_pairs: so it leaves.
     """
     if of_pairs:
         kernel = torch.cat([kernel, -kernel], dim=1)
@@ -127,24 +138,25 @@ def set_signals(
 
 @torch.no_grad()
 def balance_channels(vae: AutoencoderTiny, pixels: Tensor, power: float) -> Tensor:
-    """Scale the latent channels by what they mean for the picture, and undo it in the decoder.
+    """Scale the latent channels by their effect on the image, and undo it in the decoder.
 
     A linear start gives every channel the same variance, the finest detail as much as the colour. A diffusion
     model then has to settle both at the same noise level. Natural images are easier: their detail is weaker than
     their colours and drowns first (arXiv 2502.14831). Here a channel's standard deviation becomes (the change of
-    the picture, when the channel changes by one standard deviation) ^ power, and the mean square over channels 1.
+    the image, when the channel changes by one standard deviation) ^ power, and the mean square over channels 1.
 
     Returns:
         (C,) the factors.
     """
     latents = encode(vae, pixels)
-    picture, std = decode(vae, latents), latents.std(dim=(0, 2, 3))
-    noise = 0.1 * torch.randn_like(latents[:, 0])
+    images, std = decode(vae, latents), latents.std(dim=(0, 2, 3))
+    generator = torch.Generator(latents.device).manual_seed(0)
+    noise = 0.1 * torch.randn(latents[:, 0].shape, generator=generator, device=latents.device)
     effect = []
     for channel in range(len(std)):
         moved = latents.clone()
         moved[:, channel] += noise * std[channel]
-        effect.append((decode(vae, moved) - picture).square().mean().sqrt())
+        effect.append((decode(vae, moved) - images).square().mean().sqrt())
     target = torch.stack(effect) ** power
     factors = target / target.square().mean().sqrt() / std
     last, first = vae.encoder.layers[-1], vae.decoder.layers[0]
@@ -152,6 +164,48 @@ def balance_channels(vae: AutoencoderTiny, pixels: Tensor, power: float) -> Tens
     last.bias *= factors
     first.weight /= factors.view(1, -1, 1, 1)
     return factors
+
+
+@torch.no_grad()
+def grow_decoder(vae: AutoencoderTiny, width: int | None, blocks: int | None) -> AutoencoderTiny:
+    """A copy with a larger decoder that gives the same images (as Net2Net does, arXiv 1511.05641, section 2).
+
+    The weights from new channels to old ones are zero, and so is what new blocks add, until training moves them.
+
+    Args:
+        width: channels of the decoder. blocks: its residual blocks. At least as many of each as it has, or None.
+
+    Raises:
+        ValueError: the decoder is larger than that, or has several stages.
+    """
+    if width is blocks is None:
+        return deepcopy(vae)
+    if len(vae.config.num_decoder_blocks) > 1:
+        raise ValueError("only a decoder of one stage can be made larger: leave out width and blocks")
+    old_width, old_blocks = vae.config.decoder_block_out_channels[0], vae.config.num_decoder_blocks[0]
+    width, blocks = width or old_width, blocks or old_blocks
+    if width < old_width or blocks < old_blocks:
+        raise ValueError(f"the decoder has {old_blocks} blocks of {old_width} channels: choose no fewer of either")
+    config = {key: value for key, value in vae.config.items() if key != "block_out_channels"}  # derived from the rest
+    sizes = {"decoder_block_out_channels": (width,), "num_decoder_blocks": (blocks,)}
+    large = AutoencoderTiny.from_config(config | sizes)
+    large.encoder.load_state_dict(vae.encoder.state_dict())
+    first, _, *old, last = vae.decoder.layers
+    new_first, _, *new, new_last = large.decoder.layers
+    for layer, old_layer in zip([new_first, *new[:old_blocks], new_last], [first, *old, last], strict=True):
+        for conv, source in zip(_convolutions(layer), _convolutions(old_layer), strict=True):
+            outputs, inputs = source.weight.shape[:2]
+            conv.weight[:outputs] = 0
+            conv.weight[:outputs, :inputs] = source.weight
+            conv.bias[:outputs] = source.bias
+    for block in new[old_blocks:]:
+        nn.init.zeros_(block.conv[-1].weight)
+        nn.init.zeros_(block.conv[-1].bias)
+    return large
+
+
+def _convolutions(layer: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
 
 
 def statistics_loss(latents: Tensor) -> Tensor:

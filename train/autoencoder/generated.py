@@ -1,0 +1,143 @@
+"""The latents that a diffusion model makes, drawn once and kept: what its decoder is tuned on.
+
+samples        out of pure noise, as the app draws them
+round trips    latents of images, noised part of the way and sampled back (SDEdit, arXiv 2108.01073, section 3)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from mdt_core import MDTPipeline
+from mdt_core.diffusion import Diffusion
+from mdt_core.fingerprint import fingerprint
+from mdt_core.guidance import guide
+from mdt_core.runs import write_whole
+from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
+from train.autoencoder.config import DecoderConfig
+from train.evaluate.samples import weights_fingerprint
+from train.latents.dataset import Latents
+
+NUM_INFERENCE_STEPS = 25  # of dpm++, as the app opens; so are guidance scale and power
+ROUND_TRIP_START = (14, 22)  # steps that a round trip leaves out, least and most: it starts at t = 400 to 80
+FIRST_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents that are drawn together."""
+
+    kind: str  # "samples" or "round_trips"
+    places: Tensor  # (N,): the classes of samples, the indices of the images of round trips
+    first_seed: int  # of the first one; the others follow
+    start: int  # step of the schedule that it starts from; 0: from pure noise
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was drawn."""
+
+    samples: Tensor  # (S, C, h, w)
+    labels: Tensor  # (S,), their classes
+    round_trips: Tensor  # (R, C, h, w)
+    indices: Tensor  # (R,), the images that they were made of
+
+
+def plan_batches(config: DecoderConfig, num_images: int, num_classes: int) -> Iterator[Batch]:
+    """What is to be drawn; it follows from the configuration alone."""
+    random = torch.Generator().manual_seed(config.seed)
+    labels = torch.arange(config.num_samples if config.critic_weight > 0 else 0) % num_classes
+    indices = torch.randperm(num_images, generator=random)[: config.num_round_trips]
+
+    def split(places: Tensor) -> Sequence[Tensor]:
+        return places.split(config.sampling_batch_size) if len(places) else ()  # an empty tensor would be a part
+
+    parts = [("samples", places, 0) for places in split(labels)]
+    least, most = ROUND_TRIP_START
+    for places in split(indices):
+        parts.append(("round_trips", places, int(torch.randint(least, most + 1, (), generator=random))))
+    seed = FIRST_SEED
+    for kind, places, start in parts:
+        yield Batch(kind, places, seed, start)
+        seed += len(places)
+
+
+@torch.no_grad()
+def sample_from(pipe: MDTPipeline, latents: Tensor, labels: Tensor, first_seed: int, start: int) -> Tensor:
+    """Latents of images, noised to step `start` of the schedule, and sampled from there.
+
+    Args:
+        pipe: gives the diffusion model.
+        latents: (N, C, h, w); at `start` 0 nothing is left of them.
+        labels: (N,) classes.
+        first_seed: of the first image; the others follow.
+        start: 0 to NUM_INFERENCE_STEPS - 1.
+
+    Returns:
+        (N, C, h, w).
+    """
+    rngs = generators(range(first_seed, first_seed + len(labels)))
+    timestep = sampling_timesteps("dpm++", NUM_INFERENCE_STEPS)[start]
+    noise = noise_like(latents, rngs)
+    noised = noise if start == 0 else Diffusion().diffuse(latents, noise, None, timestep)
+    denoise = guide(
+        pipe.transformer,
+        labels,
+        null_class=pipe.num_classes,
+        guidance_scale=3.8,
+        guidance_power=4.0,
+        guidance_channels=pipe.config.guidance_channels,
+    )
+    order = range(start, NUM_INFERENCE_STEPS)
+    *_, last = sample(denoise, noised, num_inference_steps=NUM_INFERENCE_STEPS, order=order)
+    return last.x_t
+
+
+def generate(
+    config: DecoderConfig, pipe: MDTPipeline, data: Latents, num_images: int, folder: Path, device: torch.device
+) -> Generated:
+    """Draw the batches that `folder` lacks, a file each, and read them all.
+
+    Args:
+        data: latents of images, the first `num_images` of which are made round trips of.
+
+    Raises:
+        ValueError: what lies in the folder was drawn by another model or with other settings.
+    """
+    plan = list(plan_batches(config, num_images, pipe.num_classes))
+    model = weights_fingerprint(pipe)
+    latents: dict[str, list[Tensor]] = {"samples": [], "round_trips": []}
+    with tqdm(total=sum(len(batch.places) for batch in plan), desc="draw latents", unit="image") as bar:
+        for batch in plan:
+            path = folder / f"{batch.kind}-{batch.first_seed}.safetensors"
+            made_of = fingerprint(model, data.made_of, [batch.kind, batch.first_seed, batch.start], batch.places)
+            if not path.exists():
+                tensors, metadata = {"latents": _draw(batch, pipe, data, device)}, {"made_of": made_of}
+                write_whole(path, partial(save_file, tensors, metadata=metadata))
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("made_of") != made_of:
+                    raise ValueError(
+                        f"{path} is of another model or other settings: delete {folder} or choose another --output-dir"
+                    )
+                latents[batch.kind].append(file.get_tensor("latents"))
+            bar.update(len(batch.places))
+    samples, round_trips = (torch.cat([torch.empty(0, *data.shape), *parts]) for parts in latents.values())
+    none = torch.empty(0, dtype=torch.int64)
+    labels, indices = (torch.cat([none, *(b.places for b in plan if b.kind == kind)]) for kind in latents)
+    return Generated(samples.to(device), labels.to(device), round_trips.to(device), indices)
+
+
+def _draw(batch: Batch, pipe: MDTPipeline, data: Latents, device: torch.device) -> Tensor:
+    """The latents of a batch, on the CPU."""
+    if batch.kind == "samples":
+        latents, labels = torch.empty(len(batch.places), *data.shape, device=device), batch.places.to(device)
+    else:
+        latents, _, labels = (x.to(device) for x in data.batch(batch.places.tolist()))
+    return sample_from(pipe, latents, labels, batch.first_seed, batch.start).cpu()

@@ -1,0 +1,212 @@
+"""What the autoencoder's training and its decoder's tuning share: pictures, the state, and step, log, save, stop?
+
+The run folder is like the diffusion model's: config.json, metrics.jsonl, checkpoints/step_*/ with vae/ (the averaged
+weights) and what serves to resume; and at the end vae/. The same command resumes, bit-equal on a CPU unless the length
+is in minutes, for what a step draws depends on (seed, step) alone.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from mdt_core.acceleration.precision import choose_dtype
+from mdt_core.runs import Run, write_whole
+from mdt_core.training.checkpoints import resumable
+from mdt_core.training.config import TrainingError
+from mdt_core.training.draws import seed_of
+from mdt_core.training.ema import EMA
+from mdt_core.training.loop import explain_write_errors
+from mdt_core.training.optimizers import AdamW, load_optimizer_tensors, optimizer_tensors
+from mdt_core.training.stop_signal import StopSignal
+from train.autoencoder.adversary import Adversary, adamw
+from train.autoencoder.budget import Budget
+from train.autoencoder.config import StageConfig
+from train.autoencoder.model import pixels_of, psnr
+from train.export import save_autoencoder
+from train.latents.images import DrawnImages
+
+MEASURED = 512  # validation images whose reconstructions are measured
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A drawn set in a device's memory."""
+
+    images: Tensor  # (M, 3, H, W) uint8
+    labels: Tensor  # (M,)
+    num_classes: int
+    validation: Tensor  # (N, 3, H, W) in [-1, 1]
+    digest: str  # of the whole training set, as latents of it note
+
+    @classmethod
+    def open(cls, folder: str, num_images: int | None, device: torch.device) -> "Pictures":
+        """What train.avatars wrote; of the training images the first `num_images`, or all."""
+        training, validation = (DrawnImages(Path(folder), split) for split in ("train", "validation"))
+        arrays = training.split.images[:num_images], training.split.labels[:num_images]
+        images, labels = (torch.from_numpy(array).to(device) for array in arrays)
+        measured = pixels_of(validation.split.images[:MEASURED], device)
+        return cls(images, labels, len(training.id2label), measured, training.digest)
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that a step changes."""
+
+    vae: AutoencoderTiny
+    ema: EMA
+    optimizer: AdamW
+    adversary: Adversary | None
+
+    @classmethod
+    def start(
+        cls,
+        vae: AutoencoderTiny,
+        weights: Iterable[Tensor],
+        betas: tuple[float, float],
+        config: StageConfig,
+        num_classes: int,
+        device: torch.device,
+    ) -> "State":
+        """Before the first step: of a `vae` whose `weights` are trained, with a critic where it has a weight."""
+        weights = list(weights)
+        vae = vae.to(device, memory_format=torch.channels_last)
+        critic = Adversary(num_classes, config.critic_learning_rate, device) if config.critic_weight > 0 else None
+        optimizer = adamw(weights, config.learning_rate, betas, max_grad_norm=1.0)
+        return cls(vae, EMA(vae, config.ema_decay), optimizer, critic)
+
+    def apply_gradients(self, learning_rate: float | Tensor, done: float | Tensor) -> None:
+        """Move the weights by their gradients, and the average after them; `done`: steps, with this one."""
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()  # clips; takes no step where the gradient is not finite
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.vae, done, self.optimizer.taken)
+
+    def save(self, folder: Path) -> None:
+        """Fill a checkpoint's folder."""
+        save_autoencoder(self.ema.model, folder / "vae")
+        _save(self.vae.state_dict(), folder / "raw.safetensors")
+        _save(optimizer_tensors(self.optimizer), folder / "optimizer.safetensors")
+        if self.adversary is not None:
+            _save(self.adversary.critic.state_dict(), folder / "critic.safetensors")
+            _save(optimizer_tensors(self.adversary.optimizer), folder / "critic_optimizer.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, in place."""
+        self.ema.model.load_state_dict(AutoencoderTiny.from_pretrained(folder / "vae").state_dict())
+        self.vae.load_state_dict(load_file(folder / "raw.safetensors"))
+        _load_optimizer(self.optimizer, folder / "optimizer.safetensors")
+        if self.adversary is not None:
+            self.adversary.critic.load_state_dict(load_file(folder / "critic.safetensors"))
+            _load_optimizer(self.adversary.optimizer, folder / "critic_optimizer.safetensors")
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _load_optimizer(optimizer: AdamW, path: Path) -> None:
+    load_optimizer_tensors(optimizer, load_file(path))
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:  # in memory, too, it must lie as the parameter does
+                values[name] = torch.empty_like(parameter).copy_(value)
+
+
+def resume(run: Run, state: State) -> int:
+    """Load the run's last checkpoint, if there is one; the number of steps it has taken."""
+    checkpoints = resumable(run)
+    if not checkpoints:
+        return 0
+    step, folder = max(checkpoints.items())
+    try:
+        state.load(folder)
+    except Exception as error:  # damaged, half copied, of other sizes: the readers have no common base class
+        raise TrainingError(
+            f"{folder} cannot be resumed ({error}): delete that folder to go on from the one before, "
+            "or choose another --output-dir"
+        ) from error
+    return step
+
+
+def run_steps(
+    state: State,
+    config: StageConfig,
+    run: Run,
+    step: Callable[[int, float], dict[str, Tensor]],
+    validation: Tensor,
+) -> bool:
+    """Take the steps that are left.
+
+    Args:
+        state: as before the first step; the run's last checkpoint is loaded into it.
+        step: takes one, from its number (from 0) and how much of the training is over (0 to 1); gives means to log.
+        validation: (N, 3, H, W) in [-1, 1].
+
+    Returns:
+        Whether the training is complete; it is not where the process was asked to stop.
+    """
+    first = resume(run, state)
+    budget = Budget(config.steps, config.minutes, first, run.seconds_until(first))
+    bar = tqdm(budget, initial=first, total=budget.total, desc=run.name, unit="step")
+    with StopSignal() as stop, bar:
+        for number in bar:
+            # Step.
+            means = step(number, budget.progress)
+
+            # What is due? What is saved is also logged: the seconds until then are read from the log.
+            done, stopping = number + 1, stop.received
+            last = budget.is_over(done)
+            saving = done % config.save_every == 0 or last or stopping
+            logging = done % config.log_every == 0 or saving
+
+            # Log.
+            if logging:
+                row = {"step": done, "psnr": psnr(state.ema.model, validation)}
+                row |= {name: value.item() for name, value in means.items()}
+                row["seconds"] = round(budget.seconds, 1)
+                bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
+                with explain_write_errors(run):
+                    run.log(row)
+
+            # Save.
+            if saving:
+                with explain_write_errors(run):
+                    run.write_checkpoint(done, state.save)
+                    run.prune_checkpoints(config.keep_checkpoints)
+
+            # Stop?
+            if stopping and not last:
+                bar.write(f"stopped after step {done}, saved; the same command goes on from here")
+                return False
+    return True
+
+
+def write_result(vae: AutoencoderTiny, run: Run) -> None:
+    """Write the run's vae/, which is what training is for."""
+    with explain_write_errors(run):
+        write_whole(run.folder / "vae", partial(save_autoencoder, vae))
+
+
+def step_generators(seed: int, step: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:
+    """For what a step draws on the host, and on the device. From (seed, step) alone: there is no state to save."""
+    host, other = (seed_of(f"{seed}/step {step}/{place}") for place in ("host", "device"))
+    return torch.Generator().manual_seed(host), torch.Generator(device).manual_seed(other)
+
+
+def choose_training_device() -> torch.device:
+    """A GPU of Nvidia's where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    """Products in bfloat16 where the device is fast at that."""
+    dtype = choose_dtype("auto", device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
