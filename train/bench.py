@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mdt_core.acceleration.cuda_graphs import recorded as record
+from mdt_core.acceleration.cuda_graphs import recorded
 from mdt_core.bench.command import main as run_bench
 from mdt_core.bench.reference import ReferenceModel
 from mdt_core.bench.rows import NEEDS_GPU, Row, Setting, dtypes, errors, masked, random_model
@@ -75,7 +75,7 @@ class Steps:
         """The step as a function of learning rate, steps done and the fields of every pass."""
         prepare_blocks(self.model, self.config)
         step = make_training_step(self.model, self.ema, make_optimizer(self.model, self.config), self.config, self)
-        return record(step, self.model.device) if self.config.cuda_graphs else step
+        return recorded(step, self.model.device) if self.config.cuda_graphs else step
 
     def __call__(self) -> None:
         shape, device = tuple(self.data.mean.shape), self.model.device
@@ -174,8 +174,7 @@ def compare_recorded(recipe: Recipe, setting: Setting) -> Row:
     }
     for _ in range(3):
         sides["recorded"](), sides["launched"]()
-    recorded, launched = (torch.cat([p.detach().flatten() for p in steps.weights]) for steps in sides.values())
-    difference = errors(recorded, launched)
+    difference = errors(*(torch.cat([p.detach().flatten() for p in steps.weights]) for steps in sides.values()))
     times = take_turns(sides, 4 * setting.repeats, device=setting.device)
     title = f"recorded training step {recipe.model}, batch {config.batch_size}, {dtype}"
     return Row.of(title, times["recorded"], times["launched"], against="launched", **difference)

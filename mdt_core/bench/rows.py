@@ -60,7 +60,7 @@ class Row:
         return cls(name, **numbers, **rest)
 
     def json(self) -> dict:
-        """The fields that are known."""
+        """What was measured, without the empty fields."""
         return {
             key: round(value, 7) if isinstance(value, float) else value
             for key, value in asdict(self).items()

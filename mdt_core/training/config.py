@@ -85,7 +85,6 @@ def num_kept(num_tokens: int, mask_ratio: float) -> int:
     return max(1, round(num_tokens * (1 - mask_ratio) / step) * step)
 
 
-def exponential_steps(total: int, first: int = 1, per_doubling: int = 1) -> set[int]:
+def exponential_steps(total: int, first: int = 1) -> set[int]:
     """Steps at equal distances on a logarithmic axis, the last one included: 1, 2, 4, ... total."""
-    count = int(math.log2(total / first) * per_doubling)
-    return {round(first * 2 ** (i / per_doubling)) for i in range(count + 1)} | {total}
+    return {first * 2**i for i in range(int(math.log2(total / first)) + 1)} | {total}

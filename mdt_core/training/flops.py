@@ -37,16 +37,10 @@ def step_flops(model: MDTTransformer, config: TrainingConfig) -> int:
     return 6 * macs * config.batch_size
 
 
-def peak_flops(device: torch.device, tflops: float | None = None) -> float | None:
-    """The device's floating-point operations per second in bf16: from `tflops`, or by its name; None: not known."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    tflops = tflops or next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
-    return tflops and tflops * 1e12
-
-
 def seconds_at_peak(
     model: MDTTransformer, config: TrainingConfig, device: torch.device, num_devices: int
 ) -> float | None:
-    """What one step would take if all devices ran at their peak, which MFU compares with; None: peak not known."""
-    peak = peak_flops(device, config.peak_tflops)
-    return step_flops(model, config) / (peak * num_devices) if peak else None
+    """What one step would take if all devices ran at their peak in bf16, which MFU compares with; None: not known."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    tflops = config.peak_tflops or next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    return step_flops(model, config) / (tflops * 1e12 * num_devices) if tflops else None

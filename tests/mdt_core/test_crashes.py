@@ -26,11 +26,11 @@ def test_a_killed_run_loses_no_checkpoint_and_a_full_disk_leaves_the_last_one_wh
     command = [sys.executable, "-m", "tests.helpers.crashing", str(tmp_path), "5"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    told, seen = done.stdout.splitlines()[-2:]
+    error, seen = done.stdout.splitlines()[-2:]
     seen = json.loads(seen)
     assert seen["reached"] == sorted(seen["reached"])
     assert seen["status"] == 0 and seen["bit_equal"] and seen["rows"] == 40
-    assert seen["full_disk_status"] == 3 and "make room" in told and str(tmp_path / "whole") in told
+    assert seen["full_disk_status"] == 3 and "make room" in error and str(tmp_path / "whole") in error
     assert seen["same"] and seen["left"] == ["step_00000039", "step_00000040"]
 
 

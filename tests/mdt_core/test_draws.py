@@ -19,7 +19,7 @@ def test_every_image_is_seen_once_an_epoch():
 
 
 def test_the_order_of_images_is_the_same_in_every_process():
-    """Catches an order that hangs on Python's hash seed: a resumed run, or a second process, would see another."""
+    """Catches an order that depends on Python's hash seed: a resumed run, or a second process, would see another."""
     code = "from mdt_core.training.draws import batch_indices; print(batch_indices(0, 8, 1000, seed=3))"
     orders = {
         subprocess.run(

@@ -54,7 +54,7 @@ def test_a_deeper_model_computes_the_same(family):
 
 @pytest.mark.parametrize("family", [DiT, MDT, MDTv2])
 def test_a_wider_and_deeper_model_computes_the_same_where_the_stream_has_mean_zero(family):
-    """Catches new channels, heads or units that are heard, parts of a weight put elsewhere, a norm not made up for."""
+    """Catches new channels, heads or units that change old ones, misplaced parts of a weight, a norm left as it was."""
     shallow = {"decoder_layers": 0} if family is DiT else {}
     small, large = trained(family, centred=True, **shallow), family(**(SIZES | LARGE | shallow)).eval()
     grow(small, large)
@@ -83,7 +83,7 @@ def test_all_that_is_new_learns():
 
 
 @pytest.mark.parametrize(
-    ("family", "sizes", "told"),
+    ("family", "sizes", "message"),
     [
         (MDT, {}, "class MDTv2 there and MDT here"),
         (MDTv2, {"hidden_size": 48}, "width of a head 16 there and 24 here"),
@@ -93,10 +93,10 @@ def test_all_that_is_new_learns():
         (MDTv2, {"without": ["long_shortcuts"]}, "without none there and long_shortcuts here"),
     ],
 )
-def test_what_does_not_fit_is_named_and_nothing_is_changed(family, sizes, told):
+def test_what_does_not_fit_is_named_and_nothing_is_changed(family, sizes, message):
     large = trained(family, **sizes)
     before = {name: weight.clone() for name, weight in large.state_dict().items()}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         grow(trained(MDTv2), large)
     assert all(torch.equal(weight, before[name]) for name, weight in large.state_dict().items())
 

@@ -121,11 +121,11 @@ def test_clipping_inside_is_clipping_before(kernel, ours, plain, scale):
 
 @pytest.fixture(params=["cpu", "mps"])
 def kernel(request, monkeypatch):
-    """torch's fused AdamW as it is on the CPU, and as on MPS, where it ignores what it is told for mixed precision."""
+    """torch's fused AdamW as it is on the CPU, and as on MPS, where it ignores `grad_scale` and `found_inf`."""
     if request.param == "mps":
         fused = torch._fused_adamw_
-        deaf = lambda *tensors, grad_scale, found_inf, **settings: fused(*tensors, **settings)  # noqa: E731
-        monkeypatch.setattr(torch, "_fused_adamw_", deaf)
+        ignorant = lambda *tensors, grad_scale, found_inf, **settings: fused(*tensors, **settings)  # noqa: E731
+        monkeypatch.setattr(torch, "_fused_adamw_", ignorant)
         monkeypatch.setattr("mdt_core.training.optimizers.CLIPS_IN_KERNEL", ("cuda",))
 
 

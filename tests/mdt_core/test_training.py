@@ -79,8 +79,8 @@ def test_many_processes_agree_to_stop_soon_enough(monkeypatch, seconds, steps):
     """Catches slow steps of which ten pass before the processes ask: a launcher kills them after 30 seconds."""
     now, asked = [0.0], []
     monkeypatch.setattr("mdt_core.training.stop_signal.perf_counter", lambda: now[0])
-    told = torch.tensor([1.0, 0.0])  # by another process, always
-    reduce = lambda mine, how: asked.append(step) or 2 * mine + told  # noqa: E731
+    other = torch.tensor([1.0, 0.0])  # another process, which was always asked to stop
+    reduce = lambda mine, how: asked.append(step) or 2 * mine + other  # noqa: E731
     accelerator = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
     with StopSignal() as stop:
         for step in range(1, 31):
@@ -103,21 +103,21 @@ def test_a_checkpoint_is_let_go_once_it_is_written(tmp_path, monkeypatch):
     assert kept == [[], [], [None], [None], [None, None]]
 
 
-def test_an_image_that_is_not_finite_is_told_of_and_left_out(tmp_path, capsys):
+def test_an_image_that_is_not_finite_is_reported_and_left_out(tmp_path, capsys):
     """Catches NaN weights saved over a good checkpoint, and a report that does not lead to the image."""
     run, poisoned = Run(tmp_path), EightImages()
     poisoned.mean[5] = torch.nan
     ema = train(small_model(), poisoned, CONFIG, run)
     batches = {step: batch_indices(step, 4, 8, seed=0) for step in range(6)}
     shape = (4, 4, 8, 8)
-    told = [line for line in capsys.readouterr().out.splitlines() if "not finite" in line]
-    assert told == [
+    reports = [line for line in capsys.readouterr().out.splitlines() if "not finite" in line]
+    assert reports == [
         f"step {step}: gradient not finite, left out; "
         f"timesteps {Draws.of_step(step, CONFIG, shape, 16, 'cpu').timesteps.tolist()}, images {batches[step]}"
         for step in range(6)
         if 5 in batches[step]
     ]
-    assert len(told) == 3
+    assert len(reports) == 3
     assert all(torch.isfinite(w).all() for w in ema.model.state_dict().values())
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"]) for row in run.metrics)
 
