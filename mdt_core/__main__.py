@@ -144,6 +144,7 @@ def run_convert(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from mdt_core.pipeline.pipeline import MDTPipeline
+    from mdt_core.presets import DEFAULT_VAE
     from mdt_core.weights.hub import resolve
 
     out = args.out_folder
@@ -151,8 +152,8 @@ def run_convert(args: argparse.Namespace) -> None:
     checkpoint = resolve(args.checkpoint)
     if checkpoint.is_dir():
         raise ValueError(f"{checkpoint} is a pipeline folder already: nothing to convert")
-    vae = args.vae or MDTPipeline.default_vae
-    pipe = MDTPipeline.from_official(checkpoint, vae=vae, decoder_layers=args.decoder_layers)
+    vae = args.vae or DEFAULT_VAE
+    pipe = MDTPipeline.from_pretrained(checkpoint, vae=vae, decoder_layers=args.decoder_layers)
     stages = {"fitting previews": pipe.fit_preview, f"writing {out}": partial(pipe.save_pretrained, out)}
     with tqdm(stages.items(), unit="stage") as bar:
         for name, run in bar:

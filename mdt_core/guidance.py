@@ -10,6 +10,7 @@ Shapes: x_t is (N, C, H, W), class_labels (N,), model output (N, 2C, H, W), epsi
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -25,6 +26,13 @@ def guidance_weight(timesteps: Tensor | int, guidance_scale: float, guidance_pow
     """
     progress = 1 - torch.as_tensor(timesteps, dtype=torch.float64) / NUM_TIMESTEPS
     return 1 + (guidance_scale - 1) * (1 - torch.cos(math.pi * progress**guidance_power)) / 2
+
+
+def check_guidance(guidance_scale: float, guidance_power: float) -> None:
+    """ValueError unless both are finite numbers of at least 0."""
+    for name, value in [("scale", guidance_scale), ("power", guidance_power)]:
+        if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"guidance_{name} must be a finite number of at least 0, not {value!r}")
 
 
 class Guided:
@@ -115,9 +123,7 @@ def guide(
     Raises:
         ValueError: if a number is out of its range.
     """
-    for name, value in [("scale", guidance_scale), ("power", guidance_power)]:
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"guidance_{name} must be a finite number of at least 0, not {value}")
+    check_guidance(guidance_scale, guidance_power)
     if guidance_channels is not None and not (isinstance(guidance_channels, int) and guidance_channels >= 1):
         raise ValueError(f"guidance_channels must be at least 1, or None for all of them, not {guidance_channels!r}")
     if not skip_tolerance >= 0:

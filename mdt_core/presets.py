@@ -27,6 +27,7 @@ SIZES = {
 }
 VERSIONS = ("DiT", "MDT", "MDTv2")
 PATCH_SIZES = (2, 4, 8)
+DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"  # the autoencoder that the published models are used with
 PRESETS = [f"{version}-{size}/{patch}" for version in VERSIONS for size in SIZES for patch in PATCH_SIZES]
 
 

@@ -17,9 +17,13 @@ SOURCES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"
 KNOW_NOTHING_OF_OURS = ("presets", "masking", "diffusion", "autoencoder", "runs")
 KNOW_NO_MODEL = (
     *("guidance", "samplers", "inpainting", "losses"),
-    *("pipeline.canvas", "training.optimizers"),
+    *("pipeline.canvas", "pipeline.decoding", "pipeline.labels", "pipeline.outputs", "pipeline.settings"),
+    *("acceleration.batch_invariance", "training.optimizers"),
 )
-MODEL = ("layers", "transformer", "acceleration.cached_conditioning", "weights", "pipeline.pipeline", "pipeline.open")
+MODEL = (
+    *("layers", "transformer", "weights", "acceleration.cached_conditioning", "acceleration.evaluation"),
+    *("pipeline.parts", "pipeline.pipeline", "pipeline.open"),
+)
 TABS = ("generate", "inpaint", "compare", "progress")  # packages of app, side by side
 BELOW_TABS = ("common", "engine")
 

@@ -1,8 +1,7 @@
-"""A model along a trajectory: what hangs on timesteps and labels alone, known beforehand, is computed once.
+"""A model with a cache of its conditioning: what depends on timestep and label alone is computed once.
 
-The modulation of every block (adaLN) depends on timestep and label, the position bias on nothing: both are computed
-before the blocks run, the modulation for as many timesteps at a time as a budget of memory allows. Nothing outlives the
-trajectory, and a change of the weights while it lasts is noticed.
+Timesteps and labels of a trajectory are known before it begins. The modulation of every block (adaLN) depends on both,
+the position bias on neither. A cache lives as long as its trajectory, and notices when the weights change meanwhile.
 
 Letters: N batch, W timesteps computed at a time, L distinct labels, M numbers of modulation of all layers, D width.
 """
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from mdt_core.layers import Conditioning
 from mdt_core.transformer import MDTTransformer
 
-BUDGET = 128 * 2**20  # bytes of modulation held at a time: all of S/2's 250 steps with one class; 80 of XL/2's
+BUDGET = 8 * 2**20  # bytes of modulation held for each label: 64 timesteps of S/2, 10 of XL/2
 
 
 class CachedModel:
-    """A model for the timesteps and labels of one trajectory: `trajectory(x, timesteps, class_labels, keep=None)`.
+    """A model for the timesteps and labels of one trajectory: `cached(x, timesteps, class_labels, keep=None)`.
 
     Arguments and result are the model's, except that all timesteps of a call are equal and best on the CPU, where
     reading them waits for nothing. A call with other timesteps works too. In training mode it is the model itself.
@@ -29,7 +28,7 @@ class CachedModel:
         model: the transformer.
         timesteps: those to come, in their order.
         class_labels: those to come, null class included; no others may be asked for.
-        budget: bytes of modulation to hold at a time.
+        budget: bytes of modulation to hold for each label.
         wrap: what to make of the function that evaluates the blocks, such as a CUDA graph of it. A masked pass goes
             without: every number of kept tokens would be recorded anew.
     """
@@ -50,7 +49,7 @@ class CachedModel:
         used = [model.t_embedder, model.y_embedder, *(layer.adaLN_modulation for layer in self.layers), *self.biases]
         self._slots = [(m._parameters, name) for part in used for m in part.modules() for name in m._parameters]
         self._weights: tuple | None = None
-        self._rows: dict[int, int] = {}  # timestep -> its first row in the table
+        self._window: list[int] = []  # timesteps whose modulation is there
 
     def __call__(self, x: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
         if self.model.training or not bool((timesteps == timesteps[0]).all()):
@@ -59,45 +58,49 @@ class CachedModel:
 
     @torch.no_grad()
     def _look_up(self, x: Tensor, t: int, class_labels: Tensor, keep: Tensor | None) -> Tensor:
-        if self._weights != (weights := self._fingerprint(x)):
+        if self._weights != (weights := self._versions(x)):
             self._weights = weights
-            self._prepare(x.device)
-        if t not in self._rows:
-            self._compute(t, x.device)
-        rows = self._rows[t] + self._place[class_labels]
+            self._reset(x.device)
+        if t not in self._window:
+            self._fill(t, x.device)
+        rows = self._position[class_labels] * len(self._window) + self._window.index(t)
         run = self._evaluate if keep is None else self._evaluate_masked
-        return run(x, self._table.index_select(0, rows), keep)
+        return run(x, self._modulation.index_select(0, rows), keep)
 
-    def _fingerprint(self, x: Tensor) -> tuple:
+    def _versions(self, x: Tensor) -> tuple:
         """Changes with the weights that were used, whether written in place, replaced or moved, and with autocast."""
         weights = (slots[name] for slots, name in self._slots)
         # A tensor made in inference mode counts no versions; it can be written in that mode alone.
         versions = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights if w is not None]
         return x.device, torch.is_autocast_enabled(x.device.type), *versions
 
-    def _prepare(self, device: torch.device) -> None:
-        """What depends on the weights alone: every position bias, and an empty table."""
+    def _reset(self, device: torch.device) -> None:
+        """Compute what depends on the weights alone, every position bias, and forget the modulation."""
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else self.model.dtype
         bias = {module: module().to(dtype) for module in self.biases}
-        # No method of this object: it would hold itself, and its tables stay until Python looks for such circles.
+        # Not bound methods: a reference to this object from itself is a cycle, and keeps its tables in memory until the
+        # garbage collector runs.
         self._evaluate_masked = partial(evaluate, self.model, self.layers, self.widths, bias)
         self._evaluate = self._evaluate_masked if self.wrap is None else self.wrap(self._evaluate_masked)
-        # Of a label within its timestep's rows; a label that was not announced leads out of the table: an error.
-        self._place = torch.full((self.model.config.num_classes + 1,), -(2**31), device=device)
-        self._place[self.labels] = torch.arange(len(self.labels), device=device)
-        self._rows = {}
+        # A label's place among `labels`. One that is not among them gets a place outside of the table: an error.
+        self._position = torch.full((self.model.config.num_classes + 1,), -(2**31), device=device)
+        self._position[self.labels] = torch.arange(len(self.labels), device=device)
+        self._window = []
 
-    def _compute(self, t: int, device: torch.device) -> None:
-        """The table of modulations (W L, M) from timestep `t` on."""
-        row = sum(self.widths) * self.layers[0].adaLN_modulation[-1].weight.element_size() * len(self.labels)
+    def _fill(self, t: int, device: torch.device) -> None:
+        """Compute the modulation (L W, M) for the timesteps from `t` on.
+
+        In a product of its own for every label: how a row is rounded depends on the number of rows, and must not
+        depend on which other labels there are.
+        """
+        row = sum(self.widths) * self.layers[0].adaLN_modulation[-1].weight.element_size()
         at = self.timesteps.index(t) if t in self.timesteps else len(self.timesteps)
-        window = [t, *dict.fromkeys(s for s in self.timesteps[at:] if s != t)][: max(1, self.budget // row)]
-        labels = torch.tensor(self.labels * len(window), device=device)
-        times = torch.tensor(window, device=device).repeat_interleave(len(self.labels))
-        c = self.model.embed(times, labels)  # (W L, D)
-        self._table = torch.cat([layer.adaLN_modulation(c) for layer in self.layers], dim=1)
-        self._rows = {s: i * len(self.labels) for i, s in enumerate(window)}
+        self._window = [t, *dict.fromkeys(s for s in self.timesteps[at:] if s != t)][: max(1, self.budget // row)]
+        timesteps = torch.tensor(self._window, device=device)
+        cs = [self.model.embed(timesteps, torch.full_like(timesteps, label)) for label in self.labels]  # each (W, D)
+        rows = [torch.cat([layer.adaLN_modulation(c) for layer in self.layers], dim=1) for c in cs]  # each (W, M)
+        self._modulation = torch.cat(rows)
 
 
 def evaluate(

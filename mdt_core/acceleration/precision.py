@@ -1,11 +1,10 @@
 """The type that matrix products run in: float32, or 16 bits where the device is made for them."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Width from which bfloat16 pays on a CPU with AMX. A model 192 wide is faster in float32: its products are
@@ -58,18 +57,3 @@ def lower_products(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             for name, parameter in layer.named_parameters():
                 setattr(layer, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
     return twin
-
-
-def one_by_one(model: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`model(x, timesteps, class_labels, keep=None)`, given the images of a batch one at a time.
-
-    The order in which a product adds up hangs on the number of its rows. In float32 nobody sees it; in 16 bits it
-    rounds to another picture, beside other pictures than alone.
-    """
-
-    def evaluate(x: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
-        batch = x, timesteps, class_labels, keep
-        parts = [[None] * len(x) if each is None else each.split(1) for each in batch]
-        return torch.cat([model(*image) for image in zip(*parts, strict=True)])
-
-    return evaluate

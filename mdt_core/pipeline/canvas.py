@@ -106,6 +106,10 @@ class Canvas:
             result[strip, columns] = np.rint(old + share * (np.asarray(new) - old))
         return result
 
+    def pictures(self, pixels: Tensor) -> list[Image.Image]:
+        """New pixels (N, 3, S, S), each pasted into the picture."""
+        return [Image.fromarray(self.paste(new)) for new in pixels]
+
     def _coarsen(self, values: np.ndarray, h: int, w: int) -> Tensor:
         """Values in the window -> (h, w) over the box, the largest that each cell touches."""
         rows, columns = (self._lines(axis, cells) for axis, cells in enumerate((h, w)))

@@ -4,13 +4,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+Picture = Image.Image | np.ndarray
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode -> RGB: transparency on white, 16 bits -> 8, other colour spaces converted."""
     return _eight_bits(image, "white").convert("RGB")
 
 
-def picture_array(image: Image.Image | np.ndarray) -> np.ndarray:
+def picture_array(image: Picture) -> np.ndarray:
     """A PIL picture of any mode, or uint8 (H, W), (H, W, 3) or (H, W, 4) -> (H, W, 3) uint8; transparency on white.
 
     Raises:
@@ -19,7 +21,7 @@ def picture_array(image: Image.Image | np.ndarray) -> np.ndarray:
     return np.asarray(to_rgb(image if isinstance(image, Image.Image) else _as_image(image, "picture")))
 
 
-def mask_array(mask: Image.Image | np.ndarray) -> np.ndarray:
+def mask_array(mask: Picture) -> np.ndarray:
     """A mask -> (H, W) bool: true where it is white (from half-way up), and where it is transparent it is black.
 
     Args:
@@ -44,6 +46,11 @@ def to_uint8(pixels: Tensor) -> np.ndarray:
     """A model's pixels (3, H, W), about [-1, 1] -> (H, W, 3) uint8."""
     levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def to_pil(pixels: Tensor) -> Image.Image:
+    """A model's pixels (3, H, W), about [-1, 1] -> PIL RGB."""
+    return Image.fromarray(to_uint8(pixels))
 
 
 def _eight_bits(image: Image.Image, ground: str) -> Image.Image:

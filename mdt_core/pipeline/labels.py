@@ -1,13 +1,16 @@
-"""Class labels as users write them, an index or a name, and the index that the model takes."""
+"""Class labels and seeds as users write them, one or several, and as the model takes them, one of each per image."""
 
 import difflib
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 ClassLabel = int | str | None  # an index, a name, or None for no class
+ClassLabels = ClassLabel | Sequence[ClassLabel]
+Seeds = int | Sequence[int] | None
 
 
 def class_index(label: ClassLabel, id2label: Mapping[int, str]) -> int:
@@ -29,6 +32,35 @@ def class_index(label: ClassLabel, id2label: Mapping[int, str]) -> int:
     if not 0 <= index < len(id2label):
         raise ValueError(f"class {index} is out of range: this model has classes 0 to {len(id2label) - 1}")
     return index
+
+
+def class_indices(labels: ClassLabels, id2label: Mapping[int, str], count: int) -> list[int]:
+    """The index of every image's class; a single label goes with all images.
+
+    Raises:
+        ValueError: there is no such class, or another number of labels than of images.
+    """
+    labels = as_list(labels)
+    if len(labels) not in (1, count):
+        raise ValueError(f"{len(labels)} class labels do not go with {count} seeds: give one per image")
+    return [class_index(label, id2label) for label in labels] * (count // len(labels))
+
+
+def image_seeds(seeds: Seeds, labels: ClassLabels) -> list[int]:
+    """One seed per image: as given, one for all labels, or drawn at random.
+
+    Raises:
+        ValueError: labels or seeds are empty, or a seed is no whole number.
+    """
+    count = len(as_list(labels))
+    if not count:
+        raise ValueError("class_labels is empty: give at least one, None for an image of no class")
+    if seeds is None:
+        return torch.randint(2**31, (count,)).tolist()
+    seeds = [whole(seed, "a seed") for seed in as_list(seeds)]
+    if not seeds:
+        raise ValueError("seeds is empty: give one per image, or None")
+    return seeds * count if len(seeds) == 1 else seeds
 
 
 def whole(value: int | float | str, what: str) -> int:

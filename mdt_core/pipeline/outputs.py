@@ -1,30 +1,17 @@
-"""A pipeline's steps and results, and how its latents become pictures: by the autoencoder, or a linear preview."""
+"""What a pipeline gives: every step of a stream, and the result of a call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from mdt_core.autoencoder import decode, encode, fit_preview, pixel_block, preview
-from mdt_core.pipeline.image_arrays import to_uint8
-from mdt_core.samplers import generators, initial_latents
+from mdt_core.guidance import Guided
+from mdt_core.samplers import Step
 
-
-@dataclass
-class MDTPipelineOutput(BaseOutput):
-    """What a call made."""
-
-    images: list[Image.Image] | Tensor  # pictures, or latents (N, C, h, w) with output_type="latent"
-    seeds: list[int]  # one per image: the same seed and settings give the same picture
-    evaluations: int  # model evaluations of the batch, conditional and unconditional counted each
-    skipped: int  # unconditional evaluations left out because the guidance weight was near 1
-
-
-Images = Callable[[Tensor], list[Image.Image]]  # latents (N, C, h, w) -> pictures
+ToImages = Callable[[Tensor], list[Image.Image]]  # latents (N, C, h, w) -> pictures
 
 
 @dataclass(frozen=True)
@@ -36,70 +23,50 @@ class PipelineStep:
     timestep: int  # the training timestep the model was asked at, 999..0
     x_t: Tensor  # (N, C, h, w) the state after the step
     x_0: Tensor  # (N, C, h, w) the prediction of the clean latents
-    evaluations: int  # so far
-    skipped: int  # so far
+    seeds: list[int]  # one per image
+    evaluations: int  # of the model, so far
+    skipped: int  # unconditional evaluations left out so far
     images: list[Image.Image] | Tensor | None  # the result, on the last step
-    sketch: Images = field(repr=False)  # latents -> previews
+    to_preview: ToImages = field(repr=False)
 
     @cached_property
     def preview(self) -> list[Image.Image]:
         """The predicted clean images, by the linear preview."""
-        return self.sketch(self.x_0)
+        return self.to_preview(self.x_0)
 
     @cached_property
     def noisy_preview(self) -> list[Image.Image]:
         """The noisy state itself, by the linear preview."""
-        return self.sketch(self.x_t)
+        return self.to_preview(self.x_t)
 
 
-class Pictures:
-    """What a pipeline with an autoencoder `vae` knows of pictures. Mixed into `MDTPipeline`."""
+@dataclass
+class MDTPipelineOutput(BaseOutput):
+    """What a call made."""
 
-    def decode_images(self, latents: Tensor) -> list[Image.Image]:
-        """Latents (N, C, h, w) -> PIL images."""
-        return [to_pil(pixels) for pixels in self._decode(latents)]
+    images: list[Image.Image] | Tensor  # pictures, or latents (N, C, h, w) with output_type="latent"
+    seeds: list[int]  # one per image: the same seed and settings give the same picture
+    evaluations: int  # model evaluations of the batch, conditional and unconditional counted each
+    skipped: int  # unconditional evaluations left out because the guidance weight was near 1
 
-    def preview_images(self, latents: Tensor) -> list[Image.Image]:
-        """Latents (N, C, h, w) -> PIL images by the linear map, enlarged to the picture's size."""
-        side = (self.image_size, self.image_size)
-        return [to_pil(pixels).resize(side, Image.Resampling.BICUBIC) for pixels in self._preview(latents)]
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        """Pixels -> latents: the posterior's mean, float32."""
-        return encode(self.vae, pixels.to(self.device, self.vae.dtype)).float()
-
-    @torch.no_grad()
-    def _decode(self, latents: Tensor) -> Tensor:
-        """Latents -> pixels, one image at a time: a picture does not depend on its neighbours."""
-        return torch.cat([decode(self.vae, z.to(self.vae.dtype)) for z in latents.split(1)]).float().cpu()
-
-    def _preview(self, latents: Tensor) -> Tensor:
-        return preview(latents.float().cpu(), self._preview_weights)
-
-    @cached_property
-    def _preview_weights(self) -> Tensor:
-        if self.config.preview_weights is None:
-            self.fit_preview()
-        return torch.tensor(self.config.preview_weights)
-
-    @torch.no_grad()
-    def fit_preview(self, latents: Tensor | None = None) -> None:
-        """Fit the linear preview to the autoencoder at hand and store it in the pipeline's configuration.
-
-        Args:
-            latents: (N, C, h, w) of real pictures. Without them, smooth random latents are decoded.
-        """
-        if latents is None:
-            rng = generators(range(8))
-            coarse = initial_latents(rng, (self.latent_shape[0], 8, 8))
-            latents = torch.nn.functional.interpolate(coarse, self.latent_shape[1:], mode="bicubic")
-        pixels = torch.cat([decode(self.vae, z.to(self.vae.device, self.vae.dtype)) for z in latents.split(8)])
-        weights = fit_preview(latents.float().cpu(), pixels.float().cpu(), pixel_block(self.vae))
-        rounded = [[round(weight, 4) for weight in row] for row in weights.tolist()]  # of pixels in [-1, 1]
-        self.register_to_config(preview_weights=rounded)
-        self.__dict__.pop("_preview_weights", None)  # of before
+    @classmethod
+    def of(cls, steps: Iterable[PipelineStep]) -> "MDTPipelineOutput":
+        """Run a stream to its end."""
+        *_, last = steps
+        return cls(last.images, last.seeds, last.evaluations, last.skipped)
 
 
-def to_pil(pixels: Tensor) -> Image.Image:
-    """Pixels (3, H, W) in [-1, 1] -> PIL RGB."""
-    return Image.fromarray(to_uint8(pixels))
+def pipeline_steps(
+    steps: Iterable[Step],
+    denoise: Guided,
+    seeds: Sequence[int],
+    to_result: Callable[[Tensor], list[Image.Image] | Tensor],
+    to_preview: ToImages,
+) -> Iterator[PipelineStep]:
+    """A sampler's steps with their counts, their previews and, on the last one, the result."""
+    for step in steps:
+        images = to_result(step.x_t) if step.index + 1 == step.total else None
+        counts = denoise.evaluations, denoise.skipped
+        yield PipelineStep(
+            step.index, step.total, step.timestep, step.x_t, step.x_0, list(seeds), *counts, images, to_preview
+        )

@@ -1,41 +1,42 @@
 """The pipeline: class labels and seeds in, pictures out, every step on the way to be seen.
 
-A diffusers pipeline of two components, `transformer` and `vae`. `stream` yields each step and is the one path
-that the command line, the browser and `__call__` take. Every image has its own seed: its picture does not
-depend on the batch it is made in, but for rounding on a GPU in 16 bits.
+A diffusers pipeline of two components, `transformer` and `vae`. `stream` and `stream_inpaint` yield each step and are
+the one path that the command line, the browser, `__call__` and `inpaint` take.
+
+Every image has its own seed. On a CPU its picture is the same, bit for bit, alone and in any batch; on a GPU it is the
+same but for rounding.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
+from PIL import Image
 from torch import Tensor
 
-from mdt_core.acceleration.cached_conditioning import CachedModel
-from mdt_core.acceleration.compiled_blocks import compile_blocks
-from mdt_core.acceleration.cuda_graphs import CudaGraph
-from mdt_core.acceleration.precision import choose_dtype, lower_products, one_by_one
+from mdt_core.acceleration.evaluation import Evaluation
+from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import Guided, guide
-from mdt_core.pipeline.inpaint import Repainting
-from mdt_core.pipeline.labels import ClassLabel, as_list, class_index, whole
-from mdt_core.pipeline.outputs import Images, MDTPipelineOutput, Pictures, PipelineStep
-from mdt_core.samplers import Step, generators, initial_latents, sample, sampling_timesteps
+from mdt_core.inpainting import DEFAULT_SCALE, Method, choose_content, find_method, inpaint, starting_latents
+from mdt_core.pipeline.canvas import fit_canvas
+from mdt_core.pipeline.decoding import enlarge, preview_weights, smooth_latents, to_latents, to_pixels, to_small_pixels
+from mdt_core.pipeline.image_arrays import Picture, mask_array, picture_array, to_pil
+from mdt_core.pipeline.labels import ClassLabel, ClassLabels, Seeds, class_index, class_indices, image_seeds
+from mdt_core.pipeline.outputs import MDTPipelineOutput, PipelineStep, pipeline_steps
+from mdt_core.pipeline.parts import published_parts, read_folder
+from mdt_core.pipeline.settings import SamplingSettings
+from mdt_core.samplers import generators, initial_latents, sample, sampling_timesteps
 from mdt_core.saved_config import tidy_config
 from mdt_core.transformer import MDTTransformer
-from mdt_core.weights.hub import HUB_OPTIONS, missing_weight, one_line, open_autoencoder, our_classes, resolve
-from mdt_core.weights.official import load_official
-
-IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.json")
-SMALL_BATCH = 8  # images, both branches counted: below, a GPU waits for launches
+from mdt_core.weights.hub import HUB_OPTIONS, our_classes, resolve
 
 
-class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
-    """Class-conditional image generation with a (masked) diffusion transformer.
+class MDTPipeline(DiffusionPipeline):
+    """Class-conditional generation and inpainting with a (masked) diffusion transformer.
 
     Args:
         transformer: the model.
@@ -44,9 +45,9 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         preview_weights: (3 b^2, C + 1) nested lists, the linear map of `mdt_core.autoencoder.fit_preview`; fitted
             when first needed if absent.
         guidance_channels: epsilon channels that guidance acts on by default; 3 as published, None for all.
+        sampling_defaults: what `stream` begins with where a call leaves it open, any of `sampler`,
+            `num_inference_steps`, `guidance_scale` and `guidance_power`; the others as published.
     """
-
-    default_vae = "stabilityai/sd-vae-ft-mse"
 
     def __init__(
         self,
@@ -55,28 +56,32 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         id2label: dict | None = None,
         preview_weights: list[list[float]] | None = None,
         guidance_channels: int | None = 3,
+        sampling_defaults: dict | None = None,
     ):
         super().__init__()
         self.register_modules(transformer=transformer.eval(), vae=vae.eval())
         names = {int(index): name for index, name in (id2label or {}).items()}
         self.id2label = {i: names.get(i, f"class {i}") for i in range(transformer.config.num_classes)}
+        SamplingSettings.carried_by(sampling_defaults)  # checked
         self.register_to_config(
-            id2label=self.id2label, preview_weights=preview_weights, guidance_channels=guidance_channels
+            id2label=self.id2label,
+            preview_weights=preview_weights,
+            guidance_channels=guidance_channels,
+            sampling_defaults=sampling_defaults,
         )
-        self.compute_dtype = torch.float32  # what matrix products run in
-        self._twin, self._cuda_graphs = None, False
+        self._evaluation = Evaluation(transformer)
 
-    # --- opening a model -----------------------------------------------------------------------------------
+    # --- opening and saving --------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "MDTPipeline":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "MDTPipeline":
         """Open a local folder, a published checkpoint file, or a hub id that holds either.
 
         Args:
-            pretrained_model_name_or_path: see `mdt_core.weights.official.resolve`.
+            pretrained_model_name_or_path: see `mdt_core.weights.hub.resolve`.
             **kwargs: `revision`, `cache_dir`, `token` and `local_files_only` say how to fetch a hub id. A folder takes
-                what diffusers takes, such as components in place of its own; a published file what `from_official`
-                takes.
+                what diffusers takes, such as components in place of its own; a published file a `vae` (an autoencoder,
+                its folder or hub id) and v1's `decoder_layers`.
 
         Raises:
             ValueError: nothing is there, it is damaged, it is not a model of this family, or an argument is not for it.
@@ -84,65 +89,25 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
         path = resolve(pretrained_model_name_or_path, **hub)
         if path.is_file():
-            if foreign := kwargs.keys() - {"vae", "decoder_layers"}:
-                raise ValueError(f"{path} is a published file, to be opened without {', '.join(sorted(foreign))}")
-            hub.pop("revision", None)  # the model's, not the autoencoder's
-            return cls.from_official(path, **kwargs, **hub)
-        try:
-            name = cls.load_config(path)["_class_name"]
-            if name != cls.__name__:
-                raise ValueError(f"it holds a {name}, not an {cls.__name__}")
-            pipe = super().from_pretrained(path, **kwargs)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # damaged, half written, foreign: the readers have no common base class
-            raise ValueError(f"{path} cannot be opened: {one_line(error)}") from error
-        networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-        for name, part in networks.items():
-            if lacking := missing_weight(part):
-                raise ValueError(f"{path} cannot be opened: {name} lacks {lacking}")
-        return pipe
+            return cls(**published_parts(path, hub, **kwargs))
+        return read_folder(path, cls, partial(super().from_pretrained, path, **kwargs))
 
     @classmethod
-    def load_config(cls, *args, **kwargs) -> dict:
+    def load_config(cls, *args: Any, **kwargs: Any) -> dict:
         """diffusers' `load_config`. An exported folder is opened by this class, not by the code that it brings."""
         return our_classes(super().load_config(*args, **kwargs))
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """diffusers' `save_pretrained`; the folder keeps no path of this machine."""
         super().save_pretrained(save_directory, **kwargs)
         tidy_config(Path(save_directory) / self.config_name)
         tidy_config(Path(save_directory) / "vae" / self.vae.config_name)
 
-    @classmethod
-    def from_official(
-        cls,
-        path: str | Path,
-        vae: str | Path | AutoencoderKL | AutoencoderTiny | None = None,
-        decoder_layers: int | None = None,
-        **hub,
-    ) -> "MDTPipeline":
-        """A published .pt or .safetensors file and an autoencoder (it, a folder or a hub id; else `default_vae`).
-
-        `hub`: HUB_OPTIONS, for the autoencoder's hub id.
-
-        Raises:
-            ValueError: the file is no such checkpoint, or the autoencoder cannot be had or does not fit.
-        """
-        transformer = load_official(path, decoder_layers=decoder_layers)
-        autoencoder = vae if isinstance(vae, torch.nn.Module) else open_autoencoder(vae or cls.default_vae, **hub)
-        if autoencoder.config.latent_channels != transformer.config.in_channels:
-            raise ValueError(
-                f"the autoencoder has {autoencoder.config.latent_channels} latent channels, "
-                f"the model {transformer.config.in_channels}: choose another --vae"
-            )
-        names = json.loads(IMAGENET_CLASSES.read_text()) if transformer.config.num_classes == 1000 else None
-        return cls(transformer, autoencoder, id2label=names)
-
     # --- what the model is ---------------------------------------------------------------------------------
 
     @property
     def num_classes(self) -> int:
+        """Classes, the null class not counted."""
         return self.transformer.config.num_classes
 
     @property
@@ -153,8 +118,18 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures in pixels."""
+        """Side S of the model's pictures in pixels."""
         return self.transformer.config.sample_size * downscale(self.vae)
+
+    @property
+    def sampling_defaults(self) -> SamplingSettings:
+        """What `stream` begins with where a call leaves it open. Set it to a dict, or to None for the published."""
+        return SamplingSettings.carried_by(self.config.sampling_defaults)
+
+    @sampling_defaults.setter
+    def sampling_defaults(self, entries: dict | None) -> None:
+        SamplingSettings.carried_by(entries)  # checked
+        self.register_to_config(sampling_defaults=entries)
 
     def class_index(self, label: ClassLabel) -> int:
         """The index of a class given by index or name, as `mdt_core.pipeline.labels.class_index` finds it."""
@@ -167,7 +142,7 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
     ) -> "MDTPipeline":
         """`pipe.optimize(...)`: choose how the model is evaluated from now on; once, before the first picture.
 
-        A pipeline that was never told runs in float32 as it is; that is what the paper's figures are made with.
+        Without it a pipeline runs in float32 as it is; that is what the paper's figures are made with.
 
         Args:
             compile: compile the transformer's block (one kind of block, not the whole model), for good. The first
@@ -183,38 +158,44 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         Raises:
             ValueError: an option that this device does not have.
         """
-        self.compute_dtype = choose_dtype(dtype, self.device, self.transformer.config.hidden_size)
-        lowered = self.compute_dtype != torch.float32
-        self._twin = lower_products(self.transformer, self.compute_dtype) if lowered else None
-        self._cuda_graphs = cuda_graphs
-        if compile:
-            compile_blocks(self._twin or self.transformer)
+        dtype = choose_dtype(dtype, self.device, self.transformer.config.hidden_size)
+        self._evaluation = Evaluation(self.transformer, dtype, compile, cuda_graphs)
         return self
 
-    def to(self, *args, **kwargs) -> "MDTPipeline":
+    def to(self, *args: Any, **kwargs: Any) -> "MDTPipeline":
         """As diffusers' pipelines. On another device, or in another type, call `optimize` again."""
         before = self.device, self.transformer.dtype
         super().to(*args, **kwargs)
         if (self.device, self.transformer.dtype) != before:
-            self.compute_dtype, self._twin, self._cuda_graphs = torch.float32, None, False
+            self._evaluation = Evaluation(self.transformer)
         return self
 
     # --- sampling ------------------------------------------------------------------------------------------
 
-    def __call__(self, class_labels: ClassLabel | Sequence[ClassLabel] = None, **settings) -> MDTPipelineOutput:
-        """Generate pictures; arguments and errors as in `stream`."""
-        seeds = self._seeds(class_labels, settings.pop("seeds", None))
-        *_, last = self.stream(class_labels, seeds=seeds, **settings)
-        return MDTPipelineOutput(last.images, seeds, last.evaluations, last.skipped)
+    def __call__(
+        self,
+        class_labels: ClassLabels = None,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        seeds: Seeds = None,
+        latents: Tensor | None = None,
+        guidance_channels: int | str | None = "config",
+        skip_tolerance: float = 1e-2,
+        output_type: str = "pil",
+    ) -> MDTPipelineOutput:
+        """Generate pictures: `stream`, with its arguments and errors, to its end."""
+        return MDTPipelineOutput.of(self.stream(**_given(locals())))
 
     def stream(
         self,
-        class_labels: ClassLabel | Sequence[ClassLabel] = None,
-        guidance_scale: float = 3.8,
-        guidance_power: float = 4.0,
-        num_inference_steps: int = 25,
-        sampler: str = "dpm++",
-        seeds: int | Sequence[int] | None = None,
+        class_labels: ClassLabels = None,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        seeds: Seeds = None,
         latents: Tensor | None = None,
         guidance_channels: int | str | None = "config",
         skip_tolerance: float = 1e-2,
@@ -224,7 +205,9 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
 
         Args:
             class_labels: one per image: index, name, or None for no class. A single one goes with all seeds.
-            guidance_scale: w, at least 0; 1 is conditional only. guidance_power: s, at least 0; 0 is constant w.
+            guidance_scale: w, at least 0; 1 is conditional only. By default the model's `sampling_defaults`, as the
+                next three.
+            guidance_power: s, at least 0; 0 is constant w.
             num_inference_steps: 1 up to the sampler's most (1000 for "ddpm", 250 for the others).
             sampler: "dpm++", "ddim" or "ddpm".
             seeds: one per image, 0 to 2^63 - 1; drawn at random if None. A single one goes with all labels.
@@ -236,97 +219,168 @@ class MDTPipeline(Repainting, Pictures, DiffusionPipeline):
         Raises:
             ValueError: an argument is out of its range. Raised by the call, before the first step.
         """
-        seeds = self._seeds(class_labels, seeds)
-        rngs = generators(seeds)
-        timesteps = sampling_timesteps(sampler, num_inference_steps)
+        seeds = image_seeds(seeds, class_labels)
+        settings = self.sampling_defaults.but(sampler, num_inference_steps, guidance_scale, guidance_power)
         if output_type not in ("pil", "latent"):
             raise ValueError(f'output_type must be "pil" or "latent", not {output_type!r}')
-        drawn = initial_latents(rngs, self.latent_shape)  # also where others are given: a step's noise is never that
-        if latents is None:
-            latents = drawn
-        elif tuple(latents.shape) != (len(seeds), *self.latent_shape):
-            raise ValueError(f"latents must be {(len(seeds), *self.latent_shape)}, not {tuple(latents.shape)}")
-        denoise = self._guided(
-            class_labels,
-            timesteps,
-            len(seeds),
-            guidance_scale,
-            guidance_power,
-            guidance_channels,
-            skip_tolerance,
-        )
-        steps = sample(
+        rngs = generators(seeds)
+        noise = initial_latents(rngs, self.latent_shape)  # drawn even if not used: no step's noise is ever this
+        latents = noise if latents is None else latents
+        if latents.shape != noise.shape:
+            raise ValueError(f"latents must be {tuple(noise.shape)}, not {tuple(latents.shape)}")
+        denoise = self._guided(class_labels, len(seeds), settings, guidance_channels, skip_tolerance)
+        steps = sample(denoise, latents.to(self.device), **settings.trajectory, generators=rngs)
+        to_result = self.decode_images if output_type == "pil" else lambda latents: latents
+        return pipeline_steps(steps, denoise, seeds, to_result, self.preview_images)
+
+    def inpaint(
+        self,
+        image: Picture,
+        mask: Picture,
+        class_labels: ClassLabels = None,
+        method: str | Method = "mdt",
+        num_inference_steps: int | None = None,
+        strength: float = 1.0,
+        seeds: Seeds = None,
+        sampler: str | None = None,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        guidance_channels: int | str | None = "config",
+        skip_tolerance: float = 1e-2,
+        area: str = "whole",
+        masked_content: str = "auto",
+        grow: int = 8,
+        feather: int = 8,
+    ) -> MDTPipelineOutput:
+        """Repaint a part of a picture: `stream_inpaint`, with its arguments and errors, to its end."""
+        return MDTPipelineOutput.of(self.stream_inpaint(**_given(locals())))
+
+    def stream_inpaint(
+        self,
+        image: Picture,
+        mask: Picture,
+        class_labels: ClassLabels = None,
+        method: str | Method = "mdt",
+        num_inference_steps: int | None = None,
+        strength: float = 1.0,
+        seeds: Seeds = None,
+        sampler: str | None = None,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        guidance_channels: int | str | None = "config",
+        skip_tolerance: float = 1e-2,
+        area: str = "whole",
+        masked_content: str = "auto",
+        grow: int = 8,
+        feather: int = 8,
+    ) -> Iterator[PipelineStep]:
+        """Repaint a part of a picture of any size, step by step; previews and results have the picture's size.
+
+        Args:
+            image: a PIL picture, or (H, W), (H, W, 3) or (H, W, 4) uint8.
+            mask: of the same size; white (or true) where to repaint, see `mdt_core.pipeline.image_arrays.mask_array`.
+            class_labels, seeds, guidance_channels, skip_tolerance: as in `stream`; one seed per variant.
+            method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
+            num_inference_steps: of the whole trajectory; a method's repeats come on top. By default the method's.
+            strength: in (0, 1], the part of the trajectory that is run: below 1 it starts from the noised picture.
+            sampler: by default the method's.
+            guidance_scale: w, at least 0; by default 2, less than `stream` takes: what is known guides too.
+            guidance_power: s, at least 0. By default the model's, all that inpainting takes of `sampling_defaults`.
+            area: "whole" picture, largest "crop", or a square around the "masked" part, at the model's resolution.
+            masked_content: what the hole starts from: "fill" (blurred surroundings), "original", "noise" (strength 1
+                only), or "auto": "original" where the strength is below 1, else "fill".
+            grow: picture pixels by which the mask is dilated. Outside the grown mask nothing changes, exactly.
+            feather: picture pixels over which the new part fades in, inside the grown ring.
+
+        Raises:
+            ValueError: an argument is out of its range, or picture and mask do not fit. Before the first step.
+        """
+        seeds, method = image_seeds(seeds, class_labels), find_method(method)
+        if method.masked_pass and "side_interpolator" not in self.transformer.parts:
+            raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
+        sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
+        own = SamplingSettings(sampler, num_inference_steps, DEFAULT_SCALE, self.sampling_defaults.guidance_power)
+        settings = own.but(guidance_scale=guidance_scale, guidance_power=guidance_power)
+        content, rngs = choose_content(masked_content, strength), generators(seeds)
+        picture, mask, cell = picture_array(image), mask_array(mask), downscale(self.vae)
+        canvas = fit_canvas(picture, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)
+        hardness = canvas.hardness(*self.latent_shape[1:])
+        encode = partial(to_latents, self.vae)
+        known, start = starting_latents(content, encode, canvas.pixels(), canvas.hole(), hardness, rngs)
+        denoise = self._guided(class_labels, len(seeds), settings, guidance_channels, skip_tolerance)
+        steps = inpaint(
             denoise,
-            latents.to(self.device),
-            sampler=sampler,
-            num_inference_steps=num_inference_steps,
+            known,
+            hardness,
             generators=rngs,
+            method=method,
+            **settings.trajectory,
+            strength=strength,
+            patch_size=self.transformer.config.patch_size,
+            content=start,
         )
-        finish = (lambda x: x) if output_type == "latent" else self.decode_images
-        return self._follow(steps, denoise, finish, self.preview_images)
 
-    # --- what both share -----------------------------------------------------------------------------------
+        def to_result(latents: Tensor) -> list[Image.Image]:
+            return canvas.pictures(to_pixels(self.vae, latents))
 
-    def _follow(self, steps: Iterator[Step], denoise: Guided, finish, sketch: Images) -> Iterator[PipelineStep]:
-        """The sampler's steps with counts, previews and, on the last one, the result that `finish` makes."""
-        for step in steps:
-            images = finish(step.x_t) if step.index + 1 == step.total else None
-            counts = denoise.evaluations, denoise.skipped
-            yield PipelineStep(step.index, step.total, step.timestep, step.x_t, step.x_0, *counts, images, sketch)
+        def to_preview(latents: Tensor) -> list[Image.Image]:
+            return canvas.pictures(enlarge(to_small_pixels(self._preview_weights, latents), self.image_size))
+
+        return pipeline_steps(steps, denoise, seeds, to_result, to_preview)
 
     def _guided(
         self,
-        class_labels: ClassLabel | Sequence[ClassLabel],
-        timesteps: Sequence[int],
+        class_labels: ClassLabels,
         count: int,
-        guidance_scale: float,
-        guidance_power: float,
+        settings: SamplingSettings,
         guidance_channels: int | str | None,
         skip_tolerance: float,
     ) -> Guided:
-        """The model with `count` labels, the timesteps to come and guidance bound to it."""
-        labels = as_list(class_labels)
-        if len(labels) not in (1, count):
-            raise ValueError(f"{len(labels)} class labels do not go with {count} seeds: give one per image")
-        indices = [self.class_index(label) for label in labels] * (count // len(labels))
-        graphs = self._cuda_graphs and self.device.type == "cuda" and 2 * count <= SMALL_BATCH
-        model = CachedModel(
-            self._twin or self.transformer,
-            timesteps,
-            [*indices, self.num_classes],
-            wrap=partial(CudaGraph, device=self.device) if graphs else None,
-        )
-
-        def evaluate(x_t: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
-            dtype = self.compute_dtype
-            # A graph must not be recorded with weights that autocast cached and will drop.
-            lower = dtype != torch.float32 and torch.autocast(self.device.type, dtype, cache_enabled=not graphs)
-            with lower or nullcontext():
-                return model(x_t.to(self.transformer.dtype), timesteps, class_labels, keep).to(x_t.dtype)
-
-        # On a CPU a product in 16 bits rounds to other numbers in a batch than alone.
-        alone = self.device.type == "cpu" and {self.compute_dtype, self.transformer.dtype} != {torch.float32}
+        """The model with labels and guidance bound to it, for a trajectory of `count` images."""
+        if self._evaluation.model is not self.transformer:  # another one was put in its place
+            self._evaluation = Evaluation(self.transformer)
+        labels = class_indices(class_labels, self.id2label, count)
+        timesteps = sampling_timesteps(settings.sampler, settings.num_inference_steps)
         return guide(
-            one_by_one(evaluate) if alone else evaluate,
-            torch.tensor(indices, device=self.device),
+            self._evaluation.for_trajectory(timesteps, [*labels, self.num_classes], 2 * count),
+            torch.tensor(labels, device=self.device),
             null_class=self.num_classes,
-            guidance_scale=guidance_scale,
-            guidance_power=guidance_power,
+            **settings.guidance,
             guidance_channels=self.config.guidance_channels if guidance_channels == "config" else guidance_channels,
             skip_tolerance=skip_tolerance,
         )
 
-    def _seeds(self, class_labels: ClassLabel | Sequence[ClassLabel], seeds: int | Sequence[int] | None) -> list[int]:
-        """One seed per image: as given, one for all labels, or drawn at random."""
-        count = len(as_list(class_labels))
-        if not count:
-            raise ValueError("class_labels is empty: give at least one, None for an image of no class")
-        if seeds is None:
-            return torch.randint(2**31, (count,)).tolist()
-        seeds = [whole(seed, "a seed") for seed in as_list(seeds)]
-        if not seeds:
-            raise ValueError("seeds is empty: give one per image, or None")
-        return seeds * count if len(seeds) == 1 else seeds
+    # --- latents -> pictures -------------------------------------------------------------------------------
+
+    def decode_images(self, latents: Tensor) -> list[Image.Image]:
+        """Latents (N, C, h, w) -> PIL images."""
+        return [to_pil(pixels) for pixels in to_pixels(self.vae, latents)]
+
+    def preview_images(self, latents: Tensor) -> list[Image.Image]:
+        """Latents (N, C, h, w) -> PIL images by the linear map, enlarged to the picture's size."""
+        side = (self.image_size, self.image_size)
+        small = to_small_pixels(self._preview_weights, latents)
+        return [to_pil(pixels).resize(side, Image.Resampling.BICUBIC) for pixels in small]
+
+    def fit_preview(self, latents: Tensor | None = None) -> None:
+        """Fit the linear preview to the autoencoder at hand and store it in the pipeline's configuration.
+
+        Args:
+            latents: (N, C, h, w) of real pictures. Without them, smooth random latents are decoded.
+        """
+        latents = smooth_latents(self.latent_shape) if latents is None else latents
+        self.register_to_config(preview_weights=preview_weights(self.vae, latents))
+
+    @property
+    def _preview_weights(self) -> Tensor:
+        if self.config.preview_weights is None:
+            self.fit_preview()
+        return torch.tensor(self.config.preview_weights)
+
+
+def _given(variables: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a method, of its `locals()`, to hand on whole."""
+    return {name: value for name, value in variables.items() if name != "self"}
 
 
 MDTPipeline.__module__ = "mdt_core"  # a saved pipeline names the package, whichever file of it holds the class

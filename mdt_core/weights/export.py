@@ -129,7 +129,7 @@ def fits_half(network: nn.Module) -> bool:
 
 def model_card(pipe: DiffusionPipeline, name: str) -> str:
     """A README.md for the hub: what the model is, how to open it, its settings and its licence."""
-    settings = inspect.signature(pipe.stream).parameters
+    settings = pipe.sampling_defaults
     return CARD.format(
         name=name,
         kind=type(pipe.transformer).__name__,
@@ -138,10 +138,10 @@ def model_card(pipe: DiffusionPipeline, name: str) -> str:
         classes=f"{pipe.num_classes} classes: {listed(list(pipe.id2label.values()), most=16)}",
         label=pipe.id2label[0],
         method="mdt" if "side_interpolator" in pipe.transformer.parts else "repaint",
-        steps=settings["num_inference_steps"].default,
-        sampler=settings["sampler"].default,
-        scale=settings["guidance_scale"].default,
-        power=settings["guidance_power"].default,
+        steps=settings.num_inference_steps,
+        sampler=settings.sampler,
+        scale=settings.guidance_scale,
+        power=settings.guidance_power,
     )
 
 

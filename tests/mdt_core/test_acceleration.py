@@ -71,10 +71,10 @@ def test_a_pipeline_of_16_bits_makes_the_same_picture_alone_and_in_a_batch(pipe,
 def test_what_was_chosen_for_one_device_is_not_taken_to_another(pipe):  # noqa: F811
     """Catches lowered weights that stay behind. (Another type stands for another device.)"""
     pipe.optimize(dtype="bfloat16")
-    assert pipe.to("cpu").compute_dtype == torch.bfloat16  # it was there
+    assert pipe.to("cpu")._evaluation.dtype == torch.bfloat16  # it was there
     moved = pipe.to(torch.float64)
     images = moved("cat", seeds=1, output_type="latent", **SETTINGS).images
-    assert moved.compute_dtype == torch.float32 and images.isfinite().all()
+    assert moved._evaluation.dtype == torch.float32 and images.isfinite().all()
     pipe.to(torch.float32)
 
 
@@ -116,8 +116,8 @@ def test_a_lowered_twin_computes_what_autocast_does(pipe):  # noqa: F811
 def test_a_gpu_too_is_given_weights_that_are_lowered_once(pipe, monkeypatch):  # noqa: F811
     """Catches a cast of every weight in every evaluation, which on a GPU takes longer than a small batch's products."""
     monkeypatch.setattr(MDTPipeline, "device", torch.device("cuda"))
-    assert pipe.optimize(dtype="bfloat16")._twin.de_blocks[0].attn.qkv.weight.dtype == torch.bfloat16
-    assert pipe.optimize(dtype="float32")._twin is None
+    assert pipe.optimize(dtype="bfloat16")._evaluation.lowered.de_blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert pipe.optimize(dtype="float32")._evaluation.lowered is None
 
 
 def test_a_compiled_pipeline_draws_the_same_and_is_compiled_as_often_as_it_needs(pipe, monkeypatch):  # noqa: F811

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mdt_core import DiT, MDTPipeline
 from mdt_core.pipeline.image_arrays import mask_array
+from mdt_core.presets import DEFAULT_VAE
 from mdt_core.samplers import generators, initial_latents
 from tests.helpers.tiny import tiny_pipeline
 
@@ -144,7 +145,7 @@ def test_the_autoencoder_is_asked_of_the_hub_as_the_model_is(pipe, tmp_path, mon
     pipe.vae.save_pretrained(tmp_path)
     hub = {"cache_dir": "elsewhere", "local_files_only": True}
     MDTPipeline.from_pretrained("some/model/mdt_v2.safetensors", revision="two", **hub)
-    assert asked == [("some/model", hub | {"revision": "two"}), (MDTPipeline.default_vae, hub)]
+    assert asked == [("some/model", hub | {"revision": "two"}), (DEFAULT_VAE, hub)]
 
 
 def test_a_pipeline_that_was_opened_in_inference_mode_draws(pipe, tmp_path):

@@ -35,7 +35,7 @@ model, published = sys.argv[1:]
 main(["info", "--model", model])
 main(["generate", "--model", model, "--class", "dog", "--seed", "5", "--steps", "2", "--out", "dog.png"])
 print(type(mdt_core.load_official(published)).__name__)
-print(mdt_core.MDTPipeline.from_official(published, vae=Path(model) / "vae").id2label[207])
+print(mdt_core.MDTPipeline.from_pretrained(published, vae=Path(model) / "vae").id2label[207])
 print(Path(mdt_core.__file__).parent)
 """
 
