@@ -1,4 +1,4 @@
-"""The button that makes a film or a sheet of a reel in the chosen format and hands it to the browser."""
+"""The button that turns a timeline into a file of the chosen format and hands it to the browser."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,8 +10,8 @@ from app.common import recipes
 from app.common.errors import plain_errors
 from app.common.images import publish
 from app.common.studio import GLUE, on_end
-from app.progress.exports import NEEDS_AV, animate, formats
-from app.progress.reels import Reel
+from app.progress.animation import NEEDS_AV, animate, formats
+from app.progress.timeline import Timeline
 
 NAMES = {"gif": "GIF", "webp": "WebP", "mp4": "MP4", "png": "PNG strip"}
 READY = "Download"
@@ -57,9 +57,10 @@ class Download:
         made.success(None, self.file, js=SAVE, **GLUE)
         on_end(made, lambda: gr.update(value=READY, interactive=True), None, self.button)
 
-    def publish(self, reel: Reel, kind: str, name: str, recipe: Mapping[str, Any] | None = None) -> str:
-        """A reel as a file: a film, or as "png" a sheet, which carries its recipe where there is one."""
+    def publish(self, timeline: Timeline, kind: str, name: str, recipe: Mapping[str, Any] | None = None) -> str:
+        """A timeline as a file: an animation, or as "png" a grid, which carries its recipe where there is one."""
         with plain_errors():
-            sheet = kind == "png"
-            data = recipes.to_png(reel.sheet(), recipe) if sheet else animate(list(reel.frames()), kind)
+            if kind == "png":
+                return recipes.publish_picture(timeline.grid(), name, self.file, recipe)
+            data = animate(list(timeline.frames()), kind)
         return publish(data, name, self.file, f".{kind}")

@@ -26,17 +26,17 @@ def value_at(values: Points, step: int) -> float | None:
     return values[place - 1][1] if place else None
 
 
-def follow(before: Sequence[int], position: int, now: Sequence[int]) -> int:
-    """Where a slider over the steps `before` has to stand over the steps `now`: at the same step, and at the end only
-    where it was at the end."""
+def slider_position(before: Sequence[int], position: int, now: Sequence[int]) -> int:
+    """Where a slider has to stand that stood at `position` when there were the steps `before`: at the same step, but at
+    the end where it was at the end, so that it shows a run as it grows."""
     if not before or position >= len(before) - 1:
         return max(len(now) - 1, 0)
     return max(bisect_right(now, before[position]) - 1, 0)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """One to choose."""
+class CheckpointChoice:
+    """A checkpoint that can be chosen on the page."""
 
     run: str
     step: int
@@ -47,16 +47,16 @@ class Checkpoint:
         return f"{self.run} · step {self.step:,}" + (" · unreadable" if self.problem else "")
 
 
-def checkpoints_of(runs: Iterable[RunSnapshot]) -> dict[str, Checkpoint]:
+def checkpoints_of(runs: Iterable[RunSnapshot]) -> dict[str, CheckpointChoice]:
     """All checkpoints of some runs, by the names that they have among the models."""
     return {
-        checkpoint_name(run.name, step): Checkpoint(run.name, step, problem)
+        checkpoint_name(run.name, step): CheckpointChoice(run.name, step, problem)
         for run in runs
         for step, problem in run.checkpoints.items()
     }
 
 
-def suggestion(runs: Sequence[RunSnapshot], step: int, chosen: str | None) -> str | None:
+def suggested_checkpoint(runs: Sequence[RunSnapshot], step: int, chosen: str | None) -> str | None:
     """The checkpoint that belongs to a step: the nearest before it, of the run whose checkpoint was chosen."""
     before = checkpoints_of(runs).get(chosen)
     having = [run for run in runs if run.checkpoints]

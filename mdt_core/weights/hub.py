@@ -88,9 +88,14 @@ def download(repository: str, patterns: list[str], **hub) -> Path:
 
 
 def our_classes(config: dict) -> dict:
-    """A pipeline's configuration with the classes of this package where `export` named those of the code beside it."""
-    if isinstance(config.get("_class_name"), list):
-        config |= {"_class_name": config["_class_name"][1], "transformer": ["mdt_core", config["transformer"][1]]}
+    """A pipeline's configuration with the classes of this package, whichever file of whose code it names.
+
+    A folder that was exported names the code beside it, one that plain diffusers saved from it a module of its cache.
+    """
+    if isinstance(name := config.get("_class_name"), list):
+        config["_class_name"] = name[1]
+    if isinstance(transformer := config.get("transformer"), list):
+        config["transformer"] = ["mdt_core", transformer[1]]
     return config
 
 

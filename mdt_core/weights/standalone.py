@@ -32,10 +32,11 @@ class Source:
     def __init__(self, module: str):
         self.module = module
         self.lines = Path(find_spec(module).origin).read_text("utf-8").splitlines()
-        self.tree = ast.parse("\n".join(self.lines))
+        tree = ast.parse("\n".join(self.lines))
+        self.docstring: list[ast.stmt] = tree.body[:1] if ast.get_docstring(tree) else []
         self.imports: dict[str, tuple[str, str | None]] = {}  # local name -> module, and name in it
         self.definitions: dict[str, list[Definition]] = defaultdict(list)  # with what is registered with each
-        for statement in self.tree.body:
+        for statement in tree.body:
             self._read(statement)
 
     def _read(self, statement: ast.stmt) -> None:
@@ -161,34 +162,27 @@ class Standalone:
         return re.sub(rf"\b{PACKAGE}(?:\.\w+)*\.(\w+)", r"\1", "\n\n".join([header, self._imports(), *sections]))
 
     def _imports(self) -> str:
-        """Standard library, then others, sorted as in our sources."""
-        groups: dict[tuple[bool, bool, str], list[str]] = defaultdict(list)
+        """The standard library, then others, sorted as in our sources."""
+        names: dict[tuple[bool, bool, str], list[str]] = defaultdict(list)  # third party?, from?, module -> names
         for name, origins in self.foreign.items():
             for module, original in origins:
-                third_party = module.partition(".")[0] not in sys.stdlib_module_names
-                alias = f" as {name}" if name not in (original, module.partition(".")[0]) else ""
-                groups[third_party, original is not None, module].append(f"{original or module}{alias}")
-        lines: dict[bool, list[str]] = {False: [], True: []}
-        for (third_party, is_from, module), names in sorted(
-            groups.items(), key=lambda group: (*group[0][:2], group[0][2].lower())
-        ):
-            statement = (
-                f"from {module} import {', '.join(sorted(names, key=import_order))}"
-                if is_from
-                else f"import {names[0]}"
-            )
-            lines[third_party].append(wrapped(statement))
-        return "\n\n".join("\n".join(part) for part in lines.values() if part)
+                library = module.partition(".")[0]
+                alias = f" as {name}" if name not in (original, library) else ""
+                key = library not in sys.stdlib_module_names, original is not None, module
+                names[key].append(f"{original or module}{alias}")
+        blocks: dict[bool, list[str]] = {False: [], True: []}
+        for third_party, is_from, module in sorted(names, key=lambda key: (*key[:2], key[2].lower())):
+            listed = ", ".join(sorted(names[third_party, is_from, module], key=import_order))
+            blocks[third_party].append(wrapped(f"from {module} import {listed}") if is_from else f"import {listed}")
+        return "\n\n".join("\n".join(block) for block in blocks.values() if block)
 
     def _section(self, module: str) -> str:
         """What a module lends, under its name and its docstring."""
         source = self.sources[module]
         statements = {statement for definitions in self.chosen[module].values() for statement in definitions}
         text, last = f"# --- {module.rpartition('.')[2]} ".ljust(WIDTH, "-"), None
-        for statement in [source.tree.body[0], *sorted(statements, key=lambda each: each.lineno)]:
-            plain = isinstance(statement, ast.Assign) and isinstance(last, ast.Assign | ast.Expr)
-            gap = 1 if last is None else 1 + isinstance(last, ast.Expr) if plain else 3
-            text += "\n" * gap + self._text(source, statement)
+        for statement in [*source.docstring, *sorted(statements, key=lambda each: each.lineno)]:
+            text += "\n" * line_breaks(last, statement) + self._text(source, statement)
             last = statement
         return text + "\n"
 
@@ -208,6 +202,15 @@ class Standalone:
         ]
         # A heading that stands over nothing now
         return re.sub(r"    # --- [^\n]*\n\n(?=    # --- )", "", "\n".join(kept).rstrip())
+
+
+def line_breaks(last: ast.stmt | None, statement: ast.stmt) -> int:
+    """Between two statements of a section; constants stand together. A docstring follows its section's title."""
+    if isinstance(statement, ast.Expr):
+        return 1
+    if isinstance(statement, ast.Assign | ast.AnnAssign) and not isinstance(last, Definition):
+        return 2
+    return 1 if isinstance(statement, ast.Assign) and isinstance(last, ast.Assign) else 3
 
 
 def names_in(node: ast.AST) -> Iterator[ast.Name]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.engine.runs import LIVE_SECONDS, find_runs, look_at
-from app.progress.film import film
 from app.progress.tab import opening_runs
+from app.progress.view import view
 from mdt_core.runs import Run
 from tests.helpers.run_folders import CLASSES, picture, see, write_checkpoint, write_run, write_two_runs
 
@@ -110,7 +110,7 @@ def test_a_broken_configuration_is_told(runs: Path, text: str) -> None:
     assert see(runs).problem
     assert see(runs).problem.endswith(".")
     assert see(runs, "dit").problem == ""
-    assert "problem" in film([see(runs), see(runs, "dit")], 0, lambda sheet: "x")
+    assert "problem" in view([see(runs), see(runs, "dit")], 0, lambda sheet: "x")
 
 
 @pytest.mark.parametrize("number", ["Infinity", "NaN", "-Infinity", "1e999", "1" + "0" * 400, "[]", "null", '"5"'])
@@ -124,7 +124,7 @@ def test_a_number_that_is_none_costs_no_more_than_its_row(runs: Path, number: st
     run = see(runs)
     assert run.problem == "" and (run.sheets, run.kid) == (before.sheets, before.kid)
     assert [point for point in run.loss if point[0] != 5] == before.loss
-    assert "stroke: var(--run-0)" in film([run, see(runs, "dit")], 0, lambda sheet: "x")
+    assert "stroke: var(--run-0)" in view([run, see(runs, "dit")], 0, lambda sheet: "x")
 
 
 @pytest.mark.parametrize("number", ["Infinity", "1" + "0" * 400])
@@ -132,7 +132,7 @@ def test_a_speed_that_is_no_number_is_told(runs: Path, number: str) -> None:
     """Catches a division that breaks the page."""
     with (runs / "mdt" / "metrics.jsonl").open("a") as file:
         file.write(f'{{"step": 1000, "images_per_second": {number}}}\n')
-    film([see(runs)], 0, lambda sheet: "x")
+    view([see(runs)], 0, lambda sheet: "x")
 
 
 def test_a_damaged_picture_is_told_and_the_others_are_shown(runs: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_run_may_be_deleted_at_any_moment(runs: Path, monkeypatch: pytest.Monk
             patch.setattr(Run, name, property(vanish))
             progress = look_at("mdt", found)
         assert not (runs / "mdt").exists()
-        film([progress, look_at("dit", found)], 0, lambda sheet: "x")
+        view([progress, look_at("dit", found)], 0, lambda sheet: "x")
     shutil.rmtree(runs)
     assert look_at("mdt", found).problem == "The run's folder disappeared while it was read."
     assert look_at("mdt", find_runs([runs])).problem == "There is no run of this name any more."

@@ -13,7 +13,7 @@ from gradio_client import Client
 
 from app.engine.engine import Engine
 from app.engine.runs import checkpoint_folders, find_runs, look_at
-from app.progress.tab import Positions, Shown, TrainingProgress
+from app.progress.tab import PageState, StepSlider, TrainingProgress
 from app.ui import build, launch
 from mdt_core.runs import Run
 from tests.helpers.run_folders import see, write_checkpoint, write_run, write_two_runs
@@ -28,7 +28,7 @@ def runs(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("sent, counts", [(8, 2), (2, 2), (1, 1), (-1, 0)])
 def test_a_position_from_before_the_range_shrank_is_the_last(sent: int, counts: int) -> None:
     """Catches an error in place of the page: Gradio's own slider refuses what it no longer offers."""
-    assert Positions(0, 2, 0, step=1).preprocess(sent) == counts
+    assert StepSlider(0, 2, 0, step=1).preprocess(sent) == counts
 
 
 NAMES = ["../secret", "..", ".", "/etc", "runs/../../secret", "mdt/../../secret", "", "link", "mdt/samples"]
@@ -125,7 +125,7 @@ def test_a_checkpoint_that_goes_stays_a_choice_while_the_page_may_send_it(runs: 
     """Catches an error of Gradio's on the page of one whose run is deleted: the value sent is no choice any more."""
     tab = open_tab(runs)
     Run(runs / "mdt").write_checkpoint(100, write_checkpoint)
-    update = tab.look("mdt", "", 0, None, Shown())
+    update = tab.look("mdt", "", 0, None, PageState())
     chosen = update[tab.checkpoint]["value"]
     shutil.rmtree(runs / "mdt")
     update = tab.look("mdt", "", 0, chosen, update[tab.shown])[tab.checkpoint]
@@ -136,13 +136,13 @@ def test_where_there_is_no_run_the_page_says_how_to_train_one(tmp_path: Path) ->
     """Catches an empty page where the first command belongs."""
     tab = open_tab(tmp_path / "runs")
     tab.folders = (tmp_path / "runs",)  # without those that are shipped
-    update = tab.look(None, None, 0, None, Shown())
+    update = tab.look(None, None, 0, None, PageState())
     assert not update[tab.page]["visible"] and update[tab.empty]["visible"]
     assert f"--output-dir {tmp_path}/runs/my-first-run" in tab.empty.value
 
 
-def test_strips_and_films_reach_no_further(runs: Path, secret: Path) -> None:
-    """Catches a checkpoint or samples from outside that are drawn with, or put on a film, by their path."""
+def test_strips_and_animations_reach_no_further(runs: Path, secret: Path) -> None:
+    """Catches a checkpoint or samples from outside that are drawn with, or put in an animation, by their path."""
     (runs / "mdt" / "checkpoints").rename(runs.parent / "taken")
     (runs / "mdt" / "checkpoints").symlink_to(secret / "checkpoints")
     tab = open_tab(runs)
@@ -163,7 +163,7 @@ def test_looking_again_sends_only_what_is_new(visitor: Visitor, runs: Path) -> N
     path = re.search(r"gradio_api/file=([^&]*step_00000010.png)", page)[1]
     assert visitor.file(path).content == (runs / "mdt" / "samples" / "step_00000010.png").read_bytes()
     assert "choices" in page
-    assert "film" not in visitor.look("mdt", "")
+    assert "runs-view" not in visitor.look("mdt", "")
     Path(path).unlink()  # as the server does once a day
     Run(runs / "mdt").log({"step": 1001, "loss": 0.1})
     page = visitor.look("mdt", "")

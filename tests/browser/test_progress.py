@@ -65,11 +65,11 @@ def choose(page: Page, picker: str, name: str) -> None:
 
 def open_tab(page: Page, first: str, second: str = "nothing") -> None:
     page.get_by_role("tab", name="Training progress").click()
-    expect(page.locator(".film")).to_be_visible()
+    expect(page.locator(".runs-view")).to_be_visible()
     choose(page, "first", first)
     choose(page, "second", second)
-    expect(page.locator(".film .run").first).to_contain_text(first)
-    expect(page.locator(".film .run")).to_have_count(1 if second == "nothing" else 2)
+    expect(page.locator(".runs-view .run").first).to_contain_text(first)
+    expect(page.locator(".runs-view .run")).to_have_count(1 if second == "nothing" else 2)
 
 
 def slide(page: Page, *keys: str) -> None:
@@ -94,7 +94,7 @@ def wait_for(page: Page, true: Callable[[], bool]) -> None:
 def shows(page: Page, run: str, panel: int, step: int) -> bool:
     """Whether the middles of a panel's six tiles have the colours of a step."""
     page.mouse.move(0, 0)  # a tile under the mouse covers its neighbours
-    tiles = page.locator(".film .run").nth(panel).locator("i:not(.live)")
+    tiles = page.locator(".runs-view .run").nth(panel).locator("i:not(.live)")
     boxes = tiles.evaluate_all("tiles => tiles.map((tile) => tile.getBoundingClientRect())")
     assert len(boxes) == 6
     screen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
@@ -165,8 +165,8 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
     page.fill("#training-seed input", "5")
     render(3)
     expect(page.locator("#training-status")).to_contain_text("goldfish, seed 5 · 2 pictures in")
-    expect(page.locator(".film-strip figcaption")).to_have_text(["40", "100"])
-    pictures = page.locator(".film-strip img")
+    expect(page.locator(".strip figcaption")).to_have_text(["40", "100"])
+    pictures = page.locator(".strip img")
     for picture, step in zip(pictures.all(), (40, 100), strict=True):
         wait_for(page, lambda picture=picture: picture.evaluate("picture => picture.naturalWidth") == 32)
         (tmp_path / "picture.png").write_bytes(page.request.get(picture.evaluate("picture => picture.src")).body())
@@ -174,13 +174,13 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
         said = [recipe[key] for key in ("model", "class_name", "seed", "num_inference_steps")]
         assert said == [f"first @ {step}", "goldfish", 5, 3]
     slide(page, "ArrowLeft")
-    expect(page.locator(".film-strip .at figcaption")).to_have_text("40")
+    expect(page.locator(".strip .at figcaption")).to_have_text("40")
 
     for prefix, frames in (("training-strip", 2), ("training", 3)):  # of the strip, and of the samples
         with page.expect_download() as download:
             page.click(f"#{prefix}-download")
-        film = Image.open(download.value.path())
-        assert (film.format, film.n_frames) == ("GIF", frames)
+        opened = Image.open(download.value.path())
+        assert (opened.format, opened.n_frames) == ("GIF", frames)
         expect(page.locator(f"#{prefix}-download")).to_have_text("Download")
 
     render(250)
@@ -192,7 +192,7 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
     file.write_bytes(file.read_bytes()[:-1])
     render(3)
     expect(page.locator("#training-status")).to_contain_text("1 drawn before · 1 cannot be read")
-    expect(page.locator(".film-strip figure").last).to_contain_text("is damaged or cut short")
+    expect(page.locator(".strip figure").last).to_contain_text("is damaged or cut short")
     expect(pictures).to_have_count(1)
     choose(page, "first", "second")
     expect(page.locator("#training-start")).to_be_disabled()
@@ -212,20 +212,20 @@ def test_a_run_is_followed_while_it_is_trained(page: Page, folder: Path) -> None
 
     training = threading.Thread(target=train)
     open_tab(page, "growing")
-    expect(page.locator(".film .state")).to_contain_text("training: 1 of 100 · 79 s left")
+    expect(page.locator(".runs-view .state")).to_contain_text("training: 1 of 100 · 79 s left")
     training.start()
     expect(at(page, 0)).to_have_text("step 4")
     slide(page, "ArrowLeft")
     expect(at(page, 0)).to_have_text("step 2")
     go_on.set()
     training.join()
-    expect(page.locator(".film .state")).to_contain_text("training: 16 of 100")
+    expect(page.locator(".runs-view .state")).to_contain_text("training: 16 of 100")
     expect(at(page, 0)).to_have_text("step 2")
     slide(page, "End")
     expect(at(page, 0)).to_have_text("step 16")
     wait_for(page, lambda: shows(page, "growing", 0, 16))
     shutil.rmtree(folder / "growing")
-    expect(page.locator(".film .problem")).to_contain_text("There is no run of this name any more")
+    expect(page.locator(".runs-view .problem")).to_contain_text("There is no run of this name any more")
     choose(page, "first", "first")
     expect(at(page, 0)).to_have_text("step 100")
 
@@ -235,11 +235,11 @@ def test_broken_runs_and_runs_that_are_gone(page: Page, folder: Path) -> None:
     (folder / "broken" / "samples").mkdir(parents=True)
     (folder / "broken" / "config.json").write_text('{"model": ')
     open_tab(page, "first", "broken")
-    expect(page.locator(".film .problem")).to_contain_text("config.json is damaged or half written")
+    expect(page.locator(".runs-view .problem")).to_contain_text("config.json is damaged or half written")
     expect(at(page, 0)).to_have_text("step 100")
     shutil.rmtree(folder)
-    expect(page.locator(".film .problem")).to_have_count(2)
-    assert page.evaluate("window.film.next(2).slice(0, 1)") == [0]  # where the clock stands that played them
+    expect(page.locator(".runs-view .problem")).to_have_count(2)
+    assert page.evaluate("window.trainingProgress.next(2).slice(0, 1)") == [0]  # what the clock of Play does
     page.reload()
     page.wait_for_selector("#generate-start")
     page.get_by_role("tab", name="Training progress").click()

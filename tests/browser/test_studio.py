@@ -195,7 +195,7 @@ def test_the_guidance_curve_follows_the_sliders(page: Page) -> None:
     put(page, "generate-power", 0.01)
     expect(curve).not_to_contain_text("unconditional pass")
     put(page, "generate-steps", 10)
-    expect(curve.locator("use")).to_have_count(10)
+    expect(curve.locator(".guided use, .skipped use")).to_have_count(10)
 
 
 def test_another_model_can_be_chosen(page: Page) -> None:

@@ -48,6 +48,7 @@ for number, pipe in enumerate(pipes):
     drawn[f"generated {{number}}"] = np.stack(last.images)
     drawn[f"preview {{number}}"] = np.stack(last.preview)
     drawn[f"inpainted {{number}}"] = np.stack(pipe.inpaint(image, mask, method=method, **{INPAINT}).images)
+    pipe.save_pretrained(f"saved {{number}}")
 np.savez("drawn.npz", **drawn)
 """
 
@@ -126,6 +127,8 @@ def test_plain_diffusers_draws_our_pictures(saved, exported, tmp_path):
         expected |= drawn_by_us(saved[kind], number)
     folders = [exported[kind] for kind in ("MDTv2", "DiT", "MDT", "MDTv2")]
     assert_same(drawn_by_diffusers(tmp_path, *folders), expected)
+    for number, kind in enumerate(["MDTv2", "DiT", "MDT"]):  # what diffusers saved of it, we open
+        assert_same(drawn_by_us(tmp_path / f"saved {number}", 0), drawn_by_us(saved[kind], 0))
 
 
 def test_plain_diffusers_opens_it_from_the_hub(saved, exported, tmp_path):

@@ -1,7 +1,7 @@
-"""What the Training progress tab shows: the samples of one or two runs and their curves, at every step.
+"""What the Training progress tab shows, as HTML: the samples of one or two runs and their curves, at every step.
 
-The page is sent once, with a list of frames, one per step that has samples; the browser goes from frame to frame by
-itself (film.js): a frame holds the picture of each run, the cursor's place and the words that change.
+It is sent once, with a list of what changes from step to step: the picture of each run, the cursor's place, some words.
+The browser goes through that list by itself (progress.js).
 """
 
 import html
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app.common.stage import duration
+from app.common.stage import duration, figure
 from app.engine.runs import Points, RunSnapshot, SampleSheet
 from app.progress.curves import Limits, curve, limits_of, share
 from app.progress.steps import all_steps, at_or_below, value_at
@@ -22,27 +22,27 @@ CURVES = {"Loss": "loss", "KID": "kid"}  # title -> field of RunSnapshot
 Uri = Callable[[SampleSheet], str]  # where the browser finds a sheet
 
 
-def film(runs: Sequence[RunSnapshot], position: int, uri: Uri) -> str:
-    """The page of these runs, on which the browser shows the frame at `position` first."""
+def view(runs: Sequence[RunSnapshot], position: int, uri: Uri) -> str:
+    """All that there is to see of these runs; the browser begins at their step number `position`."""
     steps = all_steps(runs)
     drawn = [step for run in runs for step, _ in (*run.loss, *run.kid)] + steps
     limits = limits_of(drawn) if drawn else None
-    frames = [frame(runs, step, limits, uri) for step in steps]
+    changes = [changes_at(runs, step, limits, uri) for step in steps]
     panels = "".join(panel(run, number) for number, run in enumerate(runs))
     graphs = [
         graph(title, field, [getattr(run, field) for run in runs], limits)
         for title, field in CURVES.items()
         if any(getattr(run, field) for run in runs)
     ]
-    kind, data = "film single" if len(runs) == 1 else "film", html.escape(json.dumps(frames))
+    kind, data = "runs-view single" if len(runs) == 1 else "runs-view", html.escape(json.dumps(changes))
     return (
-        f'<div class="{kind}" data-position="{position}" data-frames="{data}">'
+        f'<div class="{kind}" data-position="{position}" data-steps="{data}">'
         f'<div class="runs">{panels}</div><div class="graphs">{"".join(graphs)}</div></div>'
     )
 
 
-def frame(runs: Sequence[RunSnapshot], step: int, limits: Limits, uri: Uri) -> dict[str, Any]:
-    """What changes on the page at a step. A run without samples there shows its nearest ones before."""
+def changes_at(runs: Sequence[RunSnapshot], step: int, limits: Limits, uri: Uri) -> dict[str, Any]:
+    """What is to be seen at a step. A run without samples there shows its nearest ones before."""
     sheets, words = [], {}
     for number, run in enumerate(runs):
         shown = at_or_below(run.sheets, step)
@@ -71,7 +71,7 @@ def panel(run: RunSnapshot, number: int) -> str:
     heading += f'<span data-words="at-{number}"></span><span class="state">{state(run)}</span>'
     notes = "".join(f'<p class="problem">{html.escape(note)}</p>' for note in run.notes)
     if not run.sheets:
-        notes += '<p class="waiting">The first samples are drawn in a moment of training to come.</p>'
+        notes += '<p class="waiting">The first samples are drawn in a update of training to come.</p>'
     return f'<section class="run"><header>{heading}</header>{tiles(run, number)}{notes}</section>'
 
 
@@ -92,9 +92,8 @@ def tiles(run: RunSnapshot, number: int) -> str:
     columns = columns_for(classes, rows)
     bands = math.ceil(classes / columns)
     figures = "".join(
-        f"<figure>{''.join(tile(c, row, classes, rows) for row in range(rows))}"
-        f'<figcaption title="{name}">{name}</figcaption></figure>'
-        for c, name in enumerate(map(html.escape, names))
+        figure("".join(tile(column, row, classes, rows) for row in range(rows)), name, title=name)
+        for column, name in enumerate(names)
     )
     grid = f"--columns: {columns}; --bands: {bands}; --rows: {rows}; --classes: {classes}"
     return f'<div class="tiles" style="{grid}; --sheet: var(--sheet-{number})">{figures}</div>'

@@ -7,8 +7,8 @@ import pytest
 
 from app.engine.engine import Engine
 from app.engine.request import Request
-from app.progress.strip_page import StripPage, describe, show, summary
-from app.progress.strips import Moment, plan
+from app.progress.strip import StripUpdate, plan
+from app.progress.strip_panel import StripPanel, describe, show, summary
 from app.progress.tab import TrainingProgress
 from app.ui import build
 from mdt_core.runs import Run
@@ -22,13 +22,13 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def page(runs: Path) -> StripPage:
+def page(runs: Path) -> StripPanel:
     engine = Engine({"shapes": "A"}, device="cpu", load=lambda _: StandInPipeline())
     handlers = (getattr(fn.fn, "__self__", None) for fn in build(engine, runs).fns.values())
     return next(handler for handler in handlers if isinstance(handler, TrainingProgress)).strip
 
 
-def test_what_can_be_asked_is_said(runs: Path, page: StripPage) -> None:
+def test_what_can_be_asked_is_said(runs: Path, page: StripPanel) -> None:
     """Catches a button that can only fail, and a choice of checkpoints that is made without a word."""
     choices, note, able = page.offer([see(runs, "mdt"), see(runs, "dit")])
     assert choices[1:] == [("cat · 0", 0), ("dog · 1", 1), ("owl · 2", 2)]
@@ -46,7 +46,7 @@ def test_what_can_be_asked_is_said(runs: Path, page: StripPage) -> None:
     assert page.show_offer(page.offer([see(runs, "bare")]), ())[page.start]["interactive"] is False
 
 
-def test_a_growing_run_leaves_the_chosen_class_alone(runs: Path, page: StripPage) -> None:
+def test_a_growing_run_leaves_the_chosen_class_alone(runs: Path, page: StripPanel) -> None:
     """Catches a class that jumps back to the first whenever training writes a checkpoint."""
     before = page.offer([see(runs)])
     assert page.show_offer(before, ())[page.label]["value"] == 0
@@ -61,9 +61,9 @@ def test_a_strip_as_a_page(runs: Path) -> None:
     write_run(runs / "<b>run", steps=(1, 100))
     strip = plan([see(runs, "dit"), see(runs, "<b>run")], Request("", (1,), (7,)))
     assert strip.steps == (100, 700)
-    first, second = strip.places
-    moment = Moment(first, 1, None, False, 75.0)
-    assert "Checkpoint <b>1</b> of 2 · &lt;b&gt;run, step 100 · 75 s left" in describe(strip, moment)
+    first, second = strip.cells
+    update = StripUpdate(first, 1, None, False, 75.0)
+    assert "Checkpoint <b>1</b> of 2 · &lt;b&gt;run, step 100 · 75 s left" in describe(strip, update)
     figures = show(strip, first, "data:preview").split("<figure ")[1:]
     assert ["data:preview" in figure for figure in figures] == [False, False, True, False]
     assert ["<i></i>" in figure for figure in figures] == [False, True, False, False]
@@ -78,7 +78,7 @@ def test_a_strip_as_a_page(runs: Path) -> None:
     assert summary(strip) == "dog, seed 7 · 0 pictures in 0.0 s · 1 drawn before · 1 cannot be read"
 
 
-def test_what_was_not_rendered_cannot_be_kept(page: StripPage) -> None:
+def test_what_was_not_rendered_cannot_be_kept(page: StripPanel) -> None:
     """Catches a bare error of a download before the first strip, and of a file format that is made up."""
     with pytest.raises(gr.Error, match="Render a strip first"):
         page.export("gif", None)

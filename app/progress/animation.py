@@ -17,33 +17,23 @@ Frames = Sequence[Image.Image]  # RGB, all of one size
 
 
 def formats() -> list[str]:
-    """Those that can be had on this machine; "png" is one sheet."""
+    """What this machine can write; "png" is one picture of everything."""
     return ["gif", "webp", *(["mp4"] if find_spec("av") else []), "png"]
 
 
 def animate(frames: Frames, kind: str) -> bytes:
-    """A film of some frames. ValueError where a machine has no such format."""
+    """An animation of at least one frame. ValueError where this machine cannot write its format."""
     if kind not in formats() or kind == "png":
-        raise ValueError(NEEDS_AV if kind == "mp4" else f"There is no film format {kind!r}: choose gif or webp.")
-    return {"gif": gif, "webp": webp, "mp4": mp4}[kind](frames)
+        raise ValueError(NEEDS_AV if kind == "mp4" else f"There is no animation format {kind!r}: choose gif or webp.")
+    if kind == "mp4":
+        return mp4(frames)
+    if kind == "gif":  # colours of each frame's own: early samples share none with late ones
+        return endless([frame.quantize(256, Image.Quantize.MEDIANCUT) for frame in frames], "GIF")
+    return endless(frames, "WEBP", quality=90)
 
 
-def durations(frames: Frames) -> list[int]:
-    """How long each frame is seen, in milliseconds."""
-    return [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-
-
-def gif(frames: Frames) -> bytes:
-    """Colours are chosen for each frame by itself: early samples share none with late ones."""
-    return film([frame.quantize(256, Image.Quantize.MEDIANCUT) for frame in frames], "GIF")
-
-
-def webp(frames: Frames) -> bytes:
-    return film(frames, "WEBP", quality=90)
-
-
-def film(frames: Frames, kind: str, **options: int) -> bytes:
-    """An animation that begins again at its end."""
+def endless(frames: Frames, kind: str, **options: int) -> bytes:
+    """An animation by Pillow that begins again at its end."""
     buffer = io.BytesIO()
     first, *others = frames
     first.save(buffer, kind, save_all=True, append_images=others, duration=durations(frames), loop=0, **options)
@@ -66,3 +56,8 @@ def mp4(frames: Frames) -> bytes:
                 file.mux(stream.encode(av.VideoFrame.from_image(even)))
         file.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def durations(frames: Frames) -> list[int]:
+    """How long each frame is seen, in milliseconds."""
+    return [FRAME_MS] * (len(frames) - 1) + [LAST_MS]

@@ -1,4 +1,4 @@
-"""The film of the Training progress tab: which samples stand beside each other at a step, and the curves below."""
+"""The view of the Training progress tab: which samples stand beside each other at a step, and the curves below."""
 
 import html
 import json
@@ -23,8 +23,8 @@ from app.progress.curves import (
     share,
     ticks,
 )
-from app.progress.film import columns_for, film
-from app.progress.steps import all_steps, at_or_below, checkpoints_of, follow, suggestion, value_at
+from app.progress.steps import all_steps, at_or_below, checkpoints_of, slider_position, suggested_checkpoint, value_at
+from app.progress.view import columns_for, view
 from mdt_core.runs import Run
 from tests.helpers.run_folders import see, write_checkpoint, write_two_runs
 
@@ -34,8 +34,8 @@ def runs(tmp_path: Path) -> Path:
     return write_two_runs(tmp_path / "runs")
 
 
-def frames_of(page: str) -> list[dict]:
-    return json.loads(html.unescape(page.split('data-frames="')[1].split('"')[0]))
+def changes_of(page: str) -> list[dict]:
+    return json.loads(html.unescape(page.split('data-steps="')[1].split('"')[0]))
 
 
 def lines_of(drawing: str, run: int) -> list[list[tuple[float, float]]]:
@@ -55,31 +55,31 @@ def test_the_nearest_step_is_never_a_later_one() -> None:
 def test_the_slider_follows_only_from_the_end() -> None:
     """Catches a slider that jumps away from the step one looks at, and one that stays behind a growing run."""
     before, now = [1, 2, 4], [1, 2, 3, 4, 8]
-    assert follow(before, 2, now) == 4
-    assert follow(before, 1, now) == 1
-    assert follow([2, 4, 8], 1, now) == 3
-    assert follow((), 0, now) == 4
-    assert follow(before, 1, []) == 0
+    assert slider_position(before, 2, now) == 4
+    assert slider_position(before, 1, now) == 1
+    assert slider_position([2, 4, 8], 1, now) == 3
+    assert slider_position((), 0, now) == 4
+    assert slider_position(before, 1, []) == 0
 
 
 def test_two_runs_at_one_step(runs: Path) -> None:
     """Catches panels at different steps without a word about it, and a picture of another run."""
     seen = [see(runs, "mdt"), see(runs, "dit")]
     assert all_steps(seen) == [10, 50, 100, 700, 1000]
-    frames = frames_of(film(seen, 4, lambda sheet: f"{sheet.path.parts[-3]}/{sheet.path.stem[-4:]}"))
-    assert [frame["label"] for frame in frames] == ["Step 10", "Step 50", "Step 100", "Step 700", "Step 1,000"]
-    assert [frame["sheets"] for frame in frames] == [
+    changes = changes_of(view(seen, 4, lambda sheet: f"{sheet.path.parts[-3]}/{sheet.path.stem[-4:]}"))
+    assert [change["label"] for change in changes] == ["Step 10", "Step 50", "Step 100", "Step 700", "Step 1,000"]
+    assert [change["sheets"] for change in changes] == [
         ["mdt/0010", None],
         ["mdt/0010", "dit/0050"],
         ["mdt/0100", "dit/0100"],
         ["mdt/0100", "dit/0700"],
         ["mdt/1000", "dit/0700"],
     ]
-    assert frames[0]["words"]["at-1"] == "no samples up to step 10 yet"
-    assert frames[2]["words"]["at-0"] == "step <b>100</b>"
-    assert frames[3]["words"]["at-0"] == "step <b>100</b>, the nearest up to 700"
-    assert (frames[3]["words"]["loss-0"], frames[0]["words"]["loss-1"]) == ("0.0100", "–")
-    places = [frame["x"] for frame in frames]
+    assert changes[0]["words"]["at-1"] == "no samples up to step 10 yet"
+    assert changes[2]["words"]["at-0"] == "step <b>100</b>"
+    assert changes[3]["words"]["at-0"] == "step <b>100</b>, the nearest up to 700"
+    assert (changes[3]["words"]["loss-0"], changes[0]["words"]["loss-1"]) == ("0.0100", "–")
+    places = [change["x"] for change in changes]
     assert places == sorted(places)
 
 
@@ -87,8 +87,8 @@ def test_every_class_is_labelled_and_cut_out_of_the_sheet(runs: Path) -> None:
     """Catches a label under another class's samples, and names that are taken for HTML."""
     config = Run(runs / "mdt").config
     Run(runs / "mdt").write_config(config | {"classes": ["cat", '<b>"dog"', "owl"], "model": "<script>"})
-    page = film([see(runs)], 0, lambda sheet: "x")
-    figures = page.split("<figure>")[1:]
+    page = view([see(runs)], 0, lambda sheet: "x")
+    figures = page.split("<figure ")[1:]
     assert len(figures) == 3
     assert "cat</figcaption>" in figures[0]
     assert "position: 0% 0%" in figures[0]
@@ -98,7 +98,7 @@ def test_every_class_is_labelled_and_cut_out_of_the_sheet(runs: Path) -> None:
     assert "position: 100% 100%" in figures[2]
     assert "<script>" not in page
     Run(runs / "mdt").write_config(config | {"classes": ["cat"]})
-    assert "class 2</figcaption>" in film([see(runs)], 0, lambda sheet: "x")
+    assert "class 2</figcaption>" in view([see(runs)], 0, lambda sheet: "x")
 
 
 @pytest.mark.parametrize(("classes", "rows", "columns"), [(16, 2, 8), (3, 2, 3), (1, 1, 1), (40, 1, 10)])
@@ -112,11 +112,11 @@ def test_a_checkpoint_is_suggested_with_the_step(runs: Path) -> None:
     Run(runs / "mdt").write_checkpoint(100, write_checkpoint)
     seen = [see(runs, "mdt"), see(runs, "dit")]
     assert list(checkpoints_of(seen)) == ["mdt @ 100", "mdt @ 1000", "dit @ 700"]
-    assert suggestion(seen, 999, None) == "mdt @ 100"
-    assert suggestion(seen, 1000, "mdt @ 100") == "mdt @ 1000"
-    assert suggestion(seen, 1000, "dit @ 700") == "dit @ 700"
-    assert suggestion(seen, 10, "nobody @ 5") == "mdt @ 100"
-    assert suggestion([], 10, None) is None
+    assert suggested_checkpoint(seen, 999, None) == "mdt @ 100"
+    assert suggested_checkpoint(seen, 1000, "mdt @ 100") == "mdt @ 1000"
+    assert suggested_checkpoint(seen, 1000, "dit @ 700") == "dit @ 700"
+    assert suggested_checkpoint(seen, 10, "nobody @ 5") == "mdt @ 100"
+    assert suggested_checkpoint([], 10, None) is None
 
 
 # --- curves ------------------------------------------------------------------------------------------------------

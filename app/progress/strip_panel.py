@@ -1,4 +1,4 @@
-"""Draw with my class and seed: the part of the Training progress tab that fills a strip, one picture per checkpoint."""
+"""The part of the Training progress tab that draws one class and seed with every checkpoint, as a strip of pictures."""
 
 import html
 from collections.abc import Callable, Iterator, Sequence
@@ -6,31 +6,43 @@ from contextlib import closing
 from time import perf_counter
 
 import gradio as gr
+from PIL import Image
 
+from app.common import recipes
 from app.common.controls import NO_CLASS, class_choices, seed_picker, to_request
 from app.common.errors import plain_errors
-from app.common.images import jpeg_uri, publish, uri
-from app.common.stage import WAITING, duration, status_line
+from app.common.images import jpeg_uri, uri
+from app.common.stage import WAITING, duration, figure, image, status_line
 from app.common.studio import CHECK, GPU, Studio, Update, on_end
 from app.engine.frames import PREVIEW_SECONDS
 from app.engine.request import GUIDANCE_SCALE, Request, max_steps
 from app.engine.runs import RunSnapshot
 from app.progress.download import Download
-from app.progress.reels import of_strip
-from app.progress.strips import Album, Moment, Place, Strip, chosen_steps, draw, plan, recipe_of, shared_labels
+from app.progress.strip import (
+    PictureCache,
+    Strip,
+    StripCell,
+    StripUpdate,
+    chosen_steps,
+    draw,
+    plan,
+    recipe_of,
+    shared_labels,
+)
+from app.progress.timeline import strip_timeline
 
 DEFAULTS = Request("", (None,), (0,))
 SIDE = 160  # pixels of a preview
-MARK = "watch('value', () => window.film.mark());"  # film.js
+MARK = "watch('value', () => window.trainingProgress.mark());"  # progress.js
 
 Runs = Callable[..., list[RunSnapshot]]  # the runs of the names that the pickers hold
 
 
-class StripPage:
+class StripPanel:
     """The part's components, and what happens between them."""
 
     def __init__(self, studio: Studio):
-        self.engine, self.album = studio.engine, Album()
+        self.engine, self.cache = studio.engine, PictureCache()
         with gr.Row(elem_classes="ask"):
             self._lay_out()
         with gr.Row(visible=False, elem_classes="checkpoints", equal_height=True) as self.bottom:
@@ -124,12 +136,12 @@ class StripPage:
         """Checkpoint by checkpoint; stopped by being closed, which Gradio can do from the first update on."""
         yield {self.status: WAITING}
         shown = 0.0
-        with plain_errors(), closing(draw(self.engine, strip, self.album, self._publish)) as moments:
-            for moment in moments:
-                if moment.done or (moment.preview and perf_counter() - shown >= PREVIEW_SECONDS):
+        with plain_errors(), closing(draw(self.engine, strip, self.cache, self._publish)) as updates:
+            for update in updates:
+                if update.done or (update.preview and perf_counter() - shown >= PREVIEW_SECONDS):
                     yield {
-                        self.stage: show(strip, moment.place, moment.preview and jpeg_uri(moment.preview, SIDE)),
-                        self.status: status_line(strip.done / len(strip.places), describe(strip, moment)),
+                        self.stage: show(strip, update.cell, update.preview and jpeg_uri(update.preview, SIDE)),
+                        self.status: status_line(strip.done / len(strip.cells), describe(strip, update)),
                     }
                     shown = perf_counter()
 
@@ -137,7 +149,7 @@ class StripPage:
         """Ended, stopped or failed: the page is ready again, with what was drawn."""
         ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False)}
         if strip:
-            ready |= {self.stage: show(strip), self.status: status_line(strip.done / len(strip.places), summary(strip))}
+            ready |= {self.stage: show(strip), self.status: status_line(strip.done / len(strip.cells), summary(strip))}
         return ready
 
     def export(self, kind: str, strip: Strip | None) -> str:
@@ -146,52 +158,51 @@ class StripPage:
             if strip is None:
                 raise ValueError("Render a strip first.")
             name = f"{'-'.join(strip.runs)}-{strip.subject}-{strip.request.seeds[0]}"
-            return self.download.publish(of_strip(strip), kind, name, recipe_of(strip, self.engine))
+            return self.download.publish(strip_timeline(strip), kind, name, recipe_of(strip, self.engine))
 
-    def _publish(self, png: bytes, name: str) -> str:
-        return publish(png, name, self.stage)
+    def _publish(self, image: Image.Image, name: str, recipe: dict) -> str:
+        return recipes.publish_picture(image, name, self.stage, recipe)
 
 
-def show(strip: Strip, current: Place | None = None, preview: str | None = None) -> str:
+def show(strip: Strip, current: StripCell | None = None, preview: str | None = None) -> str:
     """A strip as HTML: a row per run, a column per step. `preview`: of the picture that is being drawn."""
     rows = []
     for number, run in enumerate(strip.runs):
-        figures = "".join(figure(strip, run, step, current, preview) for step in strip.steps)
+        figures = "".join(show_cell(strip, run, step, current, preview) for step in strip.steps)
         heading = f'<header><h3 class="run-{number}">{html.escape(run)}</h3></header>' if len(strip.runs) > 1 else ""
         rows.append(f'{heading}<div class="cells">{figures}</div>')
-    return f'<div class="film-strip" style="--columns: {len(strip.steps)}">{"".join(rows)}</div>'
+    return f'<div class="strip" style="--columns: {len(strip.steps)}">{"".join(rows)}</div>'
 
 
-def figure(strip: Strip, run: str, step: int, current: Place | None, preview: str | None) -> str:
-    """One place of a strip: a picture, the reason why there is none, a place to come, or nothing."""
-    key, label = (run, step), f"step {step:,}"
-    there = any(place.key == key for place in strip.places)
-    drawing = preview if current and current.key == key else None
-    source = uri(strip.pictures[key]) if key in strip.pictures else drawing
-    if source:
-        inside = f'<img src="{source}" alt="{html.escape(run)}, {label}" decoding="sync">'
+def show_cell(strip: Strip, run: str, step: int, current: StripCell | None, preview: str | None) -> str:
+    """The place of a run and a step: a picture, the reason why there is none, a frame for one to come, or nothing."""
+    key = (run, step)
+    if not any(cell.key == key for cell in strip.cells):
+        return figure("", "", data_step=step)
+    content = "<i></i>"
+    if key in strip.pictures:
+        content = image(uri(strip.pictures[key]), f"{run}, step {step:,}")
     elif key in strip.problems:
-        inside = f'<p class="problem">{html.escape(strip.problems[key])}</p>'
-    else:
-        inside = "<i></i>" if there else ""
-    caption = f"{step:,}" if there else ""
-    return f'<figure data-step="{step}">{inside}<figcaption>{caption}</figcaption></figure>'
+        content = f'<p class="problem">{html.escape(strip.problems[key])}</p>'
+    elif preview and current and current.key == key:
+        content = image(preview, f"{run}, step {step:,}")
+    return figure(content, f"{step:,}", data_step=step)
 
 
-def describe(strip: Strip, moment: Moment) -> str:
+def describe(strip: Strip, update: StripUpdate) -> str:
     """Where a run is."""
-    left = "" if moment.seconds_left is None else f" · {duration(moment.seconds_left)} left"
-    where = f"{html.escape(moment.place.run)}, step {moment.place.step:,}"
-    return f"Checkpoint <b>{moment.number}</b> of {len(strip.places)} · {where}{left}"
+    left = "" if update.seconds_left is None else f" · {duration(update.seconds_left)} left"
+    where = f"{html.escape(update.cell.run)}, step {update.cell.step:,}"
+    return f"Checkpoint <b>{update.number}</b> of {len(strip.cells)} · {where}{left}"
 
 
 def summary(strip: Strip) -> str:
     """How a run ended."""
-    if strip.done < len(strip.places):
-        return f"Stopped after {strip.done} of {len(strip.places)} checkpoints."
+    if strip.done < len(strip.cells):
+        return f"Stopped after {strip.done} of {len(strip.cells)} checkpoints."
     subject = f"{html.escape(strip.subject)}, seed {strip.request.seeds[0]}"
     before = len(strip.pictures) - strip.drawn
-    known = f" · {before} drawn before" if before else ""
+    reused = f" · {before} drawn before" if before else ""
     unread = f" · {len(strip.problems)} cannot be read" if strip.problems else ""
     drawn = f"{strip.drawn} picture{'s' * (strip.drawn != 1)} in {duration(strip.seconds)}"
-    return f"{subject} · {drawn}{known}{unread}"
+    return f"{subject} · {drawn}{reused}{unread}"

@@ -16,7 +16,7 @@ from app.common.comparison import from_recipe
 from app.engine.engine import Engine
 from app.engine.models import Models
 from app.engine.request import Request
-from app.progress.strips import MOST, Album, Strip, chosen_steps, draw, plan, recipe_of, shared_labels
+from app.progress.strip import MOST_STEPS, PictureCache, Strip, chosen_steps, draw, plan, recipe_of, shared_labels
 from mdt_core.runs import Run
 from tests.helpers.run_folders import CLASSES, see, write_checkpoint, write_run
 from tests.helpers.stand_in import StandInPipeline
@@ -41,7 +41,7 @@ class Machine:
     def __init__(self, runs: Path):
         self.opened: list[str] = []
         self.pipes: list[Weights] = []
-        self.album = Album()
+        self.cache = PictureCache()
         self.folder = runs.parent / "published"
         self.folder.mkdir(exist_ok=True)
         self.engine = Engine(Models({"shapes": "A"}, runs=[runs]), device="cpu", load=self.load)
@@ -51,13 +51,13 @@ class Machine:
         self.pipes.append(Weights(location))
         return self.pipes[-1]
 
-    def publish(self, png: bytes, name: str) -> str:
+    def publish(self, image: Image.Image, name: str, recipe: dict) -> str:
         path = self.folder / f"{name}.png"
-        path.write_bytes(png)
+        path.write_bytes(recipes.to_png(image, recipe))
         return str(path)
 
     def draw(self, strip: Strip):
-        return draw(self.engine, strip, self.album, self.publish)
+        return draw(self.engine, strip, self.cache, self.publish)
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def test_two_runs_share_their_steps(runs: Path) -> None:
     """Catches strips whose columns are of different steps, and a run that is asked for a checkpoint it has not."""
     strip = plan([see(runs, "mdt"), see(runs, "dit")], ASKED)
     assert (strip.runs, strip.steps, strip.subject) == (("mdt", "dit"), (10, 50, 100, 1000), "dog")
-    assert [place.request.model for place in strip.places] == [
+    assert [cell.request.model for cell in strip.cells] == [
         "mdt @ 10",
         "dit @ 50",
         "mdt @ 100",
         "dit @ 100",
         "mdt @ 1000",
     ]
-    assert {replace(place.request, model="") for place in strip.places} == {ASKED}
+    assert {replace(cell.request, model="") for cell in strip.cells} == {ASKED}
 
 
 def test_of_many_checkpoints_a_few_are_chosen(runs: Path) -> None:
@@ -105,7 +105,7 @@ def test_of_many_checkpoints_a_few_are_chosen(runs: Path) -> None:
     for step in range(1000, 5000, 50):
         Run(runs / "mdt").write_checkpoint(step, write_checkpoint)
     steps = chosen_steps([see(runs)])
-    assert len(steps) == MOST == len(plan([see(runs)], ASKED).places)
+    assert len(steps) == MOST_STEPS == len(plan([see(runs)], ASKED).cells)
     assert (steps[0], steps[-1]) == (10, 4950)
     assert max(np.diff(steps[2:])) <= 300
 
@@ -115,10 +115,10 @@ def test_a_class_is_found_by_its_name(runs: Path) -> None:
     label_classes(runs / "dit", "dog", "owl")
     both = [see(runs, "mdt"), see(runs, "dit")]
     assert shared_labels(both) == {1: "dog", 2: "owl"}
-    labels = {place.run: place.request.class_labels for place in plan(both, ASKED).places}
+    labels = {cell.run: cell.request.class_labels for cell in plan(both, ASKED).cells}
     assert labels == {"mdt": (1,), "dit": (0,)}
     unconditional = plan(both, replace(ASKED, class_labels=(None,)))
-    assert {place.request.class_labels for place in unconditional.places} == {(None,)}
+    assert {cell.request.class_labels for cell in unconditional.cells} == {(None,)}
     with pytest.raises(ValueError, match="dit has no class 'cat'"):
         plan(both, replace(ASKED, class_labels=(0,)))
     with pytest.raises(ValueError, match="mdt has no class 3"):
@@ -141,15 +141,15 @@ def test_what_cannot_be_planned_is_told(runs: Path) -> None:
 def test_every_picture_is_drawn_with_its_own_weights(runs: Path, machine: Machine) -> None:
     """Catches weights that stay in memory for the next picture, a wrong class or seed, and pictures without recipe."""
     strip = plan([see(runs, "mdt"), see(runs, "dit")], ASKED)
-    moments = list(machine.draw(strip))
+    updates = list(machine.draw(strip))
     expected = {
         key: (key[1] % 251, 1, 7) for key in (("mdt", 10), ("dit", 50), ("mdt", 100), ("dit", 100), ("mdt", 1000))
     }
     assert colours(strip) == expected
     assert (strip.done, strip.drawn, strip.problems) == (5, 5, {})
-    assert [moment.number for moment in moments if moment.done] == [1, 2, 3, 4, 5]
-    assert any(moment.preview for moment in moments)
-    left = [moment.seconds_left for moment in moments]
+    assert [update.number for update in updates if update.done] == [1, 2, 3, 4, 5]
+    assert any(update.preview for update in updates)
+    left = [update.seconds_left for update in updates]
     assert min(left[:-2]) > 0 == left[-1]  # the last two: the last step of the last picture, and the picture done
     recipe = recipes.read(strip.pictures["dit", 50])
     assert (recipe["model"], recipe["class_name"], recipe["seed"]) == ("dit @ 50", "dog", 7)
@@ -177,20 +177,20 @@ def test_what_was_drawn_is_not_drawn_again(runs: Path, machine: Machine) -> None
     assert drawn() == every[:1]
 
 
-def test_an_album_forgets_its_oldest_pictures(runs: Path, tmp_path: Path) -> None:
+def test_the_cache_forgets_its_oldest_pictures(runs: Path, tmp_path: Path) -> None:
     """Catches a server whose memory grows with every picture that anybody asked for."""
-    album = Album(most=2)
-    places = plan([see(runs)], ASKED).places
-    for place in places:
-        album.keep(place, str(tmp_path))
-    assert [album.find(place) for place in places] == [None, str(tmp_path), str(tmp_path)]
+    cache = PictureCache(max_files=2)
+    cells = plan([see(runs)], ASKED).cells
+    for cell in cells:
+        cache.keep(cell, str(tmp_path))
+    assert [cache.find(cell) for cell in cells] == [None, str(tmp_path), str(tmp_path)]
 
 
 def test_a_strip_stops_within_a_step(runs: Path, machine: Machine) -> None:
     """Catches a stop that draws on to the end, or leaves the engine locked."""
     strip = plan([see(runs)], replace(ASKED, num_inference_steps=50))
-    with closing(machine.draw(strip)) as moments:
-        next(moment for moment in moments if moment.number == 2 and not moment.done)
+    with closing(machine.draw(strip)) as updates:
+        next(update for update in updates if update.number == 2 and not update.done)
     assert machine.opened == ["step_00000010", "step_00000100"]
     assert machine.pipes[-1].log == ["start", "step 0", "closed"]
     assert (list(strip.pictures), strip.done) == ([("mdt", 10)], 1)
@@ -231,5 +231,5 @@ def test_a_strip_is_a_comparison_of_its_checkpoints(runs: Path, machine: Machine
     recipe = json.loads(json.dumps(recipe_of(strip, machine.engine)))
     comparison, notes = from_recipe(recipe, machine.engine.describe("mdt @ 10"))
     assert notes == []
-    assert set(comparison.requests()) == {place.request for place in strip.places}
+    assert set(comparison.requests()) == {cell.request for cell in strip.cells}
     assert comparison.values == ("mdt @ 10", "mdt @ 100", "mdt @ 1000", "dit @ 50", "dit @ 100")

@@ -1,21 +1,21 @@
-// The Training progress tab goes from frame to frame in the browser: see app/film.py for what a frame is.
+// The Training progress tab goes from step to step in the browser: view.py says what changes at each.
 const page = element.closest("#training");
 let at = 0; // the step shown
 const kept = new Map(); // path -> picture: fetched once, and shown without a flicker
 
-const frames = () => JSON.parse(element.querySelector(".film")?.dataset.frames ?? "[]");
+const steps = () => JSON.parse(element.querySelector(".runs-view")?.dataset.steps ?? "[]");
 const url = (path) => new URL(path, document.baseURI).href;
 
 // In a strip the picture of the step shown, or the nearest before it, is marked.
 const mark = () => {
-  for (const cells of page.querySelectorAll(".film-strip .cells")) {
+  for (const cells of page.querySelectorAll(".strip .cells")) {
     const before = [...cells.children].filter((figure) => figure.dataset.step <= at && figure.textContent);
     for (const figure of cells.children) figure.classList.toggle("at", figure === before.at(-1));
   }
 };
 
 const show = (k) => {
-  const { step = 0, label = "", x = 0, sheets = [], words = {} } = frames()[k] ?? {};
+  const { step = 0, label = "", x = 0, sheets = [], words = {} } = steps()[k] ?? {};
   at = step;
   mark();
   page.style.setProperty("--step", JSON.stringify(label));
@@ -26,7 +26,7 @@ const show = (k) => {
 };
 
 const fetchAll = () => {
-  const paths = new Set(frames().flatMap((frame) => frame.sheets).filter(Boolean));
+  const paths = new Set(steps().flatMap((step) => step.sheets).filter(Boolean));
   for (const path of kept.keys()) if (!paths.has(path)) kept.delete(path);
   for (const path of paths) if (!kept.has(path)) kept.set(path, Object.assign(new Image(), { src: url(path) }));
 };
@@ -39,22 +39,22 @@ const state = (k, playing) => [
 ];
 let playing = false;
 
-window.film = {
+window.trainingProgress = {
   show,
   mark,
   toggle: (k) => {
     playing = !playing;
-    return state(playing && k >= frames().length - 1 ? 0 : k, playing);
+    return state(playing && k >= steps().length - 1 ? 0 : k, playing);
   },
   next: (k) => {
-    const last = Math.max(frames().length - 1, 0); // a run that disappears leaves no frames
+    const last = Math.max(steps().length - 1, 0); // a run that disappears leaves no steps
     playing = k + 1 < last;
     return state(Math.min(k + 1, last), playing);
   },
 };
 
 const start = () => {
-  show(Number(element.querySelector(".film")?.dataset.position));
+  show(Number(element.querySelector(".runs-view")?.dataset.position));
   fetchAll();
 };
 watch("value", start);

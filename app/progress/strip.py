@@ -1,7 +1,7 @@
 """A strip: one class and seed drawn with the weights of every checkpoint of one or two runs, in the order of steps.
 
 What was drawn for a checkpoint, class, seed and settings is kept as a file and not drawn again. A checkpoint that
-cannot be read has its reason in its place, and the others are drawn all the same.
+cannot be read leaves its reason in its cell, and the others are drawn all the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +21,11 @@ from app.engine.models import checkpoint_name
 from app.engine.request import Request
 from app.engine.runs import RunSnapshot, reason
 
-MOST = 16  # steps of a strip: of more checkpoints, so many are evenly chosen
+MOST_STEPS = 16  # of a strip: of more checkpoints, so many are evenly chosen
 
 
 @dataclass(frozen=True)
-class Place:
+class StripCell:
     """One picture of a strip: a checkpoint, and what is asked of it."""
 
     run: str
@@ -45,7 +45,7 @@ class Strip:
 
     runs: tuple[str, ...]
     steps: tuple[int, ...]  # of all runs
-    places: tuple[Place, ...]  # step by step
+    cells: tuple[StripCell, ...]  # step by step
     subject: str  # the class's name
     pictures: dict[tuple[str, int], str] = field(default_factory=dict)  # (run, step) -> PNG file
     problems: dict[tuple[str, int], str] = field(default_factory=dict)  # (run, step) -> why there is no picture
@@ -54,50 +54,50 @@ class Strip:
 
     @property
     def done(self) -> int:
-        """Places that have a picture or a reason."""
+        """How many cells have a picture or a reason."""
         return len(self.pictures) + len(self.problems)
 
     @property
     def request(self) -> Request:
-        """The class, seed and settings that all places share."""
-        return self.places[0].request
+        """The class, seed and settings that all cells share."""
+        return self.cells[0].request
 
 
 @dataclass(frozen=True)
-class Moment:
-    """While a strip is drawn."""
+class StripUpdate:
+    """Where the drawing of a strip is."""
 
-    place: Place
-    number: int  # of the place, from 1
+    cell: StripCell
+    number: int  # of the cell, from 1
     preview: Image.Image | None  # of its picture, unless it is done or nothing new is to be seen
-    done: bool  # the place is
+    done: bool  # whether the cell has its picture or its reason
     seconds_left: float | None  # of the strip; None before anything was drawn
 
 
-class Album:
-    """Files of pictures, by what was asked of which weights. The server deletes its files in time: the album forgets
-    those, and the oldest where it holds too many."""
+class PictureCache:
+    """Files of pictures, by what was asked of which weights. Forgets those that the server has deleted meanwhile, and
+    the oldest where it holds more than `max_files`."""
 
-    def __init__(self, most: int = 4096):
-        self.most = most
+    def __init__(self, max_files: int = 4096):
+        self.max_files = max_files
         self._files: dict[tuple[Request, int], str] = {}
 
-    def find(self, place: Place) -> str | None:
-        """The file of a place's picture, if it was drawn before."""
-        file = self._files.get((place.request, place.version))
+    def find(self, cell: StripCell) -> str | None:
+        """The file of a cell's picture, if it was drawn before."""
+        file = self._files.get((cell.request, cell.version))
         return file if file and Path(file).exists() else None
 
-    def keep(self, place: Place, file: str) -> None:
-        """Remember the file of a place's picture."""
-        self._files[place.request, place.version] = file
-        while len(self._files) > self.most:
+    def keep(self, cell: StripCell, file: str) -> None:
+        """Remember the file of a cell's picture."""
+        self._files[cell.request, cell.version] = file
+        while len(self._files) > self.max_files:
             del self._files[next(iter(self._files))]
 
 
 def chosen_steps(runs: Sequence[RunSnapshot]) -> list[int]:
-    """The steps at which a strip has pictures: of all checkpoints, at most MOST, the first and the last among them."""
+    """The steps of a strip: at most MOST_STEPS of those with a checkpoint, the first and the last among them."""
     steps = sorted({step for run in runs for step in run.checkpoints})
-    return [steps[i] for i in sorted(evenly_spaced(len(steps), MOST))]
+    return [steps[i] for i in sorted(evenly_spaced(len(steps), MOST_STEPS))]
 
 
 def shared_labels(runs: Sequence[RunSnapshot]) -> dict[int, str]:
@@ -108,23 +108,22 @@ def shared_labels(runs: Sequence[RunSnapshot]) -> dict[int, str]:
 
 
 def plan(runs: Sequence[RunSnapshot], request: Request) -> Strip:
-    """The strip of some runs for a request of one image, whose class is one of the first run that has checkpoints; its
-    model is not used. ValueError where a run cannot be read or has no such class, or none has a checkpoint."""
-    for run in runs:
-        if run.problem:
-            raise ValueError(f"{run.name}: {run.problem}")
-    able = [run for run in runs if run.checkpoints]
-    if not able:
-        names = " and ".join(run.name for run in runs) or "Nothing"
-        raise ValueError(f"{names} kept no checkpoint to draw with.")
+    """The strip of some runs for a request of one image, whose model is not used.
+
+    The class is numbered as in the first run that has checkpoints, and found in the others by its name.
+
+    Raises:
+        ValueError: a run cannot be read or has no such class, or none has a checkpoint.
+    """
+    able = runs_with_checkpoints(runs)
     (label,) = request.class_labels
     if label is not None and label not in able[0].labels:
         raise ValueError(f"{able[0].name} has no class {label}.")
     name = None if label is None else able[0].labels[label]
     numbers = {run.name: class_in(run, label, name) for run in able}
     steps = chosen_steps(able)
-    places = [
-        Place(
+    cells = [
+        StripCell(
             run=run.name,
             step=step,
             request=replace(request, model=checkpoint_name(run.name, step), class_labels=(numbers[run.name],)),
@@ -136,7 +135,19 @@ def plan(runs: Sequence[RunSnapshot], request: Request) -> Strip:
         if step in run.checkpoints
     ]
     subject = caption(label, able[0].labels)
-    return Strip(tuple(run.name for run in able), tuple(steps), tuple(places), subject)
+    return Strip(tuple(run.name for run in able), tuple(steps), tuple(cells), subject)
+
+
+def runs_with_checkpoints(runs: Sequence[RunSnapshot]) -> list[RunSnapshot]:
+    """Those of the runs that a strip has pictures of. ValueError where one cannot be read, or none has a checkpoint."""
+    for run in runs:
+        if run.problem:
+            raise ValueError(f"{run.name}: {run.problem}")
+    able = [run for run in runs if run.checkpoints]
+    if not able:
+        names = " and ".join(run.name for run in runs) or "Nothing"
+        raise ValueError(f"{names} kept no checkpoint to draw with.")
+    return able
 
 
 def class_in(run: RunSnapshot, label: int | None, name: str | None) -> int | None:
@@ -148,47 +159,52 @@ def class_in(run: RunSnapshot, label: int | None, name: str | None) -> int | Non
     return found[0]
 
 
-def draw(engine: Engine, strip: Strip, album: Album, publish: Callable[[bytes, str], str]) -> Iterator[Moment]:
-    """Fill a strip, checkpoint after checkpoint; stopped by being closed, after the sampling step in hand at most.
+def draw(
+    engine: Engine, strip: Strip, cache: PictureCache, publish: Callable[[Image.Image, str, dict], str]
+) -> Iterator[StripUpdate]:
+    """Fill a strip, checkpoint after checkpoint. Closing the iterator ends it after the sampling step in hand.
 
     Args:
         engine: opens each checkpoint by its name.
-        publish: puts PNG bytes where the page can fetch them, under a name; the path.
+        publish: (picture, name, recipe) -> the path of a PNG file that the page can fetch.
     """
-    todo = sum(not place.problem and album.find(place) is None for place in strip.places)
+    todo = sum(not cell.problem and cache.find(cell) is None for cell in strip.cells)
     tried, start = 0, perf_counter()  # checkpoints opened so far
-    for number, place in enumerate(strip.places, 1):
-        problem, file = place.problem, album.find(place)
+
+    def seconds_left(checkpoints: float) -> float | None:
+        """If those to come take as long as these did."""
+        strip.seconds = perf_counter() - start
+        return strip.seconds * max(todo - checkpoints, 0) / checkpoints if checkpoints else None
+
+    for number, cell in enumerate(strip.cells, 1):
+        problem, file = cell.problem, cache.find(cell)
         if not problem and file is None:
             try:
-                info = engine.describe(place.request.model)
-                with closing(engine.run((place.request,))) as frames:
+                info = engine.describe(cell.request.model)
+                with closing(engine.run((cell.request,))) as frames:
                     for frame in frames:
-                        share = tried + (frame.index + 1) / frame.total
-                        strip.seconds = perf_counter() - start
-                        left = strip.seconds * max(todo - share, 0) / share
-                        yield Moment(place, number, frame.x_0 and frame.x_0[0], False, left)
-                png = recipes.to_png(frame.images[0], recipes.of_image(place.request, 0, info))
-                file = publish(png, f"{place.run}-{place.step}-{strip.subject}-{place.request.seeds[0]}")
-                album.keep(place, file)
+                        left = seconds_left(tried + (frame.index + 1) / frame.total)
+                        yield StripUpdate(cell, number, frame.x_0 and frame.x_0[0], False, left)
+                name = f"{cell.run}-{cell.step}-{strip.subject}-{cell.request.seeds[0]}"
+                file = publish(frame.images[0], name, recipes.of_image(cell.request, 0, info))
+                cache.keep(cell, file)
                 strip.drawn += 1
             except (ValueError, OSError, KeyError) as error:  # damaged, or deleted meanwhile
                 problem = reason(error)
             tried += 1
         if problem:
-            strip.problems[place.key] = problem
+            strip.problems[cell.key] = problem
         else:
-            strip.pictures[place.key] = file
-        strip.seconds = perf_counter() - start
-        yield Moment(place, number, None, True, strip.seconds * (todo - tried) / tried if tried else None)
+            strip.pictures[cell.key] = file
+        yield StripUpdate(cell, number, None, True, seconds_left(tried))
 
 
 def recipe_of(strip: Strip, engine: Engine) -> dict | None:
-    """What makes a strip again: a comparison over its checkpoints. None where it has no picture, or its runs number
-    the class differently, which a comparison cannot say."""
-    drawn = [place for run in strip.runs for place in strip.places if place.run == run and place.key in strip.pictures]
-    labels = {place.request.class_labels for place in drawn}
+    """The recipe that makes a strip again: a comparison over its checkpoints. None where there is no picture, or where
+    its runs number the class differently, which a comparison cannot say."""
+    drawn = [cell for run in strip.runs for cell in strip.cells if cell.run == run and cell.key in strip.pictures]
+    labels = {cell.request.class_labels for cell in drawn}
     if len(labels) != 1:
         return None
-    base, models = drawn[0].request, tuple(place.request.model for place in drawn)
+    base, models = drawn[0].request, tuple(cell.request.model for cell in drawn)
     return to_recipe(Comparison(base, *labels, "model", models), engine.describe(base.model))
