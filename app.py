@@ -3,20 +3,15 @@
 python app.py --model PATH_OR_ID --runs runs/ --host 127.0.0.1 --port 7860 [--root-path /studio] [--mcp]
 """
 
-import app.engine.zero_gpu  # noqa: F401, I001 - first of all: on a ZeroGPU Space `spaces` has to be there before torch is
-
 import argparse
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
-from app.engine.engine import Engine
-from app.engine.models import MODELS, SHIPPED_RUNS, Models, find_models
 from mdt_core.command_line import Parser, add_device_options
-from mdt_core.acceleration.machine import use_own_cores
 
-DEFAULT = MODELS / "avatars"
+DEFAULT = Path(__file__).parent / "assets" / "models" / "avatars"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -61,7 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Build the page and serve it until interrupted. What cannot be had, a model or port, say, ends it in one line."""
     options = parse_arguments(arguments)
     os.environ["GRADIO_SERVER_PORT"] = str(options.port)  # Gradio, when it is imported, stumbles over what is no port
+    # Imported here: a wrong option, or --help, waits for no library. And in this order: on a ZeroGPU Space the package
+    # `spaces` has to be there before torch is.
+    import app.engine.zero_gpu  # noqa: F401 # isort: skip
+    from app.engine.engine import Engine
+    from app.engine.models import SHIPPED_RUNS, Models, find_models
     from app.ui import build, launch
+    from mdt_core.acceleration.machine import use_own_cores
 
     try:
         if options.mcp and importlib.util.find_spec("mcp") is None:
