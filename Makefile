@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 APP_ARGS ?=
 TEST_ARGS ?=
+WORKERS ?= 2
 
 # The first interpreter that starts and is a Python that the pinned packages install on. Debian's may lack ensurepip,
 # without which no environment can be made: one that has it comes first.
@@ -12,16 +13,17 @@ RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 first = $(shell for p in $(CANDIDATES); do $$p -c '$(1)' 2>/dev/null && echo $$p && break; done)
 PYTHON ?= $(or $(call first,import ensurepip; $(RIGHT)),$(call first,$(RIGHT)))
 
-.PHONY: help app space test setup lint format clean
+.PHONY: help app space test test-fast setup lint format clean
 
 help:
-	@echo "make app     start MDT Studio on http://127.0.0.1:7860     (APP_ARGS=\"--port 8000\")"
-	@echo "make space   put the app on a Hugging Face Space          (REPO_ID=you/mdt-studio)"
-	@echo "make test    run all tests                                (TEST_ARGS=\"-k masking\")"
-	@echo "make setup   install what tests, data building and training need"
-	@echo "make lint    ruff check and ruff format --check"
-	@echo "make format  let ruff rewrite the sources"
-	@echo "make clean   remove $(VENV) and the caches"
+	@echo "make app        start MDT Studio on http://127.0.0.1:7860      (APP_ARGS=\"--port 8000\")"
+	@echo "make space      put the app on a Hugging Face Space            (REPO_ID=you/mdt-studio)"
+	@echo "make test       run all tests, two at a time                   (TEST_ARGS=\"-k masking\", WORKERS=4)"
+	@echo "make test-fast  run those that need no process, no browser and no long run"
+	@echo "make setup      install what tests, data building and training need"
+	@echo "make lint       ruff check and ruff format --check"
+	@echo "make format     let ruff rewrite the sources"
+	@echo "make clean      remove $(VENV) and the caches"
 
 app: $(VENV)/.app
 	@echo "== starting MDT Studio"
@@ -33,7 +35,10 @@ space: $(VENV)/.app
 
 test: $(VENV)/.dev
 	@echo "== running the tests"
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TEST_ARGS)
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not browser" $(TEST_ARGS)
 
 setup: $(VENV)/.dev
 	@echo "== $(VENV) is ready: source $(BIN)/activate"
@@ -51,6 +56,9 @@ clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Without compiling: Python compiles what it imports, a fourth of what is installed.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
 # Stamps: a requirements file newer than its stamp is installed again.
 $(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.14 was found: install one (apt install python3 python3-venv, or brew install python), or say make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -61,10 +69,10 @@ $(BIN)/pip:
 
 $(VENV)/.app: requirements.txt constraints.txt | $(BIN)/pip
 	@echo "== installing what the app needs into $(VENV) (once; some minutes)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.app
-	@echo "== installing what tests and training need into $(VENV) (once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
-	@touch $@
+$(VENV)/.dev: requirements-dev.txt requirements.txt constraints.txt | $(BIN)/pip
+	@echo "== installing what app, tests and training need into $(VENV) (once; some minutes)"
+	$(INSTALL) -r requirements-dev.txt
+	@touch $(VENV)/.app $@
