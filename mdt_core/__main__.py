@@ -48,7 +48,7 @@ def _program() -> str:
 def add_generate(parser: argparse.ArgumentParser) -> None:
     """The arguments of `generate`."""
     _add_model(parser)
-    _add_sampling(parser, steps="25", sampler="dpm++", scale="3.8")
+    _add_sampling(parser, *(f"the model's own, else {value}" for value in ("25", "dpm++", "3.8")))
     parser.set_defaults(run=run_generate)
 
 
@@ -57,7 +57,7 @@ def add_inpaint(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--image", type=Path, required=True, help="the picture")
     parser.add_argument("--mask", type=Path, required=True, help="a picture of the same size, white where to repaint")
-    _add_sampling(parser, steps="the method's", sampler="the method's", scale="2.0")
+    _add_sampling(parser, "the method's", "the method's", "2.0")
     parser.add_argument("--method", default="mdt", help="mdt, repaint, blend (%(default)s)")
     parser.add_argument("--strength", type=float, default=1.0, help="below 1: start from the picture (%(default)s)")
     parser.add_argument("--area", default="whole", help="whole, crop, masked: what the model sees (%(default)s)")
@@ -107,15 +107,14 @@ def _add_out_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, scale: str) -> None:
-    """What `generate` and `inpaint` share. A setting that is left out is the model's own, where it carries one."""
-    own = "the model's own, else {}"
+    """What `generate` and `inpaint` share, and what stands in the place of a setting that is left out."""
     parser.add_argument("--class", dest="label", metavar="NAME_OR_INDEX", help="leave out for an unconditional image")
     parser.add_argument("--out", type=Path, required=True, help="the image file to write")
     parser.add_argument("--seed", type=int, default=0, help="0 or more (%(default)s)")
-    parser.add_argument("--steps", type=int, help=f"({own.format(steps)})")
-    parser.add_argument("--sampler", help=f"dpm++, ddim, ddpm ({own.format(sampler)})")
-    parser.add_argument("--scale", type=float, help=f"guidance scale ({own.format(scale)})")
-    parser.add_argument("--power", type=float, help=f"guidance power ({own.format('4.0')})")
+    parser.add_argument("--steps", type=int, help=f"({steps})")
+    parser.add_argument("--sampler", help=f"dpm++, ddim, ddpm ({sampler})")
+    parser.add_argument("--scale", type=float, help=f"guidance scale ({scale})")
+    parser.add_argument("--power", type=float, help="guidance power (the model's own, else 4.0)")
     add_device_options(parser)
 
 

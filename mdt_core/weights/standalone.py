@@ -191,7 +191,8 @@ class Standalone:
         lines = list(source.lines)
         for used, instead in sorted(self.replaced[source.module].items(), key=lambda each: -each[0].col_offset):
             line = lines[used.lineno - 1].encode()  # columns count bytes
-            lines[used.lineno - 1] = (line[: used.col_offset] + instead.encode() + line[used.end_col_offset :]).decode()
+            line = (line[: used.col_offset] + instead.encode() + line[used.end_col_offset :]).decode()
+            lines[used.lineno - 1] = line.replace(f"{instead} | {instead}", instead)
         gone = {
             i
             for member in source.left_out(statement)
