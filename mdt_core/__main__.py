@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdt_core.command_line import Parser, add_device_options
+from mdt_core.presets import DEFAULT_VAE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,7 +76,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     """The arguments of `convert`."""
     parser.add_argument("checkpoint", help="a published .pt or .safetensors file, a folder with one, or a hub id")
     _add_out_folder(parser)
-    parser.add_argument("--vae", help="autoencoder: a folder or hub id (stabilityai/sd-vae-ft-mse)")
+    parser.add_argument("--vae", default=DEFAULT_VAE, help="autoencoder: a folder or hub id (%(default)s)")
     parser.add_argument("--decoder-layers", type=int, help="v1's number of decoder blocks (2)")
     parser.set_defaults(run=run_convert)
 
@@ -143,7 +144,6 @@ def run_convert(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from mdt_core.pipeline.pipeline import MDTPipeline
-    from mdt_core.presets import DEFAULT_VAE
     from mdt_core.weights.hub import resolve
 
     out = args.out_folder
@@ -151,14 +151,13 @@ def run_convert(args: argparse.Namespace) -> None:
     checkpoint = resolve(args.checkpoint)
     if checkpoint.is_dir():
         raise ValueError(f"{checkpoint} is a pipeline folder already: nothing to convert")
-    vae = args.vae or DEFAULT_VAE
-    pipe = MDTPipeline.from_pretrained(checkpoint, vae=vae, decoder_layers=args.decoder_layers)
+    pipe = MDTPipeline.from_pretrained(checkpoint, vae=args.vae, decoder_layers=args.decoder_layers)
     stages = {"fitting previews": pipe.fit_preview, f"writing {out}": partial(pipe.save_pretrained, out)}
     with tqdm(stages.items(), unit="stage") as bar:
         for name, run in bar:
             bar.set_description(name)
             run()
-    print(f"{out}: {_described(pipe.transformer)}, {pipe.num_classes} classes, autoencoder {vae}")
+    print(f"{out}: {_described(pipe.transformer)}, {pipe.num_classes} classes, autoencoder {args.vae}")
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -204,6 +203,7 @@ def run_info(args: argparse.Namespace) -> None:
         "latents": f"{shape}, patch {config.patch_size}: {transformer.num_tokens} tokens",
         "images": f"{pipe.image_size} px, {type(pipe.vae).__name__}" if pipe else "no autoencoder: convert adds one",
         "classes": f"{config.num_classes}{_first_names(pipe.id2label) if pipe else ''}",
+        "sampling": _settings(pipe) if pipe else "as published",
         "samplers": ", ".join(SAMPLERS),
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}; devices {', '.join(devices())}",
     }
@@ -256,6 +256,13 @@ def _described(transformer: "MDTTransformer") -> str:
     total = sum(count.values())
     without = f" ({total - side_block:,} without the side block)" if side_block else ""
     return f"{type(transformer).__name__}, {total:,} parameters{without}"
+
+
+def _settings(pipe: "MDTPipeline") -> str:
+    """What the model is drawn with unless a call says otherwise."""
+    own = pipe.sampling_defaults
+    guidance = f"guidance scale {own.guidance_scale:g}, power {own.guidance_power:g}"
+    return f"{own.num_inference_steps} steps of {own.sampler}, {guidance}, unless you choose others"
 
 
 def _first_names(id2label: dict[int, str], most: int = 16) -> str:

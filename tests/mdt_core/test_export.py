@@ -25,6 +25,8 @@ from tests.helpers.tiny import NAMES, tiny_pipeline, write_run
 ROOT = Path(__file__).parents[2]
 METHODS = {"DiT": "repaint", "MDT": "mdt", "MDTv2": "mdt"}
 GENERATE = {"class_labels": ["dog", None], "seeds": [5, 6], "num_inference_steps": 3}
+OWN = {"sampler": "ddim", "num_inference_steps": 3, "guidance_scale": 2.5}  # settings that the MDT carries
+DEFAULT = {"class_labels": [2], "seeds": [4]}
 INPAINT = {"class_labels": [1], "seeds": [7], "num_inference_steps": 4}
 
 # Opens every model before the first draws: diffusers runs the code of each under the same module names.
@@ -47,6 +49,7 @@ for number, pipe in enumerate(pipes):
     *_, last = pipe.optimize(dtype="float32").stream(**{GENERATE})
     drawn[f"generated {{number}}"] = np.stack(last.images)
     drawn[f"preview {{number}}"] = np.stack(last.preview)
+    drawn[f"by default {{number}}"] = np.stack(pipe(**{DEFAULT}).images)
     drawn[f"inpainted {{number}}"] = np.stack(pipe.inpaint(image, mask, method=method, **{INPAINT}).images)
     pipe.save_pretrained(f"saved {{number}}")
 np.savez("drawn.npz", **drawn)
@@ -62,7 +65,8 @@ def tiny(kind: type) -> MDTPipeline:
     model = kind(sample_size=8, in_channels=8, decoder_layers=0 if kind is DiT else 2, **sizes)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return MDTPipeline(model, pipe.vae, id2label=NAMES, guidance_channels=None)
+    own = OWN if kind is MDT else None
+    return MDTPipeline(model, pipe.vae, id2label=NAMES, guidance_channels=None, sampling_defaults=own)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +100,8 @@ def drawn_by_us(source: Path, number: int) -> dict[str, np.ndarray]:
     pipe = MDTPipeline.from_pretrained(source)
     *_, last = pipe.stream(**GENERATE)
     inpainted = pipe.inpaint(*picture_and_mask(), method=METHODS[type(pipe.transformer).__name__], **INPAINT).images
-    made = {"generated": last.images, "preview": last.preview, "inpainted": inpainted}
+    by_default = pipe(**DEFAULT).images
+    made = {"generated": last.images, "by default": by_default, "preview": last.preview, "inpainted": inpainted}
     return {f"{name} {number}": np.stack(images) for name, images in made.items()}
 
 
@@ -204,6 +209,7 @@ def test_a_model_without_a_card_gets_one_and_a_card_is_kept(exported, tmp_path):
     ):
         assert fact in " ".join(card.split())
     assert f'from_pretrained("{exported["MDTv2"]}", trust_remote_code=True)' in card
+    assert "3 steps of ddim, guidance scale 2.5, guidance power 4" in (exported["MDT"] / "README.md").read_text()
     assert 'method="repaint"' in (exported["DiT"] / "README.md").read_text()
     tiny_pipeline().save_pretrained(tmp_path / "own")
     (tmp_path / "own" / "README.md").write_text("# Cats\n")
