@@ -1,4 +1,4 @@
-"""The pipeline's streams -> frames: what a page is told of a run, step by step, and when it gets a preview."""
+"""A pipeline's steps -> frames: what a page is told of a run, step by step, and when it gets a preview."""
 
 import math
 import time
@@ -38,27 +38,27 @@ class Frame:
 
 
 def frames_of(
-    streams: Sequence[Iterator[Any]],
-    draw: Callable[[Sequence[Any]], dict[str, Pictures]],
+    steps: Iterator[Any],
+    draw: Callable[[Any], dict[str, Pictures]],
     request_index: int = 0,
     costs: Sequence[int] | None = None,
     stored: Collection[int] = (),
 ) -> Iterator[Frame]:
-    """Streams of pipeline steps, run in lockstep, as frames.
+    """The steps of a stream as frames.
 
     Previews come on the first step, on the stored ones, and else no more often than a browser can show.
 
     Args:
-        streams: each of one or more of the images.
-        draw: the steps of all streams -> their previews, as a frame's `x_0` and `x_t`.
+        steps: of the pipeline.
+        draw: a step -> its previews, as a frame's `x_0` and `x_t`.
         costs: model evaluations of every step; all alike by default.
         stored: indices of the steps that can be looked at again afterwards.
     """
     start = time.perf_counter()
     shown, cost = -math.inf, 0.0
-    for steps in zip(*streams, strict=True):
+    for step in steps:
         now = time.perf_counter()
-        index, total = steps[0].index, steps[0].total
+        index, total = step.index, step.total
         costs = costs or [1] * total
         done, left = sum(costs[: index + 1]), sum(costs[index + 1 :])
         frame = Frame(
@@ -68,12 +68,12 @@ def frames_of(
             seconds_per_step=(now - start) / (index + 1),
             seconds_left=(now - start) / done * left,
             evaluations=done,
-            skipped=max(step.skipped for step in steps),
+            skipped=step.skipped,
             stored=index in stored,
-            images=[image for step in steps for image in step.images] if index + 1 == total else None,
+            images=step.images,
         )
         if frame.stored or now - shown >= max(PREVIEW_SECONDS, cost * (1 / PREVIEW_SHARE - 1)):
-            frame = replace(frame, **draw(steps))
+            frame = replace(frame, **draw(step))
             shown = time.perf_counter()
             cost = shown - now
         yield frame

@@ -1,6 +1,6 @@
 """What the engine is asked for: a request within its ranges, checked where it is made, and how it becomes frames."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,14 +79,19 @@ class Request:
         """The run, step by step."""
         request = self.for_labels(pipe.id2label)
 
-        def draw(steps: Sequence[Any]) -> dict[str, list]:
-            return {
-                "x_0": [image for step in steps for image in step.preview],
-                "x_t": [image for step in steps for image in step.noisy_preview],
-            }
+        def draw(step: Any) -> dict[str, list]:
+            return {"x_0": step.preview, "x_t": step.noisy_preview}
 
-        stored = evenly_spaced(self.num_inference_steps)
-        return frames_of(streams(pipe, request), draw, request_index, self.evaluations, stored)
+        steps = pipe.stream(
+            class_labels=list(request.class_labels),
+            guidance_scale=request.guidance_scale,
+            guidance_power=request.guidance_power,
+            num_inference_steps=request.num_inference_steps,
+            sampler=request.sampler,
+            seeds=list(request.seeds),
+            skip_tolerance=request.skip_tolerance,
+        )
+        return frames_of(steps, draw, request_index, self.evaluations, evenly_spaced(self.num_inference_steps))
 
 
 def class_named(label: int | None, name: str | None, labels: Mapping[int, str]) -> int | None:
@@ -94,28 +99,6 @@ def class_named(label: int | None, name: str | None, labels: Mapping[int, str]) 
     if name is None or labels.get(label) == name:
         return label
     return next((index for index, known in labels.items() if known == name), NOWHERE)
-
-
-def streams(pipe: Any, request: Request) -> list[Iterator[Any]]:
-    """The pipeline's streams that make a request's images: one batch, or on a CPU one image each, to run in lockstep.
-
-    A CPU's matrix kernels round by the size of the batch. Alone, a picture made again from its recipe has the same
-    pixels whatever batch it came from; that costs a quarter of the speed there, and would cost most of it on a GPU.
-    """
-    count = len(request.seeds)
-    batches = [slice(i, i + 1) for i in range(count)] if pipe.device.type == "cpu" else [slice(count)]
-    return [
-        pipe.stream(
-            class_labels=list(request.class_labels[batch]),
-            guidance_scale=request.guidance_scale,
-            guidance_power=request.guidance_power,
-            num_inference_steps=request.num_inference_steps,
-            sampler=request.sampler,
-            seeds=list(request.seeds[batch]),
-            skip_tolerance=request.skip_tolerance,
-        )
-        for batch in batches
-    ]
 
 
 def guidance_weights(

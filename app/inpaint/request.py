@@ -5,7 +5,7 @@ scaled down, so that a photo of 8192 pixels costs no more to look at than a smal
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,36 +137,29 @@ class Inpainting:
         side = STAGE_SIDE // columns_for(len(self.settings.seeds))
         canvas = self.small_canvas(pipe.image_size, pipe.latent_shape[-1], side)
 
-        def draw(steps: Sequence[Any]) -> dict[str, list[Image.Image]]:
-            squares = [square for step in steps for square in pipe.preview_images(step.x_0)]
+        def draw(step: Any) -> dict[str, list[Image.Image]]:
+            squares = pipe.preview_images(step.x_0)
             return {"x_0": [Image.fromarray(canvas.paste(to_tensor(square))) for square in squares]}
 
-        return frames_of(self.streams(pipe), draw, request_index)
-
-    def streams(self, pipe: Any) -> list[Iterator[Any]]:
-        """One batch, or on a CPU one image each, to run in lockstep: see `request.streams`."""
-        settings, seeds = self.settings, list(self.settings.seeds)
-        batches = [[seed] for seed in seeds] if pipe.device.type == "cpu" else [seeds]
-        return [
-            pipe.stream_inpaint(
-                self.picture,
-                self.mask,
-                class_labels=[settings.class_label] * len(batch),
-                method=settings.method,
-                num_inference_steps=settings.num_inference_steps,
-                strength=settings.strength,
-                seeds=batch,
-                sampler=settings.sampler,
-                guidance_scale=settings.guidance_scale,
-                guidance_power=settings.guidance_power,
-                skip_tolerance=SKIP_TOLERANCE,
-                area=settings.area,
-                masked_content=settings.masked_content,
-                grow=settings.grow,
-                feather=settings.feather,
-            )
-            for batch in batches
-        ]
+        settings = self.settings
+        steps = pipe.stream_inpaint(
+            self.picture,
+            self.mask,
+            class_labels=settings.class_label,
+            method=settings.method,
+            num_inference_steps=settings.num_inference_steps,
+            strength=settings.strength,
+            seeds=list(settings.seeds),
+            sampler=settings.sampler,
+            guidance_scale=settings.guidance_scale,
+            guidance_power=settings.guidance_power,
+            skip_tolerance=SKIP_TOLERANCE,
+            area=settings.area,
+            masked_content=settings.masked_content,
+            grow=settings.grow,
+            feather=settings.feather,
+        )
+        return frames_of(steps, draw, request_index)
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from app.common import recipes
@@ -117,20 +116,10 @@ def test_frames_have_previews_inside_the_picture_and_end_with_the_images() -> No
         assert not changed[:7].any()
         assert not changed[:, 33:].any()
     assert frames[-1].images[0].tobytes() != frames[-1].images[1].tobytes()
-    assert [asked["seeds"] for asked in pipe.asked] == [[5], [6]], "on a CPU each image runs alone"
+    assert [asked["seeds"] for asked in pipe.asked] == [[5, 6]], "all variants are one batch"
     assert {asked["method"] for asked in pipe.asked} == {"repaint"}
     assert pickle.loads(pickle.dumps(frames[-1])).index == 5
     assert pickle.loads(pickle.dumps(REQUEST)).picture.tobytes() == PICTURE.tobytes()
-
-
-def test_a_gpu_gets_one_batch() -> None:
-    """Catches a GPU that draws its variants one after the other."""
-    engine, pipe = make_engine()
-    engine.describe("a")
-    pipe.device = torch.device("cuda")
-    *_, last = engine.run((REQUEST,))
-    assert [asked["seeds"] for asked in pipe.asked] == [[5, 6]]
-    assert len(last.images) == 2
 
 
 def test_a_run_that_ends_leaves_another_picture_alone() -> None:
