@@ -92,7 +92,7 @@ def find_sampler(sampler: str, num_inference_steps: int) -> Sampler:
     Raises:
         ValueError: if there is no such sampler, or it does not take that many steps.
     """
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise ValueError(f'no sampler is called "{sampler}": choose one of {", ".join(SAMPLERS)}')
     most = SAMPLERS[sampler].max_steps
     if not 1 <= num_inference_steps <= most:

@@ -62,7 +62,7 @@ class MDTPipeline(DiffusionPipeline):
         self.register_modules(transformer=transformer.eval(), vae=vae.eval())
         names = {int(index): name for index, name in (id2label or {}).items()}
         self.id2label = {i: names.get(i, f"class {i}") for i in range(transformer.config.num_classes)}
-        SamplingSettings.carried_by(sampling_defaults)  # checked
+        SamplingSettings.of_model(sampling_defaults)  # checked
         self.register_to_config(
             id2label=self.id2label,
             preview_weights=preview_weights,
@@ -124,11 +124,11 @@ class MDTPipeline(DiffusionPipeline):
     @property
     def sampling_defaults(self) -> SamplingSettings:
         """What `stream` begins with where a call leaves it open. Set it to a dict, or to None for the published."""
-        return SamplingSettings.carried_by(self.config.sampling_defaults)
+        return SamplingSettings.of_model(self.config.sampling_defaults)
 
     @sampling_defaults.setter
     def sampling_defaults(self, entries: dict | None) -> None:
-        SamplingSettings.carried_by(entries)  # checked
+        SamplingSettings.of_model(entries)  # checked
         self.register_to_config(sampling_defaults=entries)
 
     def class_index(self, label: ClassLabel) -> int:

@@ -29,17 +29,17 @@ class SamplingSettings:
         check_guidance(self.guidance_scale, self.guidance_power)
 
     @classmethod
-    def carried_by(cls, entries: Mapping[str, object] | None) -> "SamplingSettings":
+    def of_model(cls, entries: Mapping[str, Any] | None) -> "SamplingSettings":
         """The settings of a model that carries these entries; the others are as published.
 
         Raises:
             ValueError: an entry is wrong, or there is none of its name.
         """
-        known = [field.name for field in fields(cls)]
-        if strangers := [name for name in entries or {} if name not in known]:
-            raise ValueError(f"sampling_defaults holds {', '.join(known)}, not {', '.join(map(str, strangers))}")
+        entries, names = entries or {}, [field.name for field in fields(cls)]
+        if not isinstance(entries, Mapping) or set(entries) - set(names):
+            raise ValueError(f"sampling_defaults is a dict with any of {', '.join(names)}, not {entries!r}")
         try:
-            return cls(**(entries or {}))
+            return cls(**entries)
         except ValueError as error:
             raise ValueError(f"sampling_defaults: {error}") from error
 

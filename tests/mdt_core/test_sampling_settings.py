@@ -1,0 +1,111 @@
+"""Settings that a model carries: what sampling begins with, saved with the folder, refused where they are wrong."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mdt_core import MDTPipeline
+from mdt_core.inpainting import DEFAULT_SCALE, METHODS
+from mdt_core.pipeline.settings import SamplingSettings
+from tests.helpers.tiny import tiny_pipeline
+
+OWN = {"sampler": "ddim", "num_inference_steps": 3, "guidance_scale": 2.5, "guidance_power": 0.5}
+PUBLISHED = {"sampler": "dpm++", "num_inference_steps": 25, "guidance_scale": 3.8, "guidance_power": 4.0}
+CALL = {"class_labels": "cat", "seeds": 1, "output_type": "latent"}
+
+
+@pytest.fixture
+def pipe() -> MDTPipeline:
+    return tiny_pipeline()
+
+
+def latents(pipe: MDTPipeline, **settings) -> torch.Tensor:
+    return pipe(**CALL, **settings).images
+
+
+@pytest.mark.parametrize(
+    "own, meant", [(None, PUBLISHED), (OWN, OWN), ({"guidance_scale": 2.5, "sampler": "ddim"}, None)]
+)
+def test_a_call_begins_with_the_models_settings(pipe, own, meant):
+    """Catches a default of the signature that wins over the model's, and one entry that brings all others with it."""
+    meant = meant or PUBLISHED | own
+    expected = latents(pipe, **meant)
+    pipe.sampling_defaults = own
+    assert pipe.sampling_defaults == SamplingSettings(**meant)
+    assert torch.equal(latents(pipe), expected)
+    assert torch.equal(latents(pipe, **dict.fromkeys(meant)), expected)  # None is not given
+    *_, last = pipe.stream(**CALL)
+    assert torch.equal(last.images, expected) and last.total == meant["num_inference_steps"]
+
+
+@pytest.mark.parametrize("name, other", [("guidance_scale", 1.5), ("guidance_power", 2.0), ("sampler", "dpm++")])
+def test_what_a_call_names_wins(pipe, name, other):
+    expected = latents(pipe, **OWN | {name: other})
+    pipe.sampling_defaults = OWN
+    assert torch.equal(latents(pipe, **{name: other}), expected)
+    assert not torch.equal(latents(pipe), expected)
+
+
+def test_they_are_saved_with_the_folder(pipe, tmp_path):
+    pipe.sampling_defaults = OWN
+    pipe.save_pretrained(tmp_path)
+    again = MDTPipeline.from_pretrained(tmp_path)
+    assert again.sampling_defaults == SamplingSettings(**OWN)
+    assert torch.equal(latents(again), latents(pipe))
+    tiny_pipeline().save_pretrained(tmp_path / "none")
+    assert MDTPipeline.from_pretrained(tmp_path / "none").sampling_defaults == SamplingSettings(**PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"steps": 25}, "sampling_defaults is a dict with any of sampler, .* not {'steps': 25}"),
+        ({"sampler": "euler"}, 'sampling_defaults: no sampler is called "euler"'),
+        ({"sampler": ["ddim"]}, "sampling_defaults: no sampler is called"),
+        ({"num_inference_steps": 251}, "dpm.. takes 1 to 250 steps, not 251"),
+        ({"num_inference_steps": 25.5}, "num_inference_steps must be a whole number, not 25.5"),
+        ({"num_inference_steps": "25"}, "num_inference_steps must be a whole number, not '25'"),
+        ({"guidance_scale": -1}, "guidance_scale must be a finite number of at least 0, not -1"),
+        ({"guidance_power": "4"}, "guidance_power must be a finite number of at least 0, not '4'"),
+        ("ddim", "sampling_defaults is a dict with any of .* not 'ddim'"),
+    ],
+)
+def test_a_wrong_entry_is_named_when_it_is_set_and_when_it_is_opened(pipe, tmp_path, wrong, message):
+    """Catches settings that are found to be wrong by the first picture, or by a traceback."""
+    with pytest.raises(ValueError, match=message) as error:
+        pipe.sampling_defaults = wrong
+    assert "\n" not in str(error.value) and pipe.sampling_defaults == SamplingSettings()
+    with pytest.raises(ValueError, match=message):
+        MDTPipeline(pipe.transformer, pipe.vae, sampling_defaults=wrong)
+    pipe.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"sampling_defaults": wrong}))
+    with pytest.raises(ValueError, match=f"cannot be opened: .*{message}"):
+        MDTPipeline.from_pretrained(tmp_path)
+
+
+def test_inpainting_has_its_methods_settings_and_the_models_power(pipe):
+    """Catches a model's few steps in place of those that a method needs, and a scale that is meant for pure noise."""
+    picture, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), bool)
+    mask[8:24, 8:24] = True
+    method = METHODS["blend"]
+    settings = {"sampler": method.sampler, "num_inference_steps": method.num_inference_steps}
+    settings |= {"guidance_scale": DEFAULT_SCALE, "guidance_power": OWN["guidance_power"]}
+    *_, expected = pipe.stream_inpaint(picture, mask, "cat", "blend", seeds=1, **settings)
+    pipe.sampling_defaults = OWN
+    *_, last = pipe.stream_inpaint(picture, mask, "cat", "blend", seeds=1)
+    assert torch.equal(last.x_0, expected.x_0)
+    *_, other = pipe.stream_inpaint(picture, mask, "cat", "blend", seeds=1, guidance_power=4.0)
+    assert not torch.equal(other.x_0, expected.x_0)
+
+
+@pytest.mark.parametrize("call, stream", [("__call__", "stream"), ("inpaint", "stream_inpaint")])
+def test_every_argument_stands_in_its_own_signature(call, stream):
+    """Catches an argument that one of a pair has and the other drops, and a misspelt one that is swallowed."""
+    one, other = (inspect.signature(getattr(MDTPipeline, name)).parameters for name in (call, stream))
+    assert one == other
+    assert all(each.kind is each.POSITIONAL_OR_KEYWORD for each in one.values())
+    assert all(each.annotation is not each.empty for name, each in one.items() if name != "self")
