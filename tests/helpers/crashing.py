@@ -2,8 +2,8 @@
 
 python -m tests.helpers.crashing FOLDER KILLS [SEED]
 
-One process that never trains itself forks the runs, so that importing torch is paid for once. It must be
-single-threaded to be forked: OMP_NUM_THREADS=1. The last line is JSON: what was seen.
+One process that never trains itself forks the runs. It must be single-threaded to be forked: OMP_NUM_THREADS=1. The
+last line is JSON: what was seen.
 """
 
 import json
@@ -79,6 +79,9 @@ def fill_disk(folder: Path) -> dict:
     }
 
 
-if __name__ == "__main__":
-    folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
+def main(folder: Path, kills: int, seed: int = 0) -> None:
     print(json.dumps(kill(folder, kills, seed) | fill_disk(folder)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -49,10 +49,11 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-if __name__ == "__main__":
-    lower = "bfloat16" in sys.argv
+def main(folder: Path, steps: int, *mode: str) -> None:
+    """Train as one of many processes, and look at the types that a block works in."""
+    lower = "bfloat16" in mode
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if lower else "no")
-    if "sharded" in sys.argv:  # accelerate reads an FSDP configuration on GPUs alone, its code works anywhere
+    if "sharded" in mode:  # accelerate reads an FSDP configuration on GPUs alone, its code works anywhere
         policy = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": ["Mlp", "Sequential"]}
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, cpu_ram_efficient_loading=False, **policy
@@ -60,13 +61,17 @@ if __name__ == "__main__":
         if lower:
             accelerator.state.fsdp_plugin.set_mixed_precision("bf16")  # as accelerate's own state does
         accelerator.state.distributed_type = DistributedType.FSDP
-    config = replace(CONFIG, steps=int(sys.argv[2]), log_every=1)
+    config = replace(CONFIG, steps=steps, log_every=1)
     model, streams, products = small_model(), set(), set()
     for module in model.modules():
         if isinstance(module, Block):
             module.register_forward_hook(lambda *of: streams.add(of[-1].dtype))
             module.mlp.register_forward_hook(lambda *of: products.add(of[-1].dtype))
-    train(model, EightImages(), config, Run(Path(sys.argv[1])), accelerator=accelerator)
+    train(model, EightImages(), config, Run(folder), accelerator=accelerator)
     assert streams == {torch.float32}, streams  # whatever the products are in
     assert products == {torch.bfloat16 if lower else torch.float32}, products
     accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,14 @@ def pipeline(model, vae, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline")
     MDTPipeline(model, AutoencoderKL.from_pretrained(vae), id2label=NAMES).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory) -> Path:
+    """A small file of a picture that is too large."""
+    path = tmp_path_factory.mktemp("bomb") / "bomb.png"
+    Image.new("1", (30_000, 30_000)).save(path)
+    return path
 
 
 def run(*arguments) -> None:
@@ -260,7 +269,7 @@ def test_generate_refuses_in_one_line(pipeline, tmp_path, capsys, monkeypatch, f
         (["--mask", "white.png"], "white.png: no such file"),
     ],
 )
-def test_inpaint_refuses_in_one_line(pipeline, tmp_path, capsys, monkeypatch, flags, reason):
+def test_inpaint_refuses_in_one_line(pipeline, bomb, tmp_path, capsys, monkeypatch, flags, reason):
     monkeypatch.chdir(tmp_path)
     for name, size, shade in [("in", 64, 90), ("spot", 64, 0), ("black", 64, 0), ("small", 8, 255)]:
         Image.new("L", (size, size), shade).save(f"{name}.png")
@@ -268,7 +277,7 @@ def test_inpaint_refuses_in_one_line(pipeline, tmp_path, capsys, monkeypatch, fl
     spot.paste(255, (28, 28, 36, 36))
     spot.save("spot.png")
     Path("broken.png").write_bytes(b"no picture")
-    Image.new("1", (30_000, 30_000)).save("bomb.png")
+    shutil.copy(bomb, "bomb.png")
     pictures = ["--image", "in.png", "--mask", "spot.png", "--out", "out.png", "--class", "star"]
     assert reason in refused(capsys, "inpaint", "--model", pipeline, *pictures, "--steps", 2, *flags)
     assert not (tmp_path / "out.png").exists()

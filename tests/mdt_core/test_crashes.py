@@ -1,30 +1,26 @@
 """Processes that die, disks that fill, and two processes that must train as one."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from mdt_core.runs import Run
 from mdt_core.training.loop import train
+from tests.helpers import crashing, tiny_training
+from tests.helpers.forked import start
 from tests.helpers.tiny_training import CONFIG, EightImages, small_model, weights
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forked")]  # on one worker: from one process
 
 
 def test_a_killed_run_loses_no_checkpoint_and_a_full_disk_leaves_the_last_one_whole(tmp_path):
     """Catches half a checkpoint under a checkpoint's name, steps that a kill changes, a log line that swallows another,
     and a full disk that ends in a traceback, in half a file, or in a checkpoint overwritten.
     """
-    command = [sys.executable, "-m", "tests.helpers.crashing", str(tmp_path), "5"]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = start(crashing.main, tmp_path, 5, OMP_NUM_THREADS="1").wait()
     assert done.returncode == 0, done.stderr
     error, seen = done.stdout.splitlines()[-2:]
     seen = json.loads(seen)
@@ -49,21 +45,15 @@ def test_two_processes_train_as_one(mode, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "tests.helpers.tiny_training", str(tmp_path / "two"), "3", *mode]
+    world |= {"OMP_NUM_THREADS": "1"}
     children = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=ENVIRONMENT | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start(tiny_training.main, tmp_path / "two", 3, *mode, **world, RANK=str(rank), LOCAL_RANK=str(rank))
         for rank in range(2)
     ]
     train(small_model(), EightImages(), replace(CONFIG, log_every=1), Run(tmp_path / "one"))
     for child in children:
-        _, errors = child.communicate(timeout=300)
-        assert child.returncode == 0, errors
+        done = child.wait()
+        assert done.returncode == 0, done.stderr
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
     train(small_model(), EightImages(), replace(CONFIG, log_every=1), two)  # from step 3 on in one process
     assert [row["step"] for row in two.metrics] == [1, 2, 3, 4, 5, 6]

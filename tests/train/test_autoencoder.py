@@ -1,9 +1,8 @@
 """The small autoencoder: its linear start, and a training that an interruption leaves no trace in."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from mdt_core.autoencoder import decode, encode
 from mdt_core.runs import Run
 from mdt_core.weights.hub import open_autoencoder
+from tests.helpers.forked import start
 from train import avatars
 from train.autoencoder.__main__ import main
 from train.autoencoder.config import AUTOENCODERS, DECODERS
@@ -126,6 +126,8 @@ def weights(run: Run) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("forked")
 def test_a_killed_training_ends_as_one_that_never_was(data, tmp_path):
     """Killed without warning, then asked to stop, which saves first. Catches weights, averages, a critic or moments
     that are not restored to the bit, or lie in memory otherwise than before; steps drawn anew; and steps lost.
@@ -133,13 +135,14 @@ def test_a_killed_training_ends_as_one_that_never_was(data, tmp_path):
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     settings = ["steps=60", "critic_from=0.2", "save_every=5"]
     main(command(data, whole.folder, *settings))
-    start, reached = [sys.executable, "-m", "train.autoencoder", *command(data, killed.folder, *settings)], []
+    reached = []
     for enough, number in ((15, signal.SIGKILL), (30, signal.SIGTERM)):
-        process = subprocess.Popen(start, cwd=ROOT, stderr=subprocess.DEVNULL)
-        while process.poll() is None and max(killed.checkpoints, default=0) < enough:
+        training = start(main, command(data, killed.folder, *settings))
+        while training.process.is_alive() and max(killed.checkpoints, default=0) < enough:
             time.sleep(0.01)
-        process.send_signal(number)
-        assert process.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+        os.kill(training.process.pid, number)
+        done = training.wait(60)
+        assert done.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0), done.stderr
         reached.append(max(killed.checkpoints))
     assert reached[0] < reached[1] < 60 and not (killed.folder / "vae").exists()
     assert reached[1] == killed.metrics[-1]["step"]  # SIGTERM lost none
