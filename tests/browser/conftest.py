@@ -16,7 +16,8 @@ import torch
 from diffusers import AutoencoderKL
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from mdt_core.pipeline.pipeline import IMAGENET_CLASSES, MDTPipeline
+from mdt_core.pipeline.parts import IMAGENET_CLASSES
+from mdt_core.pipeline.pipeline import MDTPipeline
 from mdt_core.transformer import MDTv2
 
 ROOT = Path(__file__).parents[2]
