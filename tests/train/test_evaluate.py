@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mdt_core.pipeline.labelled_grid import LEAST_GAP, MARGIN
+from mdt_core.pipeline.settings import SamplingSettings
 from tests.helpers.commands import run_command
 from tests.helpers.fast_judge import FastJudge
 from train.evaluate import features, samples
@@ -20,6 +21,7 @@ class Pipeline:
     """Stands in for the pipeline: class c is a grey of 60 c with noise that grows with the guidance scale."""
 
     num_classes, id2label = 3, {0: "cat", 1: "dog", 2: "owl"}
+    sampling_defaults = SamplingSettings(guidance_scale=2.5, num_inference_steps=12)
     calls = 0
 
     def __init__(self) -> None:
@@ -69,6 +71,15 @@ def test_samples_are_drawn_judged_and_reported(here, capsys):
     assert not any("FID" in word for word in report)
     assert abs(report["KID-EffLite0"]) < 5 * report["KID-EffLite0 error"]  # the same images but for the seeds
     assert [path.name for path in sorted(here.glob("out*"))] == ["out.npz"]  # the state of the run is gone
+
+
+def test_the_models_own_settings_are_what_it_begins_with(capsys):
+    """Would catch a model that is judged by settings that neither the app nor Python draw it with."""
+    own = call(capsys, SAMPLE)
+    assert (own["guidance_scale"], own["num_inference_steps"]) == (2.5, 12)
+    assert (own["guidance_power"], own["sampler"]) == (4.0, "dpm++")  # as published, where it carries none
+    given = call(capsys, f"{SAMPLE.replace('out.npz', 'given.npz')} --scale 1 --sampler ddim")
+    assert (given["guidance_scale"], given["num_inference_steps"], given["sampler"]) == (1, 12, "ddim")
 
 
 def test_the_figures_tell_good_from_bad(capsys):

@@ -68,10 +68,10 @@ def build_parser() -> Parser:
     parser.add_argument("--png-folder", type=Path, metavar="FOLDER", help="keep every image as a PNG too")
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw a labelled grid, one row per class")
     parser.add_argument("--per-class", type=int, default=8, help="images in a row of the grid (default 8)")
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--sampler", default="dpm++")
-    parser.add_argument("--scale", type=float, default=3.8, help="guidance scale")
-    parser.add_argument("--power", type=float, default=4.0, help="guidance power")
+    parser.add_argument("--sampler", help="default of this and the next three: the model's own, or as published")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--scale", type=float, help="guidance scale")
+    parser.add_argument("--power", type=float, help="guidance power")
     sweep = f"one run per value of {', '.join(SWEEPS)}, and a plot beside --out"
     parser.add_argument("--sweep", metavar="WORD=FIRST:LAST:STEP", help=sweep)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
@@ -107,10 +107,7 @@ def sample(args: argparse.Namespace, state: PartialState) -> list[Candidate]:
         weights=samples.weights_fingerprint(pipe),
         num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
         first_seed=args.seed,
-        num_inference_steps=args.steps,
-        sampler=args.sampler,
-        guidance_scale=args.scale,
-        guidance_power=args.power,
+        **asdict(pipe.sampling_defaults.but(args.sampler, args.steps, args.scale, args.power)),
     )
     out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
     runs = {out: sampling}
