@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from mdt_core.pipeline.outputs import PipelineStep
     from mdt_core.pipeline.pipeline import MDTPipeline
-    from mdt_core.transformer import MDTTransformer
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"  # in a clone; an installed package has none
 
@@ -143,6 +142,7 @@ def run_convert(args: argparse.Namespace) -> None:
     """A published file and an autoencoder into a pipeline folder."""
     from tqdm import tqdm
 
+    from mdt_core.model_info import class_and_size
     from mdt_core.pipeline.pipeline import MDTPipeline
     from mdt_core.weights.hub import resolve
 
@@ -157,7 +157,7 @@ def run_convert(args: argparse.Namespace) -> None:
         for name, run in bar:
             bar.set_description(name)
             run()
-    print(f"{out}: {_described(pipe.transformer)}, {pipe.num_classes} classes, autoencoder {args.vae}")
+    print(f"{out}: {class_and_size(pipe.transformer)}, {pipe.num_classes} classes, autoencoder {args.vae}")
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -182,32 +182,9 @@ def run_export(args: argparse.Namespace) -> None:
 
 def run_info(args: argparse.Namespace) -> None:
     """A table of what the model is, and of what can run it."""
-    import diffusers
-    import torch
+    from mdt_core.model_info import model_info
 
-    from mdt_core.acceleration.machine import devices
-    from mdt_core.pipeline.open import is_checkpoint, open_pipeline
-    from mdt_core.samplers import SAMPLERS
-    from mdt_core.weights.hub import resolve
-    from mdt_core.weights.official import load_official
-
-    path = args.model if is_checkpoint(args.model) else resolve(args.model)
-    pipe = None if Path(path).is_file() else open_pipeline(path)
-    transformer = pipe.transformer if pipe else load_official(path)  # weights alone need no autoencoder
-    config = transformer.config
-    shape = " x ".join(map(str, (config.in_channels, config.sample_size, config.sample_size)))
-    rows = {
-        "model": _described(transformer),
-        "blocks": f"{config.depth}, {config.decoder_layers} of them decoder; "
-        f"width {config.hidden_size}, {config.num_heads} heads",
-        "latents": f"{shape}, patch {config.patch_size}: {transformer.num_tokens} tokens",
-        "images": f"{pipe.image_size} px, {type(pipe.vae).__name__}" if pipe else "no autoencoder: convert adds one",
-        "classes": f"{config.num_classes}{_first_names(pipe.id2label) if pipe else ''}",
-        "sampling": _settings(pipe) if pipe else "as published",
-        "samplers": ", ".join(SAMPLERS),
-        "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}; devices {', '.join(devices())}",
-    }
-    for name, value in rows.items():
+    for name, value in model_info(args.model).items():
         print(f"{name:<10}{value}")
 
 
@@ -247,27 +224,6 @@ def _write_last_image(pipe: "MDTPipeline", args: argparse.Namespace, steps: Iter
     step.images[0].save(args.out)
     name = "no class" if args.label is None else pipe.id2label[pipe.class_index(args.label)]
     print(f"{args.out}: {name}, seed {args.seed}; {step.evaluations} model evaluations, {step.skipped} skipped")
-
-
-def _described(transformer: "MDTTransformer") -> str:
-    """Class and size, counted as the paper counts: with and without the side block, which only training needs."""
-    count = {name: parameter.numel() for name, parameter in transformer.named_parameters()}
-    side_block = sum(n for name, n in count.items() if name.startswith("sideblocks."))
-    total = sum(count.values())
-    without = f" ({total - side_block:,} without the side block)" if side_block else ""
-    return f"{type(transformer).__name__}, {total:,} parameters{without}"
-
-
-def _settings(pipe: "MDTPipeline") -> str:
-    """What the model is drawn with unless a call says otherwise."""
-    own = pipe.sampling_defaults
-    guidance = f"guidance scale {own.guidance_scale:g}, power {own.guidance_power:g}"
-    return f"{own.num_inference_steps} steps of {own.sampler}, {guidance}, unless you choose others"
-
-
-def _first_names(id2label: dict[int, str], most: int = 16) -> str:
-    names = list(id2label.values())
-    return ": " + ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _check_out_folder(folder: Path) -> None:
