@@ -10,7 +10,8 @@ import gradio as gr
 from app.common.errors import plain_errors
 from app.common.studio import CHECK, GLUE, Studio
 from app.compare.tab import Compare
-from app.engine.engine import Engine, ModelInfo
+from app.engine.engine import Engine
+from app.engine.model_info import ModelInfo
 from app.generate.tab import Generate
 from app.inpaint.tab import Inpaint
 from app.progress.tab import NAME, TrainingProgress

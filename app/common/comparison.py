@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from app.common.recipes import find_classes, name_of, settings_of, to_request
-from app.engine.engine import ModelInfo
+from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 
 MAX_CELLS = 64
@@ -76,7 +76,6 @@ def to_recipe(comparison: Comparison, info: ModelInfo) -> dict[str, Any]:
         "values": comparison.values,
         "seed": comparison.base.seeds[0],
         **settings_of(comparison.base, info),
-        "skip_unconditional": comparison.base.skip_unconditional,
     }
 
 

@@ -5,21 +5,27 @@ upright RGB picture.
 """
 
 import base64
+import hashlib
 import io
+import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
 from gradio.components import Component
-from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from mdt_core.pipeline.image_arrays import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 8192 * 8192
+RECIPE_KEY = "mdt-studio"  # of the text in a PNG that holds its recipe
 
 
 def open_image(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
@@ -59,15 +65,36 @@ def jpeg_uri(image: Image.Image, max_side: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def to_png(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes:
+    """The picture as PNG bytes, with its recipe in a text of the file where there is one (see `recipes`)."""
+    text = PngInfo()
+    if recipe is not None:
+        text.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def publish_picture(
+    image: Image.Image, name: str, component: Component, recipe: Mapping[str, Any] | None = None
+) -> str:
+    """A picture as a PNG file that the browser can fetch, with its recipe inside where there is one; the path."""
+    return publish(to_png(image, recipe), name, component)
+
+
 def publish(data: bytes, name: str, component: Component, suffix: str = ".png") -> str:
     """Put a file where `component` serves its files from, until the server deletes it; the path.
 
     `name`, of any characters, becomes the name of a download.
     """
     stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "picture"
-    path = save_bytes_to_cache(data, f"{stem}{suffix}", component.GRADIO_CACHE)
-    component.temp_files.add(path)  # so that launch(delete_cache=...) finds it
-    return path
+    path = Path(component.GRADIO_CACHE) / hashlib.sha256(data).hexdigest() / f"{stem}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, delete=False) as partial:
+        partial.write(data)
+    os.replace(partial.name, path)  # in one piece: the same data may be published while a browser fetches it
+    component.temp_files.add(str(path))  # so that launch(delete_cache=...) finds it
+    return str(path)
 
 
 def uri(path: str) -> str:

@@ -5,7 +5,6 @@ tolerant (unknown fields are ignored, missing or useless ones are named and keep
 other versions still load.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,25 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from gradio.components import Component
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
-from app.common.images import open_header, publish
-from app.engine.engine import ModelInfo
+from app.common.images import RECIPE_KEY, open_header
+from app.engine.model_info import ModelInfo
 from app.engine.request import NOWHERE, Request, class_named
+from app.engine.settings import SEED
 
-KEY = "mdt-studio"  # of the text chunk
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels
-SETTINGS = ("sampler", "num_inference_steps", "guidance_scale", "guidance_power")  # the sampler bounds the steps
-NAMES = {
-    "seeds": "seed",
-    "sampler": "sampler",
-    "num_inference_steps": "number of steps",
-    "guidance_scale": "guidance scale",
-    "guidance_power": "guidance power",
-    "skip_unconditional": "choice to skip passes",
-}
 
 
 class Labelled(Protocol):
@@ -45,22 +31,21 @@ def of_image(request: Request, index: int, info: ModelInfo) -> dict[str, Any]:
     """The recipe of one image of a request, by itself: a batch changes a picture by rounding, on a GPU alone."""
     label = request.class_labels[index]
     return {
-        "kind": "generate",
+        "kind": request.kind,
         "class_label": label,
         "class_name": name_of(label, info),
         "seed": request.seeds[index],
         **settings_of(request, info),
-        "skip_unconditional": request.skip_unconditional,
     }
 
 
-def settings_of(request: Any, info: ModelInfo) -> dict[str, Any]:
+def settings_of(request: Request, info: ModelInfo) -> dict[str, Any]:
     """What recipes of all kinds hold."""
     return {
         "model": request.model,
         "weights": info.weights,
         "dtype": info.dtype,
-        **{name: getattr(request, name) for name in SETTINGS},
+        **{key: getattr(request, key) for key in request.settings},
         "versions": {package: version(package) for package in PACKAGES},
     }
 
@@ -70,28 +55,11 @@ def name_of(label: int | None, info: ModelInfo) -> str | None:
     return None if label is None else info.labels[label]
 
 
-def to_png(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes:
-    """The picture as PNG bytes with its recipe inside, where there is one."""
-    text = PngInfo()
-    if recipe is not None:
-        text.add_itxt(KEY, json.dumps(recipe, ensure_ascii=False))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=text)
-    return buffer.getvalue()
-
-
-def publish_picture(
-    image: Image.Image, name: str, component: Component, recipe: Mapping[str, Any] | None = None
-) -> str:
-    """A picture as a PNG file, with its recipe inside where there is one; see `images.publish`. The path."""
-    return publish(to_png(image, recipe), name, component)
-
-
-def read(path: str | Path, kind: str = "generate") -> dict[str, Any]:
+def read(path: str | Path, kind: str = Request.kind) -> dict[str, Any]:
     """The recipe in a PNG. ValueError where there is none, or one of another kind."""
     image = open_header(path, formats=("PNG",))
     try:
-        text = image.info.get(KEY) or image.text.get(KEY)  # the latter also finds text after the pixels
+        text = image.info.get(RECIPE_KEY) or image.text.get(RECIPE_KEY)  # the latter also finds text after the pixels
     except Exception as error:  # a damaged file
         raise ValueError("The PNG is damaged: its recipe cannot be read.") from error
     if text is None:
@@ -124,17 +92,20 @@ def differences(recipe: Mapping[str, Any], info: ModelInfo) -> list[str]:
     return notes
 
 
-def to_request(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Request, list[str]]:
-    """The request for one image that a recipe describes, for the model `info`, and what could not be taken over."""
-    request, notes = Request(info.name, (None,), (0,)), differences(recipe, info)
-    values = {"seeds": (recipe.get("seed"),)} | {name: recipe.get(name) for name in SETTINGS}
-    values["skip_unconditional"] = recipe.get("skip_unconditional", True)  # older recipes: they all did
-    for name, value in values.items():
+def to_request(recipe: Mapping[str, Any], info: ModelInfo, start: Request | None = None) -> tuple[Request, list[str]]:
+    """The request for one image that a recipe describes, for the model `info`, and what could not be taken over.
+
+    `start`: what it keeps where the recipe says nothing of use; by default the model's own settings.
+    """
+    request, notes = start or Request.first(info), differences(recipe, info)
+    recipe = {"skip_unconditional": True} | recipe  # older recipes do not say so: they all did
+    for key, setting in {"seeds": SEED, **request.settings}.items():  # the sampler before the steps, which it bounds
+        value = (recipe.get("seed"),) if key == "seeds" else recipe.get(key)
         try:
-            request = replace(request, **{name: value})
+            request = replace(request, **{key: value})
         except (ValueError, TypeError):
-            notes.append(f"its {NAMES[name]} is missing or not usable")
-    if recipe.get("kind") == "generate":
+            notes.append(f"its {setting.name} is missing or not usable")
+    if recipe.get("kind") == request.kind:
         labels = find_classes([recipe.get("class_label")], [recipe.get("class_name")], info, notes)
         request = replace(request, class_labels=labels or (None,))
     return request, notes

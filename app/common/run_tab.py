@@ -18,8 +18,8 @@ from app.common import recipes
 from app.common.errors import plain_errors, warn
 from app.common.stage import WAITING, status_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update
-from app.engine.engine import ModelInfo
 from app.engine.frames import PREVIEW_SECONDS
+from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 
 

@@ -9,7 +9,8 @@ import gradio as gr
 from gradio.events import Dependency
 
 from app.common.errors import plain_errors
-from app.engine.engine import Engine, ModelInfo
+from app.engine.engine import Engine
+from app.engine.model_info import ModelInfo
 from app.engine.models import checkpoint_name
 
 Update = dict[Any, Any]  # what a handler returns or yields: component -> its new value or gr.update

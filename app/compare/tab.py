@@ -6,28 +6,20 @@ from typing import Any
 
 import gradio as gr
 
-from app.common import recipes
+from app.common.class_picker import check_offered, class_picker, follow_model, to_label
 from app.common.comparison import AXES, Comparison, from_recipe, to_recipe
-from app.common.controls import (
-    check_offered,
-    class_picker,
-    follow_model,
-    from_request,
-    sampling_controls,
-    seed_picker,
-    to_label,
-    to_request,
-)
-from app.common.images import jpeg_uri, uri
+from app.common.controls import RequestControls, bring_steps, seed_picker, setting_controls
+from app.common.images import jpeg_uri, publish_picture, uri
 from app.common.run_tab import Job, RunTab
 from app.common.stage import duration, image, message, status_line
 from app.common.studio import GLUE, Studio, Update
 from app.compare.grid import empty_grid, join_values, parse_values
-from app.engine.engine import ModelInfo
 from app.engine.frames import Frame
+from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 from mdt_core.pipeline.labelled_grid import LabelledGrid
 
+MAX_ROWS = 16
 OFFERED_MODELS = 6
 SIDE = 1600  # pixels of the largest grid that is streamed
 
@@ -70,15 +62,15 @@ class Compare(RunTab):
                 self.lay_out_status()
                 self.stage = gr.HTML(message("The grid comes here, cell by cell."), elem_id="compare-stage")
                 self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
-        self.offered = follow_model(studio, self.classes)
-        settings = [self.classes, self.axis, self.values, self.seed, *self.sampling.inputs]
+        self.offered = follow_model(studio, self.controls.classes)
+        settings = [self.axis, self.values, *self.controls.inputs]
         self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
         self.wire_run([self.offered, studio.model, *settings], [self.stage, self.save])
         self.wire_recipe([self.offered, *settings])
 
     def _lay_out_controls(self, studio: Studio) -> None:
         labels = list(studio.info.labels)
-        self.classes = class_picker(studio.info, labels[:3], 16, "compare")
+        classes = class_picker(studio.info, labels[:3], MAX_ROWS, "compare")
         with gr.Row():
             self.axis = gr.Dropdown(
                 [(axis.name, key) for key, axis in AXES.items()],
@@ -89,8 +81,12 @@ class Compare(RunTab):
             )
             default = AXES["guidance_scale"].default
             self.values = gr.Textbox(default, label="Values", max_lines=1, min_width=120, elem_id="compare-values")
-        self.seed = seed_picker("compare")
-        self.sampling = sampling_controls(studio.info, "compare")
+        start, seed = Request.first(studio.info), seed_picker("compare")
+        settings = setting_controls(start, "compare", "sampler", "num_inference_steps")
+        settings |= setting_controls(start, "compare", "guidance_scale", "guidance_power")
+        settings |= setting_controls(start, "compare", "skip_unconditional")
+        self.controls = RequestControls(Request, classes, None, seed, settings)
+        bring_steps(settings)
         self.lay_out_run()
 
     def offer_values(self, axis: str) -> str:
@@ -101,18 +97,11 @@ class Compare(RunTab):
     # --- a run -----------------------------------------------------------------------------------------------
 
     def ask(
-        self,
-        offered: ModelInfo,
-        model: str,
-        classes: list[int],
-        axis: str,
-        values: str,
-        seed: int,
-        *sampling: Any,
+        self, offered: ModelInfo, model: str, axis: str, values: str, classes: list[int], *settings: Any
     ) -> GridJob:
         """The grid of these settings."""
         check_offered(offered, self.engine.describe(model))
-        base = to_request(model, [], 1, seed, *sampling)
+        base = self.controls.request(model, [], *settings)
         job = GridJob(Comparison(base, tuple(map(to_label, classes)), axis, parse_values(axis, values)))
         for name in dict.fromkeys(request.model for request in job.requests):
             self.engine.locate(name)  # looks through the runs: once per model, not per cell
@@ -142,7 +131,7 @@ class Compare(RunTab):
         """The grid as it is, to be looked at and saved with the recipe of the whole."""
         comparison = job.comparison
         name = f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}"
-        file = recipes.publish_picture(job.grid.image, name, self.save, to_recipe(comparison, job.info))
+        file = publish_picture(job.grid.image, name, self.save, to_recipe(comparison, job.info))
         return {self.stage: show(uri(file)), self.save: gr.update(value=file, visible=True)}
 
     def ended(self, job: GridJob) -> Update:
@@ -157,10 +146,8 @@ class Compare(RunTab):
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved grid says."""
         comparison, notes = from_recipe(recipe, info)
-        classes, _, *rest = from_request(comparison.base, info, comparison.class_labels)
-        update = {self.offered: info, self.classes: classes, self.axis: comparison.axis}
-        update[self.values] = join_values(comparison.values)
-        return comparison.base, update | dict(zip([self.seed, *self.sampling.inputs], rest, strict=True)), notes
+        update = {self.offered: info, self.axis: comparison.axis, self.values: join_values(comparison.values)}
+        return comparison.base, update | self.controls.updates(comparison.base, info, comparison.class_labels), notes
 
 
 def show(source: str) -> str:

@@ -8,13 +8,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 
 from app.engine.frames import Frame
-from app.engine.models import version_of, weights_of
+from app.engine.model_info import ModelInfo, describe_pipeline, version_of
 from app.engine.request import Request
 from app.engine.speed import Speeds
 from app.engine.zero_gpu import ON_ZERO_GPU, gpu
@@ -22,33 +23,9 @@ from mdt_core.acceleration.machine import choose_device
 from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.pipeline.labels import class_index
 from mdt_core.pipeline.open import open_pipeline
-from mdt_core.transformer import MDT
 
 WARM_SECONDS = 3.0  # of a timed warm-up that tell enough
-LARGE_MODEL = 100e6  # parameters; above this a CPU is slow enough to suggest fewer steps
 LENT_SECONDS = 120.0  # that ZeroGPU lends its GPU for at most
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the page shows of a model."""
-
-    name: str
-    architecture: str  # "MDTv2"
-    parameters: int
-    labels: dict[int, str]
-    image_size: int  # pixels
-    cells: int  # latent cells along a side
-    tokens: int  # along a side
-    masked_pass: bool  # whether it has a side-interpolator
-    device: str  # "cpu", "cuda"
-    dtype: str = "float32"
-    weights: str = ""  # tells whether they are those that a recipe was made with
-
-    @property
-    def slow(self) -> bool:
-        """Whether few steps should be suggested."""
-        return self.device == "cpu" and self.parameters > LARGE_MODEL
 
 
 class Engine:
@@ -76,7 +53,7 @@ class Engine:
         self._load = load
         self._start = gpu(seconds_needed)(self._run)
         self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
-        self._looking = threading.Lock()  # one model at a time is looked into: each takes its memory
+        self._reading = threading.Lock()  # one model at a time is read: each takes its memory
         if ON_ZERO_GPU:  # a worker may be forked while another visitor holds it
             os.register_at_fork(after_in_child=lambda: setattr(self, "_lock", threading.Lock()))
         self._visitors: set[object] = set()  # whose runs are going on or waiting
@@ -105,10 +82,10 @@ class Engine:
         An idle engine opens it. A run that goes on is not waited for, and keeps its model in memory: then the other one
         is read beside it and let go of again. ValueError where there is no such model or it cannot be read.
         """
-        info = self._known(name)
+        info = self._current_info(name)
         if info is None:
-            with self._looking:
-                info = self._known(name) or self._read(name)  # somebody else may have asked for it meanwhile
+            with self._reading:
+                info = self._current_info(name) or self._read(name)  # somebody else may have asked for it meanwhile
         return info
 
     def class_index(self, name: str, label: int | str) -> int:
@@ -125,11 +102,17 @@ class Engine:
         try:
             with closing(self._start(requests)) as frames:
                 for frame in frames:
-                    if frame.images and isinstance(requests[frame.request_index], Request):
-                        self.note(requests[frame.request_index], frame)
+                    if frame.images:
+                        self.record_time(requests[frame.request_index], frame)
                     yield frame
         finally:
             self._visitors.discard(visitor)
+
+    def draw(self, request: Request) -> list[Image.Image]:
+        """The images of one request, when they are finished."""
+        for frame in self.run((request,)):
+            images = frame.images
+        return images
 
     def warm(self, name: str) -> None:
         """Draw a picture that nobody sees: a model's first steps are slow, and the later ones tell what others take.
@@ -147,7 +130,7 @@ class Engine:
                 if self._visitors:
                     return
                 if frame.request_index == 2 and (frame.images or frame.seconds > WARM_SECONDS):
-                    self.note(timed, frame)
+                    self.record_time(timed, frame)
                     return
 
     def warm_in_background(self, name: str) -> None:
@@ -160,9 +143,9 @@ class Engine:
         """Whether `warm_in_background` is at work."""
         return self._warming is not None and self._warming.is_alive()
 
-    def note(self, request: Request, frame: Frame) -> None:
-        """Keep what a run took until this frame."""
-        self.speeds.note(request.model, len(request.seeds), frame.evaluations, frame.seconds)
+    def record_time(self, request: Request, frame: Frame) -> None:
+        """Keep what a request took until this frame, by its model and its kind."""
+        self.speeds.record((request.model, request.kind), len(request.seeds), frame.evaluations, frame.seconds)
 
     def check_time(self, requests: Sequence[Request]) -> None:
         """ValueError where ZeroGPU does not lend its GPU for as long as a run may take. Elsewhere a run has all day."""
@@ -173,8 +156,8 @@ class Engine:
             )
 
     def seconds(self, request: Request) -> float | None:
-        """What a run will take on this machine, from what others took; None before the model's first."""
-        return self.speeds.estimate(request.model, len(request.seeds), sum(request.evaluations))
+        """What a request will take on this machine, as others of its model and kind did; None before the first."""
+        return self.speeds.estimate((request.model, request.kind), len(request.seeds), sum(request.evaluations))
 
     def _run(self, requests: Sequence[Request]) -> Iterator[Frame]:
         """As `run`. On ZeroGPU it works in another process."""
@@ -189,15 +172,15 @@ class Engine:
         if (name, version) != (self._name, self._version):
             self._name = self._pipe = None  # let go of the old weights before the new ones come
             pipe = self._load(location)
-            self._note_model(name, version, pipe)
+            self._read_info(name, version, pipe)
             self._pipe = pipe.to(self.device)
             self._pipe.optimize(dtype=self.dtype, compile=self.compile)
             self._pipe.set_progress_bar_config(disable=True)
             self._name, self._version = name, version
         return self._pipe
 
-    def _known(self, name: str) -> ModelInfo | None:
-        """What was noted of a model, unless its files have changed since. ValueError where there never was one."""
+    def _current_info(self, name: str) -> ModelInfo | None:
+        """What is known of a model, unless its files have changed since. ValueError where there never was one."""
         if not isinstance(name, str) or name not in self._info:
             self.locate(name)
             return None
@@ -210,28 +193,15 @@ class Engine:
         stays = ON_ZERO_GPU and self._pipe is not None
         if stays or not self._lock.acquire(blocking=False):
             location = self.locate(name)
-            return self._note_model(name, version_of(location), self._load(location))
+            return self._read_info(name, version_of(location), self._load(location))
         try:
             self._open(name)
             return self._info[name][1]
         finally:
             self._lock.release()
 
-    def _note_model(self, name: str, version: int, pipe: Any) -> ModelInfo:
-        dtype = choose_dtype(self.dtype, torch.device(self.device), pipe.transformer.config.hidden_size)
-        info = ModelInfo(
-            name=name,
-            architecture=type(pipe.transformer).__name__,
-            parameters=sum(p.numel() for p in pipe.transformer.parameters()),
-            labels=dict(pipe.id2label),
-            image_size=pipe.image_size,
-            cells=pipe.latent_shape[-1],
-            tokens=pipe.latent_shape[-1] // pipe.transformer.config.patch_size,
-            masked_pass=isinstance(pipe.transformer, MDT),
-            device=self.device,
-            dtype=str(dtype).removeprefix("torch."),
-            weights=weights_of(pipe),
-        )
+    def _read_info(self, name: str, version: int, pipe: Any) -> ModelInfo:
+        info = describe_pipeline(name, pipe, self.device, self.dtype)
         self._info[name] = version, info
         return info
 

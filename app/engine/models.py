@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from app.engine.runs import checkpoint_folders, find_runs
-from mdt_core.fingerprint import fingerprint
 from mdt_core.weights.hub import expand
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -42,23 +41,6 @@ class Models(Mapping[str, str]):
             folders = checkpoint_folders(folder)
             found |= {checkpoint_name(run, step): str(folders[step]) for step in reversed(folders)}
         return found
-
-
-def version_of(location: str) -> int:
-    """A number that changes with the files of a model, wherever it lies here; of a hub id always the same."""
-    path = expand(location)
-    files = [path] if path.is_file() else [*path.glob("*.json"), *path.glob("*/*.json"), *path.glob("*/*.safetensors")]
-    try:
-        return hash(tuple(sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)))
-    except OSError:  # one was replaced at this moment
-        return 0
-
-
-def weights_of(pipe) -> str:
-    """16 hexadecimal digits that change with a model's weights: of a few of each tensor, for training moves all."""
-    networks = [part for part in (pipe.transformer, getattr(pipe, "vae", None)) if part is not None]
-    weights = (weight.detach().reshape(-1) for network in networks for weight in network.parameters())
-    return fingerprint(weight[:: max(1, len(weight) // 16)].float() for weight in weights)
 
 
 def find_models(chosen: str, shipped: Path = MODELS) -> dict[str, str]:

@@ -1,27 +1,28 @@
 """How long a run will take on this machine, from what runs took on it."""
 
 import threading
+from collections.abc import Hashable
 
 
 class Speeds:
     """Seconds that one model evaluation of every image took, by model and number of images.
 
     The first run of a model compiles and fills caches: the warm-up takes it. After that, half of each figure is the
-    latest run and half what was known, so that one run beside other work does not decide it.
+    latest run and half the figure before, so that one run beside other work does not decide it.
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[str, int], float] = {}
+        self._seconds: dict[tuple[Hashable, int], float] = {}
         self._lock = threading.Lock()
 
-    def note(self, model: str, num_images: int, evaluations: int, seconds: float) -> None:
+    def record(self, model: Hashable, num_images: int, evaluations: int, seconds: float) -> None:
         """A run of `num_images` took this long for so many evaluations of each."""
         latest = seconds / evaluations
         with self._lock:
-            known = self._seconds.get((model, num_images), latest)
-            self._seconds[model, num_images] = (latest + known) / 2
+            before = self._seconds.get((model, num_images), latest)
+            self._seconds[model, num_images] = (latest + before) / 2
 
-    def estimate(self, model: str, num_images: int, evaluations: int) -> float | None:
+    def estimate(self, model: Hashable, num_images: int, evaluations: int) -> float | None:
         """Seconds for a run; scaled from the nearest number of images that was run, None where the model never ran."""
         with self._lock:
             counts = [count for name, count in self._seconds if name == model]

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 from app.common.run_tab import Job
 from app.common.stage import caption, columns_for, pictures
-from app.engine.engine import ModelInfo
 from app.engine.frames import Frame
+from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 
 PREVIEWS = {"x_0": "Predicted image", "x_t": "Noisy state"}

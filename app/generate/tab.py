@@ -9,26 +9,26 @@ import gradio as gr
 from PIL import Image
 
 from app.common import recipes
+from app.common.class_picker import NO_CLASS, check_offered, class_picker, follow_model, room_for
 from app.common.controls import (
-    NO_CLASS,
-    check_offered,
-    class_picker,
-    follow_model,
-    from_request,
-    room_for,
-    sampling_controls,
+    RequestControls,
+    bring_steps,
+    control,
     seed_picker,
+    setting_controls,
+    show_guidance_curve,
     to_request,
 )
 from app.common.errors import plain_errors
-from app.common.images import served
+from app.common.images import publish_picture, served
 from app.common.run_tab import RunTab
 from app.common.stage import WAITING, caption, describe_step, duration, message, status_line
 from app.common.studio import GLUE, GPU, Studio, Update
-from app.engine.engine import ModelInfo
 from app.engine.frames import Frame
-from app.engine.request import MAX_IMAGES, MAX_SEED, Request, check_whole
-from app.generate.presets import Presets
+from app.engine.model_info import ModelInfo
+from app.engine.request import Request
+from app.engine.settings import MAX_IMAGES, NUM_IMAGES
+from app.generate.presets import TimedPresets
 from app.generate.step_history import PREVIEWS, PreviewChoice, StepHistory
 
 # What a click on Generate changes at once in the browser, while the run's first step is on its way
@@ -53,24 +53,27 @@ class Generate(RunTab):
                 self._lay_out_result()
         self.choice = gr.State(PreviewChoice())
         self.picture = gr.State()  # the file of the picture chosen in the gallery
-        self.offered = follow_model(studio, self.classes)
-        self.settings = [self.classes, self.count, self.seed, *self.sampling.inputs]
+        self.offered = follow_model(studio, self.controls.classes)
         self._wire(studio)
         studio.actions, studio.picture = self.actions, self.picture
 
     def _lay_out_controls(self, studio: Studio) -> None:
-        first = next(iter(studio.info.labels))
-        self.classes = class_picker(studio.info, [first], MAX_IMAGES, "generate")
+        start = Request.first(studio.info)
+        classes = class_picker(studio.info, [next(iter(studio.info.labels))], MAX_IMAGES, "generate")
         with gr.Row():
             self.any_class = gr.Button("Random class", size="sm", elem_id="generate-any-class")
             self.no_class = gr.Button("No class", size="sm", elem_id="generate-no-class")
         with gr.Row():
-            self.count = gr.Slider(
-                1, MAX_IMAGES, 4, step=1, label="Images", buttons=[], min_width=120, elem_id="generate-count"
-            )
-            self.seed = seed_picker("generate")
-        self.presets = Presets(studio.engine)
-        self.sampling = sampling_controls(studio.info, "generate", self.classes)
+            count = control(NUM_IMAGES, 4, "generate")
+            seed = seed_picker("generate")
+        self.presets = TimedPresets(studio.engine, start)
+        settings = setting_controls(start, "generate", "sampler", "num_inference_steps")
+        settings |= setting_controls(start, "generate", "guidance_scale", "guidance_power")
+        curve = gr.HTML(elem_id="generate-curve")
+        settings |= setting_controls(start, "generate", "skip_unconditional")
+        self.controls = RequestControls(Request, classes, count, seed, settings)
+        bring_steps(settings)
+        show_guidance_curve(self.controls, curve)
         self.lay_out_run()
 
     def _lay_out_result(self) -> None:
@@ -107,23 +110,23 @@ class Generate(RunTab):
             )
 
     def _wire(self, studio: Studio) -> None:
-        model, job = studio.model, self.job
+        model, job, classes, count = studio.model, self.job, self.controls.classes, self.controls.count
         page = [self.stage, self.gallery, self.preview_kind, self.step, self.again, self.picture]
-        self.any_class.click(self.random_class, model, self.classes, **GLUE)
-        self.no_class.click(lambda: [NO_CLASS], outputs=self.classes, **GLUE)
-        gr.on([self.classes.change, self.count.release], room_for, [self.classes, self.count], self.count, **GLUE)
+        self.any_class.click(self.random_class, model, classes, **GLUE)
+        self.no_class.click(lambda: [NO_CLASS], outputs=classes, **GLUE)
+        gr.on([classes.change, count.release], room_for, [classes, count], count, **GLUE)
 
         at_once = [self.start, self.stop, self.status, self.step, self.again]
         self.start.click(None, outputs=at_once, js=STARTED, **GLUE)  # first: behind the run it waits for its end
-        run = self.wire_run([self.choice, self.offered, model, *self.settings], page, check_first=False)
-        self.presets.wire(studio, self.settings, self.sampling, run)
+        run = self.wire_run([self.choice, self.offered, model, *self.controls.inputs], page, check_first=False)
+        self.presets.wire(studio, self.controls, run)
 
         scrubbed = {"outputs": [self.stage, self.gallery], "trigger_mode": "always_last"} | GLUE
         self.step.input(self.scrub, [job, self.step], **scrubbed)
         self.preview_kind.input(self.choose_preview, [self.choice, job, self.step, self.preview_kind], **scrubbed)
         self.gallery.select(self.select, job, page, **GLUE)
-        self.again.click(self.use_again, [job, self.picture], [self.classes, self.count, self.seed], **GLUE)
-        self.wire_recipe([self.offered, *self.settings])
+        self.again.click(self.use_again, [job, self.picture], [classes, count, self.controls.seed], **GLUE)
+        self.wire_recipe([self.offered, *self.controls.inputs])
         gr.api(self.generate, api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
@@ -142,7 +145,7 @@ class Generate(RunTab):
 
     def ask(self, choice: PreviewChoice, offered: ModelInfo, *settings: Any) -> StepHistory:
         """The run of these settings."""
-        request = to_request(*settings)
+        request = self.controls.request(*settings)
         info = self.engine.describe(request.model)
         check_offered(offered, info)
         return StepHistory(request.for_labels(info.labels), info, choice)
@@ -212,40 +215,44 @@ class Generate(RunTab):
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved picture says."""
         request, notes = recipes.to_request(recipe, info)
-        values = zip(self.settings, from_request(request, info), strict=True)
-        return request, {self.offered: info, **dict(values)}, notes
+        return request, {self.offered: info} | self.controls.updates(request, info), notes
 
     def generate(
         self,
         class_label: int | str | None = None,
         seed: int = 0,
         num_images: int = 1,
-        num_inference_steps: int = 25,
-        sampler: str = "dpm++",
-        guidance_scale: float = 3.8,
-        guidance_power: float = 4.0,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
         skip_unconditional: bool = True,
         model: str | None = None,
     ) -> list[gr.FileData]:
-        """Draw pictures of one class, by index or name (None: no class). Picture i has the seed `seed` + i."""
+        """Draw pictures of one class, by index or name (None: no class). Picture i has the seed `seed` + i.
+
+        Steps, sampler, scale and power are the model's own where they are not given.
+        """
+        given = {
+            "num_inference_steps": num_inference_steps,
+            "sampler": sampler,
+            "guidance_scale": guidance_scale,
+            "guidance_power": guidance_power,
+        }
         with plain_errors():
-            check_whole("number of images", num_images, 1, MAX_IMAGES)
-            check_whole("seed", seed, 0, MAX_SEED)
             name = self.engine.default if model is None else model
             info = self.engine.describe(name)
             label = NO_CLASS if class_label in (None, "") else self.engine.class_index(name, class_label)
-            sampling = (sampler, num_inference_steps, guidance_scale, guidance_power, skip_unconditional)
-            request = to_request(name, [label], num_images, seed, *sampling)
-            for frame in self.engine.run((request,)):
-                last = frame
-            return served(self._publish(request, last.images, info))
+            settings = info.sampling_defaults | {key: value for key, value in given.items() if value is not None}
+            request = to_request(name, label, num_images, seed, skip_unconditional=skip_unconditional, **settings)
+            return served(self._publish(request, self.engine.draw(request), info))
 
     def _publish(self, request: Request, images: Sequence[Image.Image], info: ModelInfo) -> list[str]:
         """The images as PNG files with their recipes. `info`: of the weights that drew them."""
         files = []
         for i, (image, label, seed) in enumerate(zip(images, request.class_labels, request.seeds, strict=True)):
             name = f"{caption(label, info.labels)}-{seed}"
-            files.append(recipes.publish_picture(image, name, self.gallery, recipes.of_image(request, i, info)))
+            files.append(publish_picture(image, name, self.gallery, recipes.of_image(request, i, info)))
         return files
 
 

@@ -1,6 +1,7 @@
 """The `/inpaint` endpoint: picture and mask as files, results as files."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import gradio as gr
 from gradio.components import Component
 from gradio.utils import get_upload_folder
 
+from app.common.class_picker import NO_CLASS
+from app.common.controls import to_request
 from app.common.errors import plain_errors
 from app.common.images import open_image, served
 from app.engine.engine import Engine
-from app.engine.request import MAX_SEED, check_whole, counting
-from app.inpaint.easel import open_mask
-from app.inpaint.request import MAX_VARIANTS, Inpainting, Settings
-from app.inpaint.session import publish_results
+from app.inpaint.job import publish_variants
+from app.inpaint.masks import open_mask
+from app.inpaint.request import InpaintRequest
 from mdt_core.inpainting import DEFAULT_SCALE, find_method
 
 
@@ -32,7 +34,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
         sampler: str | None = None,
         strength: float = 1.0,
         guidance_scale: float = DEFAULT_SCALE,
-        guidance_power: float = 4.0,
+        guidance_power: float | None = None,
         masked_content: str = "auto",
         area: str = "whole",
         grow: int = 8,
@@ -41,32 +43,33 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
     ) -> list[gr.FileData]:
         """Repaint a picture where the mask (of its size) is white. Variant i has the seed `seed` + i."""
         with plain_errors():
-            check_whole("number of variants", num_variants, 1, MAX_VARIANTS)
-            check_whole("seed", seed, 0, MAX_SEED)
             name = engine.default if model is None else model
             info = engine.describe(name)
             sampler, num_inference_steps = find_method(method).schedule(sampler, num_inference_steps)
-            settings = Settings(
-                model=name,
-                class_label=None if class_label in (None, "") else engine.class_index(name, class_label),
-                seeds=counting(seed, num_variants),
+            if guidance_power is None:
+                guidance_power = InpaintRequest.first(info).guidance_power
+            label = NO_CLASS if class_label in (None, "") else engine.class_index(name, class_label)
+            request = to_request(
+                name,
+                label,
+                num_variants,
+                seed,
+                InpaintRequest,
                 method=method,
-                sampler=sampler,
                 num_inference_steps=num_inference_steps,
+                sampler=sampler,
+                strength=strength,
                 guidance_scale=guidance_scale,
                 guidance_power=guidance_power,
-                strength=strength,
                 masked_content=masked_content,
                 area=area,
                 grow=grow,
                 feather=feather,
             )
             picture = open_image(uploaded(image))
-            request = Inpainting(settings, picture, open_mask(uploaded(mask), picture.size))
-            for frame in engine.run((request,)):
-                last = frame
-        files = publish_results(request, last.images, info, "inpainted", at)
-        return served(files)
+            request = replace(request, image=picture, mask=open_mask(uploaded(mask), picture.size))
+            images = engine.draw(request)
+        return served(publish_variants(request, images, info, "inpainted", at))
 
     return inpaint
 

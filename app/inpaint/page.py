@@ -3,25 +3,28 @@
 from pathlib import Path
 
 import gradio as gr
+from gradio.components import Component
 
-from app.common.controls import class_choices
+from app.common.class_picker import class_choices
+from app.common.controls import RequestControls, control, seed_picker, setting_controls
+from app.common.presets import preset_picker
 from app.common.run_tab import RunTab
 from app.common.stage import status_line
 from app.common.studio import Studio, Update
-from app.inpaint.controls import Controls, lay_out_mask_settings, lay_out_settings
-from app.inpaint.easel import PAINT
-from app.inpaint.examples import find_examples
-from app.inpaint.request import MAX_VARIANTS
-from app.inpaint.session import InpaintJob, Outcome
+from app.engine.model_info import ModelInfo
+from app.inpaint.job import InpaintJob, Results
+from app.inpaint.request import FIRST_PRESET, NUM_VARIANTS, InpaintRequest, presets_for
+from app.inpaint.source_image import PAINT
+from mdt_core.inpainting import METHODS
 
-PAINTING, CELLS, RESULT = "paint", "cells", "result"
-VIEWS = [("Paint", PAINTING), ("What will be repainted", CELLS), ("Result", RESULT)]
-START = status_line(0, "Open a picture, paste one, or take an example.")
+PAINTING, FOOTPRINT, RESULT = "paint", "footprint", "result"
+VIEWS = [("Paint", PAINTING), ("What will be repainted", FOOTPRINT), ("Result", RESULT)]
 EMPTY = (
     '<div class="stage empty"><p>Drop or paste a picture here, open one, take an example,<br>'
     "or send one from Generate.</p></div>"
 )
 SCRIPT = Path(__file__).with_name("paste.js")
+EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 
 
 class Page(RunTab):
@@ -33,20 +36,26 @@ class Page(RunTab):
     def __init__(self, studio: Studio):
         super().__init__(studio)
         self.examples = find_examples()
+        first = InpaintRequest.first(studio.info)
         with gr.Row(equal_height=False, elem_classes="tab"):
             with gr.Column(scale=0, min_width=400, elem_classes="controls"):
-                settings = self._lay_out_controls(studio)
+                classes, count, seed, settings = self._lay_out_controls(studio, first)
             with gr.Column(min_width=500, elem_classes="result", elem_id="inpaint-result"):
-                self.controls = Controls(**settings, **self._lay_out_result())
-        self.easel, self.outcome = gr.State(), gr.State()
+                self._lay_out_result()
+                settings |= setting_controls(first, "inpaint", "area", "grow", "feather")
+        self.controls = RequestControls(InpaintRequest, classes, count, seed, settings)
+        self.status.value = status_line(0, "Open a picture, paste one, or take an example.")
+        self.source, self.results = gr.State(), gr.State()
         with studio.actions:
             self.send = gr.Button("Send to Inpaint", size="sm", scale=0, min_width=160, elem_id="generate-send")
 
-    def _lay_out_controls(self, studio: Studio) -> dict[str, gr.components.Component]:
+    def _lay_out_controls(
+        self, studio: Studio, first: InpaintRequest
+    ) -> tuple[gr.Dropdown, gr.Slider, gr.Number, dict[str, Component]]:
         with gr.Row():
             kinds = {"file_types": ["image"], "size": "sm", "min_width": 120}
-            self.open = gr.UploadButton("Open picture", elem_id="inpaint-open", **kinds)
-            self.open_mask = gr.UploadButton("Load mask", elem_id="inpaint-mask", **kinds)
+            self.open_button = gr.UploadButton("Open picture", elem_id="inpaint-open", **kinds)
+            self.open_mask_button = gr.UploadButton("Load mask", elem_id="inpaint-mask", **kinds)
         self.example = gr.Gallery(
             [str(picture) for picture, _ in self.examples],
             show_label=False,
@@ -59,18 +68,26 @@ class Page(RunTab):
             elem_id="inpaint-examples",
             elem_classes="strip",
         )
-        label = gr.Dropdown(
+        classes = gr.Dropdown(
             class_choices(studio.info.labels),
             value=next(iter(studio.info.labels)),
             label="Class (type to filter)",
             elem_id="inpaint-class",
         )
-        self.preset, settings = lay_out_settings(studio.info)
+        self.preset = preset_picker(presets_for(studio.info), FIRST_PRESET, "inpaint")
+        settings = setting_controls(first, "inpaint", "method", "sampler")
+        settings["method"].choices = method_choices(studio.info)
+        settings |= setting_controls(first, "inpaint", "num_inference_steps", "strength")
+        settings |= setting_controls(first, "inpaint", "guidance_scale", "guidance_power")
+        with gr.Row():
+            count = control(NUM_VARIANTS, 1, "inpaint")
+            seed = seed_picker("inpaint")
+        settings |= setting_controls(first, "inpaint", "masked_content")
         self.lay_out_run()
-        return {"label": label, **settings}
+        return classes, count, seed, settings
 
-    def _lay_out_result(self) -> dict[str, gr.components.Component]:
-        self.status = gr.HTML(START, elem_id="inpaint-status")
+    def _lay_out_result(self) -> None:
+        self.lay_out_status()
         self.editor = gr.ImageEditor(
             type="pil",
             format="png",
@@ -87,7 +104,7 @@ class Page(RunTab):
             elem_classes="editor",
         )
         self.stage = gr.HTML(EMPTY, elem_id="inpaint-stage", js_on_load=SCRIPT.read_text(encoding="utf-8"))
-        self.cells = gr.HTML(visible=False, elem_id="inpaint-cells")
+        self.footprint = gr.HTML(visible=False, elem_id="inpaint-footprint")
         self.slider = gr.ImageSlider(
             format="png",
             type="filepath",
@@ -104,7 +121,7 @@ class Page(RunTab):
             visible=False,
             interactive=False,
             allow_preview=False,
-            columns=MAX_VARIANTS,
+            columns=NUM_VARIANTS.high,
             rows=1,
             buttons=[],
             elem_id="inpaint-variants",
@@ -119,20 +136,26 @@ class Page(RunTab):
             self.clear = gr.Button("Clear mask", min_width=110, elem_id="inpaint-clear", **small)
             self.use = gr.Button("Use this one", visible=False, min_width=120, elem_id="inpaint-use", **small)
             self.save = gr.DownloadButton("Save PNG", visible=False, min_width=160, elem_id="inpaint-save", **small)
-        with gr.Row():
-            return lay_out_mask_settings()
 
-    def show(self, view: str, job: InpaintJob | None = None, outcome: Outcome | None = None) -> Update:
-        """Which of the components that share one place is there."""
+    @property
+    def switched(self) -> list[Component]:
+        """What `switch_to` changes."""
+        return [
+            *(self.view, self.editor, self.footprint, self.stage, self.slider, self.variants),
+            *(self.invert, self.clear, self.use, self.save),
+        ]
+
+    def switch_to(self, view: str, job: InpaintJob | None = None, results: Results | None = None) -> Update:
+        """Show the component of a view in the place that they share, and the buttons that belong to it."""
         running = bool(job and job.running)
-        result = view == RESULT and bool(outcome) and not running
+        result = view == RESULT and bool(results) and not running
         return {
             self.view: view,
             self.editor: gr.update(visible=True if view == PAINTING else "hidden"),
-            self.cells: gr.update(visible=view == CELLS),
+            self.footprint: gr.update(visible=view == FOOTPRINT),
             self.stage: gr.update(visible=view == RESULT and not result),
             self.slider: gr.update(visible=result),
-            self.variants: gr.update(visible=result and len(outcome.files) > 1),
+            self.variants: gr.update(visible=result and len(results.files) > 1),
             self.invert: gr.update(visible=view == PAINTING),
             self.clear: gr.update(visible=view == PAINTING),
             self.use: gr.update(visible=result),
@@ -143,3 +166,15 @@ class Page(RunTab):
 def brush(size: tuple[int, int]) -> gr.Brush:
     """A brush that suits a picture of this size: it reaches a twelfth of the shorter side."""
     return gr.Brush(default_size=max(2, min(size) // 12), colors=[(f"rgb{PAINT}", 0.6)], color_mode="fixed")
+
+
+def method_choices(info: ModelInfo) -> list[tuple[str, str]]:
+    """(label, method) pairs of what a model can do."""
+    options = InpaintRequest.settings["method"].options
+    return [(options[name], name) for name, row in METHODS.items() if info.masked_pass or not row.masked_pass]
+
+
+def find_examples(folder: Path = EXAMPLES) -> list[tuple[Path, Path]]:
+    """(picture, mask) files by name: NAME.png next to NAME-mask.png."""
+    pairs = [(path, path.with_name(f"{path.stem}-mask.png")) for path in sorted(folder.glob("*.png"))]
+    return [(picture, mask) for picture, mask in pairs if mask.is_file()]

@@ -1,294 +1,298 @@
 """The Inpaint tab: open a picture, paint what is to be repainted, watch it, compare, take a variant and paint on."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
 from app.common import recipes
-from app.common.controls import NO_CLASS, check_offered, for_model
+from app.common.class_picker import NO_CLASS, check_offered, follow_model
+from app.common.controls import setting_update
 from app.common.errors import plain_errors, sentence
-from app.common.images import open_image
+from app.common.presets import apply_preset, preset_of
 from app.common.stage import STAGE_SIDE, describe_step, duration, message, pictures, status_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update
-from app.engine.engine import ModelInfo
 from app.engine.frames import Frame
-from app.inpaint.controls import (
-    brought,
-    method_choices,
-    preset_of,
-    settings_to_values,
-    values_to_settings,
-    wire_presets,
-)
-from app.inpaint.easel import Easel, editor_value, enlarge, footprint_view, mask_of, mask_png, open_mask
+from app.engine.model_info import ModelInfo
+from app.engine.settings import steps_for
 from app.inpaint.endpoint import make_endpoint
-from app.inpaint.page import CELLS, PAINTING, RESULT, Page, brush
-from app.inpaint.request import FALLBACK, Inpainting, Settings, mask_from, settings_from, source_of
-from app.inpaint.session import InpaintJob, Outcome, publish_outcome
+from app.inpaint.footprint import LEGEND, draw_footprint
+from app.inpaint.job import InpaintJob, Results
+from app.inpaint.masks import enlarge, open_mask
+from app.inpaint.page import FOOTPRINT, PAINTING, RESULT, Page, brush, method_choices
+from app.inpaint.request import FALLBACK, InpaintRequest, from_recipe, mask_from, presets_for, source_of
+from app.inpaint.source_image import SourceImage, editor_value, painted_mask
+from mdt_core.inpainting import METHODS
+
+Painted = dict[str, Any] | None  # the editor's value
 
 
 class Inpaint(Page):
-    """What happens between the tab's components. Methods that return an Update touch only what is in it."""
+    """What happens between the tab's components."""
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
-        self.offered = gr.State(studio.info)  # the model whose classes the picker shows
-        self._wire(studio)
-
-    def _wire(self, studio: Studio) -> None:
-        model, easel, job, outcome, editor = studio.model, self.easel, self.job, self.outcome, self.editor
-        settings = self.controls.all
-        views = [
-            *(self.view, self.editor, self.stage, self.cells, self.slider, self.variants),
-            *(self.invert, self.clear, self.use, self.save),
-        ]
-        page = [self.start, self.stop, self.status, easel, job, outcome, *views]
-
-        offers = [self.controls.label, self.controls.method, self.offered]
-        shown = [*offers, self.preset, self.controls.sampler, self.controls.steps]
-        for event in (studio.opened.success, studio.page.load):
-            event(self.offer, [model, *offers], shown, **GLUE)
-        wire_presets(self.preset, self.controls, model, self.engine.describe)
-        self.open.upload(self.take_upload, self.open, page, **CHECK)
-        self.example.select(self.take_example, model, [*page, self.controls.label], **GLUE)
-        self.send.click(
-            self.take_generated, [studio.picture, model], [*page, studio.tabs, self.controls.label], **CHECK
-        )
-        self.use.click(self.take_variant, [outcome, easel], page, **CHECK)
-        self.wire_recipe([self.preset, *settings, easel, outcome, job, *views, self.offered], [easel])
-
-        self.open_mask.upload(self.load_mask, [self.open_mask, easel], page, **CHECK)
-        self.invert.click(self.invert_mask, [editor, easel], editor, **GLUE)
-        self.clear.click(self.clear_mask, easel, editor, **GLUE)
-
-        seen = [self.view, model, editor, easel, job, outcome, *settings]
-        self.view.input(self.look, seen, views, trigger_mode="always_last", **GLUE)
-        edges = [self.controls.area, self.controls.grow, self.controls.feather]
-        gr.on([edge.change for edge in edges], self.redraw, seen, self.cells, trigger_mode="always_last", **GLUE)
-        self.variants.select(self.choose, outcome, [self.slider, self.save, outcome], **GLUE)
-
-        self.wire_run([self.offered, model, editor, easel, *settings], [easel, outcome, *views])
+        self.offered = follow_model(studio, self.controls.classes)
+        self._wire_settings(studio)
+        self._wire_picture(studio)
+        settings, model = self.controls.inputs, studio.model
+        page = [self.source, self.results, *self.switched]
+        self.wire_run([self.offered, model, self.editor, self.source, *settings], page)
+        self.wire_recipe([self.preset, self.offered, self.job, *settings, *page], [self.source])
         gr.api(make_endpoint(self.engine, self.slider), api_name="inpaint", **GPU)
+
+    def _wire_settings(self, studio: Studio) -> None:
+        """A preset sets method, sampler and steps; so does a method, to its own; each by hand is no preset."""
+        settings, model = self.controls.settings, studio.model
+        method, sampler, steps = (settings[key] for key in ("method", "sampler", "num_inference_steps"))
+        for event in (studio.opened.success, studio.page.load):
+            event(self.offer_methods, [model, method], [method, sampler, steps, self.preset], **GLUE)
+        self.preset.input(self.apply_preset, [self.preset, model], [method, sampler, steps], **GLUE)
+        method.input(self.bring_schedule, method, [sampler, steps, self.preset], **GLUE)
+        sampler.input(self.bound_steps, [sampler, steps], [steps, self.preset], **GLUE)
+        steps.input(lambda: None, outputs=self.preset, **GLUE)
+
+    def _wire_picture(self, studio: Studio) -> None:
+        model, source, editor, classes = studio.model, self.source, self.editor, self.controls.classes
+        page = [source, self.results, self.job, self.status, *self.switched]
+        self.open_button.upload(self.load_upload, self.open_button, page, **CHECK)
+        self.example.select(self.load_example, model, [*page, classes], **GLUE)
+        self.send.click(self.load_generated, [studio.picture, model], [*page, studio.tabs, classes], **CHECK)
+        self.use.click(self.load_variant, [self.results, source], page, **CHECK)
+        self.open_mask_button.upload(self.load_mask, [self.open_mask_button, source], page, **CHECK)
+        self.invert.click(self.invert_mask, [editor, source], editor, **GLUE)
+        self.clear.click(self.clear_mask, source, editor, **GLUE)
+
+        inputs = [model, editor, source, *self.controls.inputs]
+        latest = {"trigger_mode": "always_last"} | GLUE
+        self.view.input(self.choose_view, [self.view, self.job, self.results, *inputs], self.switched, **latest)
+        edges = [self.controls.settings[key].change for key in ("area", "grow", "feather")]
+        gr.on(edges, self.redraw_footprint, [self.view, *inputs], self.footprint, **latest)
+        self.variants.select(self.select, self.results, [self.slider, self.save, self.results], **GLUE)
+
+    # --- the settings ----------------------------------------------------------------------------------------
+
+    def offer_methods(self, model: str, method: str) -> Update:
+        """Another model was chosen: the methods that it can do, and another one where it cannot do the chosen one."""
+        choices = method_choices(self.engine.describe(model))
+        control = self.controls.settings["method"]
+        if method in dict(choices).values():
+            return {control: gr.update(choices=choices)}
+        return self.bring_schedule(FALLBACK) | {control: gr.update(choices=choices, value=FALLBACK)}
+
+    def apply_preset(self, name: str, model: str) -> Update:
+        """Set what a preset sets; the other controls stay."""
+        return apply_preset(presets_for(self.engine.describe(model))[name], self.controls.settings)
+
+    def bring_schedule(self, method: str) -> Update:
+        """A method was chosen: it brings its sampler and its steps along."""
+        row = METHODS[method]
+        schedule = {"sampler": row.sampler, "num_inference_steps": row.num_inference_steps}
+        return apply_preset(schedule, self.controls.settings) | {self.preset: None}
+
+    def bound_steps(self, sampler: str, steps: int) -> Update:
+        """A sampler was chosen: no more steps than it takes."""
+        values = {"sampler": sampler, "num_inference_steps": min(steps, steps_for(sampler).high)}
+        update = setting_update("num_inference_steps", values)
+        return {self.controls.settings["num_inference_steps"]: update, self.preset: None}
 
     # --- the picture -----------------------------------------------------------------------------------------
 
-    def take_upload(self, path: str) -> Update:
+    def load_upload(self, path: str) -> Update:
         """A picture was opened, pasted or dropped."""
         with plain_errors():
-            return self._take(Easel(open_image(path), Path(path).stem))
+            return self._load(SourceImage.open(path))
 
-    def take_example(self, model: str, event: gr.SelectData) -> Update:
+    def load_example(self, model: str, event: gr.SelectData) -> Update:
         """An example was clicked: the picture, its mask, and its class, with which its name begins."""
         picture, mask = self.examples[event.index]
-        easel = Easel(open_image(picture), picture.stem)
-        update = self._take(easel, open_mask(mask, easel.size))
+        source = SourceImage.open(picture)
+        update = self._load(source, open_mask(mask, source.size))
         labels = self.engine.describe(model).labels.items()
         label = next((index for index, name in labels if picture.stem.startswith(name)), None)
-        return update if label is None else update | {self.controls.label: label}
+        return update if label is None else update | {self.controls.classes: label}
 
-    def take_generated(self, path: str | None, model: str) -> Update:
+    def load_generated(self, path: str | None, model: str) -> Update:
         """The picture chosen on the Generate tab, with its class."""
         with plain_errors():
             if path is None:
                 raise ValueError("There is no picture to send yet: generate one first.")
-            update = self._take(Easel(open_image(path), Path(path).stem))
+            update = self._load(SourceImage.open(path)) | {self.studio.tabs: gr.Tabs(selected="inpaint")}
             recipe = recipes.read(path)
-        update[self.studio.tabs] = gr.Tabs(selected="inpaint")
         if recipe["model"] == model:
             label = recipe["class_label"]
-            update[self.controls.label] = NO_CLASS if label is None else label
+            update[self.controls.classes] = NO_CLASS if label is None else label
         return update
 
-    def take_variant(self, outcome: Outcome, easel: Easel) -> Update:
+    def load_variant(self, results: Results, source: SourceImage) -> Update:
         """A variant becomes the picture, to paint on."""
         with plain_errors():
-            picture = open_image(outcome.files[outcome.chosen])
-        text = status_line(0, "This is the picture now: paint on, and press Inpaint (Ctrl + Enter).")
-        return self._take(Easel(picture, easel.name)) | {self.status: text}
+            variant = SourceImage.open(results.files[results.chosen], source.name)
+        text = "This is the picture now: paint on, and press Inpaint (Ctrl + Enter)."
+        return self._load(variant) | {self.status: status_line(0, text)}
 
-    def _take(self, easel: Easel, mask: np.ndarray | None = None) -> Update:
-        """Put a picture on the easel; a mask is of its own size."""
-        value = editor_value(easel.display(), easel.lay(mask))
+    def _load(self, source: SourceImage, mask: np.ndarray | None = None) -> Update:
+        """Put a picture into the editor; a mask is of its own size."""
         return {
-            self.easel: easel,
-            self.outcome: None,
+            self.source: source,
+            self.results: None,
             self.job: None,  # a run that goes on is of the picture before
             self.status: self.ready,
-            **self.show(PAINTING),
-            self.editor: gr.update(value=value, brush=brush(easel.shown), visible=True),
+            **self._edit(source, mask),
         }
 
     # --- the mask --------------------------------------------------------------------------------------------
 
-    def load_mask(self, path: str, easel: Easel | None) -> Update:
+    def load_mask(self, path: str, source: SourceImage | None) -> Update:
         """A mask was opened: it takes the place of the painted one."""
         with plain_errors():
-            if easel is None:
+            if source is None:
                 raise ValueError("Open the picture first, then its mask.")
-            mask = easel.lay(open_mask(path, easel.size))
-            return {
-                **self.show(PAINTING),
-                self.editor: gr.update(value=editor_value(easel.display(), mask), visible=True),
-            }
+            return self._edit(source, open_mask(path, source.size))
 
-    def invert_mask(self, value: dict[str, Any] | None, easel: Easel | None) -> Any:
+    def invert_mask(self, painted: Painted, source: SourceImage | None) -> Any:
         """Paint what is not painted."""
-        if easel is None:
+        if source is None:
             return gr.skip()
-        painted = easel.lay(~easel.mask(mask_of(value, easel.shown)))
-        return editor_value(easel.display(), painted)
+        mask = ~source.mask(painted_mask(painted, source.display_size))
+        return editor_value(source.display(), source.set_mask(mask))
 
-    def clear_mask(self, easel: Easel | None) -> Any:
+    def clear_mask(self, source: SourceImage | None) -> Any:
         """Paint nothing."""
-        return gr.skip() if easel is None else editor_value(easel.display(), easel.lay(None))
+        return gr.skip() if source is None else editor_value(source.display(), source.set_mask(None))
 
-    # --- what is shown ---------------------------------------------------------------------------------------
+    def _edit(self, source: SourceImage, mask: np.ndarray | None) -> Update:
+        """Show the editor with a picture and a mask of its own size."""
+        value = editor_value(source.display(), source.set_mask(mask))
+        editor = gr.update(value=value, brush=brush(source.display_size), visible=True)
+        return self.switch_to(PAINTING) | {self.editor: editor}
 
-    def look(
-        self,
-        view: str,
-        model: str,
-        value: dict[str, Any] | None,
-        easel: Easel | None,
-        job: InpaintJob | None,
-        outcome: Outcome | None,
-        *values: Any,
+    # --- views -----------------------------------------------------------------------------------------------
+
+    def choose_view(
+        self, view: str, job: InpaintJob | None, results: Results | None, model: str, painted: Painted, *rest: Any
     ) -> Update:
         """Switch the view."""
-        if easel is None:
+        source, *settings = rest
+        if source is None:
             return {self.view: PAINTING}
-        update = self.show(view, job, outcome)
-        if view == CELLS:
-            update[self.cells] = gr.update(value=self._draw_cells(model, value, easel, values), visible=True)
-        elif view == RESULT and not outcome and not (job and job.running):
-            hint = "There is no result yet: press Inpaint."
-            update[self.stage] = gr.update(value=message(hint), visible=True)
+        update = self.switch_to(view, job, results)
+        if view == FOOTPRINT:
+            drawing = self._draw_footprint(model, painted, source, settings)
+            update[self.footprint] = gr.update(value=drawing, visible=True)
+        elif view == RESULT and not results and not (job and job.running):
+            update[self.stage] = gr.update(value=message("There is no result yet: press Inpaint."), visible=True)
         return update
 
-    def redraw(self, view: str, model: str, value: Any, easel: Easel | None, *rest: Any) -> Any:
+    def redraw_footprint(
+        self, view: str, model: str, painted: Painted, source: SourceImage | None, *settings: Any
+    ) -> Any:
         """The mask's edge was changed: show it."""
-        _, _, *values = rest
-        return self._draw_cells(model, value, easel, values) if easel and view == CELLS else gr.skip()
+        seen = source is not None and view == FOOTPRINT
+        return self._draw_footprint(model, painted, source, settings) if seen else gr.skip()
 
-    def _draw_cells(self, model: str, value: dict[str, Any] | None, easel: Easel, values: tuple) -> str:
+    def _draw_footprint(self, model: str, painted: Painted, source: SourceImage, settings: Any) -> str:
         """What will be repainted, or the sentence that says why nothing would be."""
         info = self.engine.describe(model)
         try:
-            mask = easel.mask(mask_of(value, easel.shown))
-            request = Inpainting(values_to_settings(model, *values), easel.picture(), mask)
-            canvas = request.small_canvas(info.image_size, info.cells, STAGE_SIDE)
+            canvas = self._request(model, painted, source, settings).small_canvas(
+                info.image_size, info.cells, STAGE_SIDE
+            )
         except ValueError as error:
             return message(sentence(error))
-        legend = "teal: new, fading in at its edge · amber: made anew, but not kept · lines: the tokens of both"
-        return pictures([footprint_view(canvas, info.cells, info.tokens)], [legend])
+        return pictures([draw_footprint(canvas, info.cells, info.tokens)], [LEGEND])
 
-    def choose(self, outcome: Outcome, event: gr.SelectData) -> Update:
+    def _request(self, model: str, painted: Painted, source: SourceImage, settings: Any) -> InpaintRequest:
+        """What the controls and the editor ask for."""
+        mask = source.mask(painted_mask(painted, source.display_size))
+        return replace(self.controls.request(model, *settings), image=source.image(), mask=mask)
+
+    def select(self, results: Results, event: gr.SelectData) -> Update:
         """A variant was clicked."""
-        outcome.chosen = event.index
-        return {self.outcome: outcome, **self._compare(outcome)}
+        results.chosen = event.index
+        return {self.results: results, **self._compare(results)}
 
-    def _compare(self, outcome: Outcome) -> Update:
+    def _compare(self, results: Results) -> Update:
         """The chosen variant next to what it was made from."""
+        chosen = results.chosen
+        label = f"Save PNG · {results.captions[chosen]}"
         return {
-            self.slider: gr.update(value=(outcome.before, outcome.shown[outcome.chosen]), visible=True),
-            self.save: gr.update(
-                label=f"Save PNG · {outcome.captions[outcome.chosen]}",
-                value=outcome.files[outcome.chosen],
-                visible=True,
-            ),
+            self.slider: gr.update(value=(results.before, results.display_files[chosen]), visible=True),
+            self.save: gr.update(label=label, value=results.files[chosen], visible=True),
         }
 
     # --- a run -----------------------------------------------------------------------------------------------
 
     def ask(
-        self, offered: ModelInfo, model: str, value: dict[str, Any] | None, easel: Easel | None, *values: Any
+        self, offered: ModelInfo, model: str, painted: Painted, source: SourceImage | None, *settings: Any
     ) -> InpaintJob:
         """The run of this picture, mask and settings."""
         info = self.engine.describe(model)
         check_offered(offered, info)
-        if easel is None:
+        if source is None:
             raise ValueError("There is no picture yet: open or paste one, or take an example.")
-        mask = easel.mask(mask_of(value, easel.shown))
-        settings = values_to_settings(model, *values)
-        request = Inpainting(settings, easel.picture(), mask)
-        request.check(info)
+        request = self._request(model, painted, source, settings)
+        request.check_mask(info)
         self.engine.check_time((request,))
-        return InpaintJob((), settings, easel, mask_png(mask))
+        return InpaintJob(request, source)
 
     def begun(self, job: InpaintJob) -> Update:
         """The picture as it is, in the place of each variant."""
-        captions = job.captions()
-        shown = pictures([job.easel.display()] * len(captions), captions)
-        return self.show(RESULT, job) | {self.stage: gr.update(value=shown, visible=True)}
+        before = pictures([job.source.display()] * len(job.captions), job.captions)
+        return self.switch_to(RESULT, job) | {self.stage: gr.update(value=before, visible=True)}
 
     def started(self, job: InpaintJob) -> Update:
         """Nothing is to be seen of it."""
-        job.start(self.engine.describe(job.settings.model))
+        job.start(self.engine.describe(job.request.model))
         return {}
 
     def preview(self, job: InpaintJob, step: Frame) -> Update:
         """The variants so far."""
-        return {
-            self.stage: pictures(step.x_0, job.captions()),
-            self.status: status_line(step.index / step.total, describe_step(step)),
-        }
+        text = status_line(step.index / step.total, describe_step(step))
+        return {self.stage: pictures(step.x_0, job.captions), self.status: text}
 
     def result(self, job: InpaintJob, step: Frame) -> Update:
-        """Kept for `ended`, which shows it unless another picture was opened meanwhile."""
-        job.outcome = publish_outcome(job, step.images, self.slider)
+        """Left to `ended`, which shows it unless another picture was opened meanwhile."""
+        job.publish(step.images, self.slider)
         return {}
 
     def ended(self, job: InpaintJob) -> Update:
-        """The painted mask is still there."""
-        job.running = False
-        if job.outcome is None:
-            update = self.show(PAINTING)
-            if job.done:
-                text = f"Stopped after step <b>{job.done}</b> of {job.total}. The mask is still there."
-                update[self.status] = status_line(job.done / job.total, text)
-            return update
-        return {
-            self.outcome: job.outcome,
-            **self.show(RESULT, job, job.outcome),
-            **self._compare(job.outcome),
-            self.variants: gr.update(value=job.outcome.shown, visible=len(job.outcome.shown) > 1),
-            self.status: status_line(1, f"{job.total} steps in {duration(job.seconds)}"),
-        }
-
-    # --- recipes, models, clients ----------------------------------------------------------------------------
+        """The result, or the painted mask, which is still there."""
+        job.end()
+        if results := job.results:
+            return {
+                self.results: results,
+                **self.switch_to(RESULT, job, results),
+                **self._compare(results),
+                self.variants: gr.update(value=results.display_files, visible=len(results.files) > 1),
+                self.status: status_line(1, f"{job.total} steps in {duration(job.seconds)}"),
+            }
+        update = self.switch_to(PAINTING)
+        if job.done:
+            text = f"Stopped after step <b>{job.done}</b> of {job.total}. The mask is still there."
+            update[self.status] = status_line(job.done / job.total, text)
+        return update
 
     def apply_recipe(
-        self, recipe: Mapping[str, Any], info: ModelInfo, path: str, easel: Easel | None
-    ) -> tuple[Settings, Update, list[str]]:
-        """All controls and the mask as a saved picture says; without a picture on the easel it takes its place."""
-        settings, notes = settings_from(recipe, info)
-        update = {} if easel else self._take(easel := Easel(open_image(path), Path(path).stem))
+        self, recipe: Mapping[str, Any], info: ModelInfo, path: str, source: SourceImage | None
+    ) -> tuple[InpaintRequest, Update, list[str]]:
+        """All controls and the mask as a saved picture says; where no picture is open, it is that one, too."""
+        request, notes = from_recipe(recipe, info)
+        update = {} if source else self._load(source := SourceImage.open(path))
         mask = mask_from(recipe)
-        if mask is None or mask.shape not in (easel.size[::-1], easel.shown[::-1]):
+        if mask is None or mask.shape not in (source.size[::-1], source.display_size[::-1]):
             notes.append("its mask is missing, or does not fit the picture: paint one")
-        else:
-            update |= self.show(PAINTING)
-            laid = mask if mask.shape == easel.size[::-1] else enlarge(mask, easel.size)  # before: as the editor had it
-            value = editor_value(easel.display(), easel.lay(laid))
-            update[self.editor] = gr.update(value=value, brush=brush(easel.shown), visible=True)
-        if recipe.get("source") != source_of(easel.picture()):
+        else:  # older recipes have it as the editor had it
+            update |= self._edit(source, enlarge(mask, source.size))
+        update |= {self.preset: preset_of(request, presets_for(info)), self.offered: info}
+        update |= self.controls.updates(request, info)
+        method = gr.update(choices=method_choices(info), value=request.method)
+        update[self.controls.settings["method"]] = method
+        if recipe.get("source") != source_of(source.image()):
             text = "It was made from another picture: open that one for the same result."
-            update[self.status] = status_line(0, f"Recipe loaded: seed {settings.seeds[0]}. {text}")
-        update |= {self.preset: preset_of(settings, info), self.offered: info}
-        return settings, update | dict(zip(self.controls.all, settings_to_values(settings, info), strict=True)), notes
-
-    def offer(self, model: str, label: int, method: str, before: ModelInfo) -> Update:
-        """Another model was chosen: its classes, and the methods that it can do."""
-        info = self.engine.describe(model)
-        if info == before:
-            return {self.offered: info}
-        update, choices = for_model(info, [label], before), method_choices(info)
-        update["value"] = update["value"][0]
-        controls, found = self.controls, {self.controls.label: update, self.offered: info}
-        if method in dict(choices).values():
-            return found | {controls.method: gr.update(choices=choices)}
-        moved = {self.preset: None, controls.method: gr.update(choices=choices, value=FALLBACK)}
-        return found | moved | dict(zip([controls.sampler, controls.steps], brought(FALLBACK), strict=True))
+            update[self.status] = status_line(0, f"Recipe loaded: seed {request.seeds[0]}. {text}")
+        else:
+            update.pop(self.status, None)
+        return request, update, notes

@@ -6,9 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.common import recipes
 from app.common.errors import plain_errors
-from app.common.images import publish
+from app.common.images import publish, publish_picture
 from app.common.studio import GLUE, on_end
 from app.progress.animation import NEEDS_AV, animate, formats
 from app.progress.timeline import Timeline
@@ -61,6 +60,6 @@ class Download:
         """A timeline as a file: an animation, or as "png" a grid, which carries its recipe where there is one."""
         with plain_errors():
             if kind == "png":
-                return recipes.publish_picture(timeline.grid(), name, self.file, recipe)
+                return publish_picture(timeline.grid(), name, self.file, recipe)
             data = animate(list(timeline.frames()), kind)
         return publish(data, name, self.file, f".{kind}")

@@ -3,20 +3,22 @@
 import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from time import perf_counter
 
 import gradio as gr
 from PIL import Image
 
-from app.common import recipes
-from app.common.controls import NO_CLASS, class_choices, seed_picker, to_request
+from app.common.class_picker import NO_CLASS, class_choices
+from app.common.controls import control, seed_picker, to_request
 from app.common.errors import plain_errors
-from app.common.images import jpeg_uri, uri
+from app.common.images import jpeg_uri, publish_picture, uri
 from app.common.stage import WAITING, duration, figure, image, status_line
 from app.common.studio import CHECK, GPU, Studio, Update, on_end
 from app.engine.frames import PREVIEW_SECONDS
-from app.engine.request import GUIDANCE_SCALE, Request, max_steps
+from app.engine.request import Request
 from app.engine.runs import RunSnapshot
+from app.engine.settings import SAMPLING, steps_for
 from app.progress.download import Download
 from app.progress.strip import (
     PictureCache,
@@ -60,14 +62,9 @@ class StripPanel:
             elem_id="training-class",
         )
         self.seed = seed_picker("training")
-        slider = {"buttons": [], "min_width": 150}
-        most = max_steps(DEFAULTS.sampler)
-        self.steps = gr.Slider(
-            1, most, DEFAULTS.num_inference_steps, step=1, label="Sampling steps", elem_id="training-steps", **slider
-        )
-        self.scale = gr.Slider(
-            *GUIDANCE_SCALE, DEFAULTS.guidance_scale, step=0.1, label="Guidance", elem_id="training-scale", **slider
-        )
+        steps = replace(steps_for(DEFAULTS.sampler), label="Sampling steps")
+        self.steps = control(steps, DEFAULTS.num_inference_steps, "training")
+        self.scale = control(SAMPLING["guidance_scale"], DEFAULTS.guidance_scale, "training")
         button = {"scale": 0, "min_width": 130}
         self.start = gr.Button("Render", variant="primary", elem_id="training-start", elem_classes="start", **button)
         self.stop = gr.Button(
@@ -121,8 +118,8 @@ class StripPanel:
         """Check what is asked before the run joins the queue."""
         with plain_errors():
             choice = NO_CLASS if label is None else label
-            sampling = (DEFAULTS.sampler, steps, scale, DEFAULTS.guidance_power)
-            strip = plan(self.runs(first, second), to_request("", [choice], 1, seed, *sampling))
+            request = to_request("", choice, 1, seed, num_inference_steps=steps, guidance_scale=scale)
+            strip = plan(self.runs(first, second), request)
         return {
             self.strip: strip,
             self.start: gr.update(visible=False),
@@ -161,7 +158,7 @@ class StripPanel:
             return self.download.publish(strip_timeline(strip), kind, name, recipe_of(strip, self.engine))
 
     def _publish(self, image: Image.Image, name: str, recipe: dict) -> str:
-        return recipes.publish_picture(image, name, self.stage, recipe)
+        return publish_picture(image, name, self.stage, recipe)
 
 
 def show(strip: Strip, current: StripCell | None = None, preview: str | None = None) -> str:

@@ -17,19 +17,11 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.common import recipes
-from app.common.controls import (
-    NO_CLASS,
-    check_offered,
-    class_choices,
-    draw_curve,
-    for_model,
-    room_for,
-    steps_of,
-    to_request,
-)
+from app.common.class_picker import NO_CLASS, check_offered, class_choices, for_model, room_for
+from app.common.controls import draw_curve, steps_of, to_request
 from app.common.guidance_curve import guidance_curve
 from app.engine.engine import Engine
-from app.engine.request import MAX_SEED
+from app.engine.settings import MAX_SEED
 from app.ui import build, launch, launch_options, offer
 from tests.helpers.stand_in import StandInPipeline
 
@@ -150,15 +142,15 @@ def test_files_of_the_server_stay_there(url: str, tmp_path: Path) -> None:
 
 def test_images_are_shared_out_among_the_classes() -> None:
     """Catches a class without an image, and seeds that run over."""
-    request = to_request("m", [2, NO_CLASS, 0], 4, MAX_SEED, "dpm++", 25, 3.8, 4.0)
+    request = to_request("m", [2, NO_CLASS, 0], 4, MAX_SEED)
     assert request.class_labels == (2, 2, None, 0)
     assert request.seeds == (MAX_SEED, 0, 1, 2)
-    assert to_request("m", [], 2, 5, "dpm++", 25, 3.8, 4.0).class_labels == (None, None)
-    assert to_request("m", [0, 1, 2], 1, 5, "dpm++", 25, 3.8, 4.0).class_labels == (0, 1, 2)
+    assert to_request("m", [], 2, 5).class_labels == (None, None)
+    assert to_request("m", [0, 1, 2], 1, 5).class_labels == (0, 1, 2)
     with pytest.raises(ValueError, match="seed must be"):
-        to_request("m", [0], 1, None, "dpm++", 25, 3.8, 4.0)
+        to_request("m", [0], 1, None)
     with pytest.raises(ValueError, match=r"number of images must be a whole number from 1 to 16, not 4\.5"):
-        to_request("m", [0], 4.5, 0, "dpm++", 25, 3.8, 4.0)
+        to_request("m", [0], 4.5, 0)
 
 
 def test_the_number_of_images_is_not_below_that_of_the_classes() -> None:

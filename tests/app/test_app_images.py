@@ -1,19 +1,21 @@
 """Uploads of every shape become upright RGB, and what is no picture is refused in a sentence."""
 
 import struct
+import threading
 import zlib
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
 from app.common.comparison import Comparison
-from app.common.images import MAX_PIXELS, jpeg_uri, open_image
+from app.common.images import MAX_PIXELS, jpeg_uri, open_image, publish
 from app.common.stage import columns_for
 from app.compare.grid import empty_grid, parse_values
-from app.engine.engine import ModelInfo
 from app.engine.frames import Frame
+from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 from app.generate.step_history import PreviewChoice, StepHistory
 
@@ -97,6 +99,18 @@ def test_a_trajectory_keeps_both_views_on_disk_and_goes_with_its_owner() -> None
     assert folder.is_dir()
     del history
     assert not folder.exists()
+
+
+def test_a_file_is_whole_while_it_is_published_again() -> None:
+    """Stop ends a run twice, and both ends publish the grid. Catches a file that shrinks under a browser's hands."""
+    at, data, sizes = gr.HTML(), bytes(4_000_000), []
+    path = Path(publish(data, "grid", at))
+    writer = threading.Thread(target=lambda: [publish(data, "grid", at) for _ in range(20)])
+    writer.start()
+    while writer.is_alive():
+        sizes.append(path.stat().st_size)
+    assert set(sizes) == {len(data)} and str(path) in at.temp_files
+    assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
 
 
 def test_tiles_are_as_large_as_they_can_be() -> None:

@@ -10,29 +10,47 @@ import pytest
 from PIL import Image
 
 from app.common import recipes
+from app.common.images import to_png
+from app.common.presets import preset_of
 from app.engine.engine import Engine
-from app.engine.request import MAX_SEED
-from app.inpaint.controls import preset_of, preset_settings, settings_to_values, values_to_settings
-from app.inpaint.easel import Easel, mask_png
-from app.inpaint.examples import find_examples
-from app.inpaint.request import MAX_TOTAL, Inpainting, Settings, mask_from, recipe_of, settings_from
-from app.inpaint.session import InpaintJob
+from app.engine.model_info import ModelInfo
+from app.engine.settings import MAX_SEED
+from app.inpaint.job import InpaintJob
+from app.inpaint.page import find_examples
+from app.inpaint.request import MAX_TOTAL, InpaintRequest, from_recipe, mask_from, presets_for, recipe_of
+from app.inpaint.source_image import SourceImage
 from app.inpaint.tab import Inpaint
 from app.ui import build
 from mdt_core.fingerprint import fingerprint
 from mdt_core.samplers import SAMPLERS
 from tests.helpers.stand_in_inpaint import InpaintingStandIn
 
-SETTINGS = Settings("a", 1, (5, 6), "repaint", num_inference_steps=6, grow=2, feather=1)
+SETTINGS = InpaintRequest("a", (1, 1), (5, 6), method="repaint", num_inference_steps=6, grow=2, feather=1)
 PICTURE = Image.effect_noise((48, 40), 80).convert("RGB")
 MASK = np.zeros((40, 48), bool)
 MASK[10:26, 12:30] = True
-REQUEST = Inpainting(SETTINGS, PICTURE, MASK)
+
+
+def request_for(settings: InpaintRequest, picture: Image.Image, mask: np.ndarray) -> InpaintRequest:
+    return dataclasses.replace(settings, image=picture, mask=mask)
+
+
+def settings_with(*seeds: int) -> InpaintRequest:
+    return dataclasses.replace(SETTINGS, seeds=seeds, class_labels=(1,) * len(seeds))
+
+
+REQUEST = request_for(SETTINGS, PICTURE, MASK)
 
 
 def make_engine(seconds: float = 0.0) -> tuple[Engine, InpaintingStandIn]:
     pipe = InpaintingStandIn(seconds=seconds)
     return Engine({"a": "A"}, device="cpu", load=lambda _: pipe), pipe
+
+
+def tab_of(engine: Engine) -> Inpaint:
+    """The tab that handles the page's events."""
+    handlers = (getattr(event.fn, "__self__", None) for event in build(engine, Path("runs")).fns.values())
+    return next(handler for handler in handlers if isinstance(handler, Inpaint))
 
 
 @pytest.mark.parametrize(
@@ -50,8 +68,8 @@ def make_engine(seconds: float = 0.0) -> tuple[Engine, InpaintingStandIn]:
         ({"grow": 1.5}, "grow must be a whole number"),
         ({"feather": -1}, "feather must be"),
         ({"guidance_scale": 11.0}, "guidance scale must be a number from 1 to 10"),
-        ({"seeds": (-1,)}, "seed must be a whole number from 0"),
-        ({"seeds": ()}, "number of variants must be 1 to 8, not 0"),
+        ({"seeds": (-1, 5)}, "seed must be a whole number from 0"),
+        ({"seeds": ()}, "number of variants must be a whole number from 1 to 8, not 0"),
         ({"seeds": (0,) * 9}, "not 9"),
     ],
 )
@@ -65,9 +83,9 @@ def test_settings_out_of_range_are_refused_in_one_sentence(change: dict, words: 
 def test_many_variants_of_a_huge_picture_are_refused() -> None:
     """8192 x 8192 pixels eight times over are 1.6 GB: catches an app that is killed for its memory."""
     huge = Image.new("1", (8192, 8192))
-    Inpainting(dataclasses.replace(SETTINGS, seeds=(0,) * (MAX_TOTAL // 8192**2)), huge, MASK)
+    request_for(settings_with(*[0] * (MAX_TOTAL // 8192**2)), huge, MASK)
     with pytest.raises(ValueError, match="8 variants of 8192 x 8192 pixels are too many: at most 2"):
-        Inpainting(dataclasses.replace(SETTINGS, seeds=(0,) * 8), huge, MASK)
+        request_for(settings_with(*[0] * 8), huge, MASK)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +100,7 @@ def test_masks_that_make_no_sense_are_told_before_the_queue(mask: np.ndarray, wo
     """Catches a visitor who waits for his turn to hear that the mask is empty."""
     engine, _ = make_engine()
     with pytest.raises(ValueError, match=words):
-        Inpainting(SETTINGS, PICTURE, mask).check(engine.describe("a"))
+        request_for(SETTINGS, PICTURE, mask).check_mask(engine.describe("a"))
 
 
 def test_a_large_picture_is_checked_at_its_own_size() -> None:
@@ -92,12 +110,12 @@ def test_a_large_picture_is_checked_at_its_own_size() -> None:
     small, wide = np.zeros((2, 1000, 2000), bool)
     small[500:530, 500:530] = True
     with pytest.raises(ValueError, match=r'cells, .* pixels: paint more, or choose the area "masked"'):
-        Inpainting(dataclasses.replace(SETTINGS), picture, small).check(engine.describe("a"))
+        request_for(SETTINGS, picture, small).check_mask(engine.describe("a"))
     for left in range(1, 1000, 97):
         wide[:] = False
         wide[100:900, left : left + 1000] = True
-        request = Inpainting(dataclasses.replace(SETTINGS, area="crop"), picture, wide)
-        request.check(engine.describe("a"))
+        request = request_for(dataclasses.replace(SETTINGS, area="crop"), picture, wide)
+        request.check_mask(engine.describe("a"))
         assert request.small_canvas(16, 4, 640).painted.any()
 
 
@@ -119,16 +137,16 @@ def test_frames_have_previews_inside_the_picture_and_end_with_the_images() -> No
     assert [asked["seeds"] for asked in pipe.asked] == [[5, 6]], "all variants are one batch"
     assert {asked["method"] for asked in pipe.asked} == {"repaint"}
     assert pickle.loads(pickle.dumps(frames[-1])).index == 5
-    assert pickle.loads(pickle.dumps(REQUEST)).picture.tobytes() == PICTURE.tobytes()
+    assert pickle.loads(pickle.dumps(REQUEST)).image.tobytes() == PICTURE.tobytes()
 
 
 def test_a_run_that_ends_leaves_another_picture_alone() -> None:
     """Opened and painted on meanwhile: catches its mask lost under the result of the picture before."""
-    handlers = (getattr(event.fn, "__self__", None) for event in build(make_engine()[0], Path("runs")).fns.values())
-    tab = next(handler for handler in handlers if isinstance(handler, Inpaint))
-    before, now = Easel(PICTURE, "before"), Easel(PICTURE, "now")
-    job = InpaintJob((), SETTINGS, before, mask_png(MASK), done=3, total=6)
-    after_another = tab._take(now)[tab.job]
+    tab = tab_of(make_engine()[0])
+    before, now = SourceImage(PICTURE, "before"), SourceImage(PICTURE, "now")
+    job = InpaintJob(REQUEST, before)
+    job.done, job.total = 3, 6
+    after_another = tab._load(now)[tab.job]
     assert tab.finish(after_another).keys() == {tab.start, tab.stop, tab.status}
     assert tab.finish(job).keys() > {tab.start, tab.stop, tab.status} and not job.running
 
@@ -136,7 +154,7 @@ def test_a_run_that_ends_leaves_another_picture_alone() -> None:
 def test_closing_stops_within_a_step_and_frees_the_model() -> None:
     """Catches a run that goes on unseen after Stop."""
     engine, pipe = make_engine()
-    frames = engine.run((dataclasses.replace(REQUEST, settings=dataclasses.replace(SETTINGS, seeds=(5,))),))
+    frames = engine.run((request_for(settings_with(5), PICTURE, MASK),))
     next(frames)
     frames.close()
     assert pipe.log == ["start", "step 0", "closed"]
@@ -149,7 +167,7 @@ def test_previews_of_a_large_picture_are_small() -> None:
     large = Image.effect_noise((4000, 3000), 80).convert("RGB")
     mask = np.zeros((3000, 4000), bool)
     mask[1000:1800, 1000:1800] = True
-    frames = list(engine.run((Inpainting(dataclasses.replace(SETTINGS, seeds=(1,)), large, mask),)))
+    frames = list(engine.run((request_for(settings_with(1), large, mask),)))
     assert max(frames[0].x_0[0].size) <= 640
     assert frames[-1].images[0].size == (4000, 3000)
     assert (np.asarray(frames[-1].images[0])[:990] == np.asarray(large)[:990]).all()
@@ -162,13 +180,27 @@ def test_a_recipe_keeps_every_setting_the_mask_and_the_picture_it_was_for(tmp_pa
     """Catches a setting that is forgotten, a batch's seed, and a mask that is inverted."""
     engine, _ = make_engine()
     info = engine.describe("a")
-    settings = Settings("a", 2, (7, 8), "blend", "ddim", 9, 2.5, 1.25, 0.5, "original", "masked", 3, 1)
-    request = Inpainting(settings, PICTURE, MASK)
-    (tmp_path / "a.png").write_bytes(recipes.to_png(PICTURE, recipe_of(request, 1, info)))
+    settings = InpaintRequest(
+        "a",
+        (2, 2),
+        (7, 8),
+        2.5,
+        1.25,
+        9,
+        "ddim",
+        method="blend",
+        strength=0.5,
+        masked_content="original",
+        area="masked",
+        grow=3,
+        feather=1,
+    )
+    request = request_for(settings, PICTURE, MASK)
+    (tmp_path / "a.png").write_bytes(to_png(PICTURE, recipe_of(request, 1, info)))
     recipe = recipes.read(tmp_path / "a.png", kind="inpaint")
-    found, notes = settings_from(recipe, info)
+    found, notes = from_recipe(recipe, info)
     assert notes == []
-    assert found == dataclasses.replace(settings, seeds=(8,))
+    assert found == dataclasses.replace(settings, seeds=(8,), class_labels=(2,))
     assert (mask_from(recipe) == MASK).all()
     turned = PICTURE.transpose(Image.Transpose.ROTATE_180)
     assert recipe["source"] == fingerprint(PICTURE.tobytes()) != fingerprint(turned.tobytes())
@@ -179,8 +211,8 @@ def test_a_strangers_recipe_is_taken_with_care() -> None:
     engine, _ = make_engine()
     info = engine.describe("a")
     bad = {"kind": "inpaint", "model": "b", "seed": "x", "method": ["mdt"], "grow": 1e9, "sampler": "dpm++"}
-    settings, notes = settings_from(bad | {"class_label": 99, "class_name": "?"}, info)
-    assert (settings.seeds, settings.grow, settings.sampler, settings.class_label) == ((0,), 8, "dpm++", None)
+    settings, notes = from_recipe(bad | {"class_label": 99, "class_name": "?"}, info)
+    assert (settings.seeds, settings.grow, settings.sampler, settings.class_labels) == ((0,), 8, "dpm++", (None,))
     assert settings.method == "repaint", "this model has no side-interpolator"
     assert any("method" in note for note in notes)
     assert any("side-interpolator" in note for note in notes)
@@ -194,16 +226,31 @@ def test_a_strangers_recipe_is_taken_with_care() -> None:
 def test_controls_and_settings_are_each_others_inverse() -> None:
     """Catches controls in another order than their values."""
     engine, _ = make_engine()
-    settings = Settings("a", 2, (7, 8, 9), "blend", "ddim", 9, 2.5, 1.25, 0.5, "original", "masked", 3, 1)
-    updates = settings_to_values(settings, engine.describe("a"))
-    values = [update["value"] if isinstance(update, dict) else update for update in updates]
-    assert values_to_settings("a", *values) == settings
-    values[9] = MAX_SEED
-    assert values_to_settings("a", *values).seeds == (MAX_SEED, 0, 1)
+    controls = tab_of(engine).controls
+    settings = InpaintRequest(
+        "a",
+        (2, 2, 2),
+        (7, 8, 9),
+        2.5,
+        1.25,
+        9,
+        "ddim",
+        method="blend",
+        strength=0.5,
+        masked_content="original",
+        area="masked",
+        grow=3,
+        feather=1,
+    )
+    updates = controls.updates(settings, engine.describe("a"))
+    values = {key: update["value"] if isinstance(update, dict) else update for key, update in updates.items()}
+    assert controls.request("a", *[values[control] for control in controls.inputs]) == settings
+    values[controls.seed] = MAX_SEED
+    assert controls.request("a", *[values[control] for control in controls.inputs]).seeds == (MAX_SEED, 0, 1)
     for seed in (None, 0.5, -1):
-        values[9] = seed
+        values[controls.seed] = seed
         with pytest.raises(ValueError, match="The seed must be a whole number"):
-            values_to_settings("a", *values)
+            controls.request("a", *[values[control] for control in controls.inputs])
 
 
 def test_presets_suit_the_model() -> None:
@@ -211,14 +258,18 @@ def test_presets_suit_the_model() -> None:
     engine, _ = make_engine()
     plain = engine.describe("a")
     able = dataclasses.replace(plain, masked_pass=True)
-    assert preset_settings("Best", plain).method == "repaint"
-    assert preset_settings("Best", able).method == "mdt"
-    assert preset_settings("Fast", able).num_inference_steps < preset_settings("Best", able).num_inference_steps
-    best = preset_settings("Best", able)
+
+    def settings(name: str, info: ModelInfo) -> InpaintRequest:
+        return InpaintRequest("a", (None,), (0,), **presets_for(info)[name])
+
+    assert settings("Best", plain).method == "repaint"
+    assert settings("Best", able).method == "mdt"
+    assert settings("Fast", able).num_inference_steps < settings("Best", able).num_inference_steps
+    best, presets = settings("Best", able), presets_for(able)
     other = next(sampler for sampler in SAMPLERS if sampler != best.sampler)
-    assert preset_of(best, able) == "Best" and preset_of(dataclasses.replace(best, sampler=other), able) is None
-    assert preset_of(preset_settings("Fast", plain), plain) == "Fast"
-    assert preset_of(preset_settings("Fast", plain), able) is None  # RePaint, which no preset chooses there
+    assert preset_of(best, presets) == "Best" and preset_of(dataclasses.replace(best, sampler=other), presets) is None
+    assert preset_of(settings("Fast", plain), presets_for(plain)) == "Fast"
+    assert preset_of(settings("Fast", plain), presets) is None  # RePaint, which no preset chooses there
 
 
 def test_the_examples_are_pictures_with_masks(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from app.engine.engine import Engine
 from app.engine.frames import evenly_spaced
-from app.engine.request import MAX_SEED, Request
+from app.engine.request import Request
+from app.engine.settings import MAX_SEED
 from tests.helpers.stand_in import StandInPipeline
 
 REQUEST = Request("a", class_labels=(0, 1), seeds=(5, 6), num_inference_steps=6)
@@ -45,7 +46,7 @@ def make_engine(seconds: float = 0.0, **models: str) -> tuple[Engine, dict[str, 
         ({"guidance_power": float("inf")}, "guidance power"),
         ({"guidance_scale": 10**400}, "guidance scale must be a number from 1 to 10"),
         ({"sampler": "euler"}, "no sampler 'euler': choose one of dpm"),
-        ({"class_labels": (), "seeds": ()}, "number of images must be 1 to 16, not 0"),
+        ({"class_labels": (), "seeds": ()}, "number of images must be a whole number from 1 to 16, not 0"),
         ({"class_labels": (0,) * 17, "seeds": (0,) * 17}, "not 17"),
         ({"class_labels": (0,)}, "1 classes were given for 2 seeds"),
     ],

@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.common import recipes
-from app.inpaint.easel import to_image
+from app.inpaint.masks import to_image
 from app.inpaint.request import mask_from
 from app.ui import build, launch_options
 from tests.app.test_app_inpaint import MASK, PICTURE, make_engine

@@ -9,7 +9,8 @@ import torch
 from gradio_client import Client
 
 from app.engine.engine import Engine
-from app.engine.models import Models, checkpoint_name, find_models, name_of, version_of, weights_of
+from app.engine.model_info import version_of, weights_of
+from app.engine.models import Models, checkpoint_name, find_models, name_of
 from app.engine.request import Request
 from app.ui import build, launch
 from mdt_core.pipeline.open import is_checkpoint, open_pipeline

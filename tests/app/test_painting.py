@@ -7,22 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.inpaint.easel import (
-    CELLS,
-    DISPLAY_SIDE,
-    OPACITY,
-    PAINT,
-    Easel,
-    editor_value,
-    enlarge,
-    footprint_view,
-    mask_of,
-    open_mask,
-    reduce,
-    shown_size,
-    small_canvas,
-    to_image,
-)
+from app.inpaint.footprint import CELLS, draw_footprint, small_canvas
+from app.inpaint.masks import enlarge, open_mask, reduce, to_image
+from app.inpaint.source_image import DISPLAY_SIDE, OPACITY, PAINT, SourceImage, editor_value, fit_within, painted_mask
 
 SIZE = (24, 16)  # W, H
 PICTURE = Image.effect_noise(SIZE, 80).convert("RGB")
@@ -52,7 +39,7 @@ HALF = np.arange(24)[None].repeat(16, 0) < 12
 )
 def test_nothing_painted_is_an_empty_mask(value: dict | None) -> None:
     """The shapes an unpainted editor sends: catches a mask from the background's alpha, and an exception on None."""
-    mask = mask_of(value, SIZE)
+    mask = painted_mask(value, SIZE)
     assert mask.shape == SIZE[::-1]
     assert mask.dtype == bool
     assert not mask.any()
@@ -61,22 +48,22 @@ def test_nothing_painted_is_an_empty_mask(value: dict | None) -> None:
 @pytest.mark.parametrize("alpha", [1, 127, OPACITY, 255])
 def test_paint_of_any_opacity_counts(alpha: int) -> None:
     """A half-transparent brush gives alpha 127: catches `> 127`, and a brush's soft rim that is left out."""
-    assert (mask_of({"layers": [layer(alpha)]}, SIZE) == HALF).all()
+    assert (painted_mask({"layers": [layer(alpha)]}, SIZE) == HALF).all()
 
 
 def test_layers_add_up_and_are_brought_to_the_picture() -> None:
     """Catches a mask of the last layer alone, and one of the picture that was there before."""
     right = Image.new("RGBA", SIZE, (0, 0, 0, 0))
     right.paste((1, 2, 3, 9), (20, 0, 24, 16))
-    mask = mask_of({"layers": [layer(90), right]}, SIZE)
+    mask = painted_mask({"layers": [layer(90), right]}, SIZE)
     assert (mask == (HALF | (np.arange(24) >= 20))).all()
-    assert (mask_of({"layers": [layer(90, (48, 32))]}, SIZE) == HALF).all()
+    assert (painted_mask({"layers": [layer(90, (48, 32))]}, SIZE) == HALF).all()
 
 
 def test_a_mask_goes_into_the_editor_and_comes_back() -> None:
     """Catches a mask that shifts, inverts or grows on its way, and one that hides the picture."""
     value = editor_value(PICTURE, HALF)
-    assert (mask_of(value, SIZE) == HALF).all()
+    assert (painted_mask(value, SIZE) == HALF).all()
     assert value["background"].tobytes() == PICTURE.tobytes()
     assert value["composite"] is None
     (painted,) = value["layers"]
@@ -84,37 +71,41 @@ def test_a_mask_goes_into_the_editor_and_comes_back() -> None:
     assert editor_value(PICTURE, ~HALF & HALF)["layers"] == []
 
 
-def test_an_easel_keeps_the_picture_and_shows_a_copy() -> None:
+def test_a_source_image_keeps_the_picture_and_shows_a_copy() -> None:
     """Catches a picture that is compressed or scaled, and a folder that stays behind."""
     large = Image.effect_noise((DISPLAY_SIDE * 2, 300), 80).convert("RGB")
-    easel = Easel(large, "photo")
-    assert easel.picture().tobytes() == large.tobytes()
-    assert (easel.size, easel.shown, easel.display().size) == (large.size, (DISPLAY_SIDE, 150), (DISPLAY_SIDE, 150))
-    small = Easel(PICTURE)
+    source = SourceImage(large, "photo")
+    assert source.image().tobytes() == large.tobytes()
+    assert (source.size, source.display_size, source.display().size) == (
+        large.size,
+        (DISPLAY_SIDE, 150),
+        (DISPLAY_SIDE, 150),
+    )
+    small = SourceImage(PICTURE)
     assert small.display().tobytes() == PICTURE.tobytes()
-    folder = Path(easel._folder.name)
+    folder = Path(source._folder.name)
     assert folder.is_dir()
-    del easel
+    del source
     assert not folder.exists()
     with pytest.raises(ValueError, match="The picture has 1 x 1 pixels: it takes at least 8"):
-        Easel(Image.new("RGB", (1, 1)))
+        SourceImage(Image.new("RGB", (1, 1)))
 
 
-def test_a_mask_that_was_laid_keeps_its_pixels() -> None:
+def test_a_mask_that_was_set_keeps_its_pixels() -> None:
     """3000 px wide, shown at 1024: catches a mask that grows by its way through the editor, and a lost stroke."""
-    easel = Easel(Image.new("RGB", (3000, 2000)))
+    source = SourceImage(Image.new("RGB", (3000, 2000)))
     laid = np.random.default_rng(0).random((2000, 3000)) < 0.001
     laid[700:900, 1001:1999] = True
-    shown = easel.lay(laid)
-    assert shown.shape == easel.shown[::-1] and np.array_equal(easel.mask(shown), laid)
+    shown = source.set_mask(laid)
+    assert shown.shape == source.display_size[::-1] and np.array_equal(source.mask(shown), laid)
     painted, erased = shown.copy(), shown.copy()
     painted[:20, :20] = True
     erased[:, :500] = False
-    cut = enlarge(erased, easel.size)
-    assert np.array_equal(easel.mask(painted), laid | enlarge(painted & ~shown, easel.size))
-    assert np.array_equal(easel.mask(erased), laid & cut) and not easel.mask(erased)[:, :1400].any()
-    assert np.array_equal(easel.mask(easel.lay(~easel.mask(shown))), ~laid), "inverted"
-    assert not easel.mask(easel.lay(None)).any()
+    cut = enlarge(erased, source.size)
+    assert np.array_equal(source.mask(painted), laid | enlarge(painted & ~shown, source.size))
+    assert np.array_equal(source.mask(erased), laid & cut) and not source.mask(erased)[:, :1400].any()
+    assert np.array_equal(source.mask(source.set_mask(~source.mask(shown))), ~laid), "inverted"
+    assert not source.mask(source.set_mask(None)).any()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +114,7 @@ def test_a_mask_that_was_laid_keeps_its_pixels() -> None:
 )
 def test_the_copys_size(size: tuple[int, int], shown: tuple[int, int]) -> None:
     """Catches a panorama whose copy has no height left."""
-    assert shown_size(size, DISPLAY_SIDE) == shown
+    assert fit_within(size, DISPLAY_SIDE) == shown
 
 
 def save(path: Path, image: Image.Image) -> Path:
@@ -204,7 +195,7 @@ def test_the_view_shows_new_pixels_and_cells_and_leaves_the_rest() -> None:
     mask = np.zeros((64, 64), bool)
     mask[20:36, 20:36] = True
     canvas = small_canvas(picture, mask, 640, 64, area="whole", grow=2, feather=2, cell=8)
-    view = np.asarray(footprint_view(canvas, 8, 4)).astype(int)
+    view = np.asarray(draw_footprint(canvas, 8, 4)).astype(int)
     changed = (view != 120).any(-1)
     lines = np.zeros((64, 64), bool)
     lines[16:49:16, 16:49] = lines[16:49, 16:49:16] = True  # four tokens of 16 pixels

@@ -14,14 +14,16 @@ from PIL.PngImagePlugin import PngInfo
 
 from app.common import recipes
 from app.common.comparison import Comparison, from_recipe, to_recipe
-from app.engine.engine import ModelInfo
-from app.engine.request import MAX_SEED, Request
+from app.common.images import RECIPE_KEY, to_png
+from app.engine.model_info import ModelInfo
+from app.engine.request import Request
+from app.engine.settings import MAX_SEED
 
 INFO = ModelInfo("avatars", "MDTv2", 10, {0: "circle", 1: "naïve ☂", 2: "crane", 3: "crane"}, 32, 8, 4, True, "cpu")
 PICTURE = Image.linear_gradient("L").convert("RGB")
 
 
-def save(folder: Path, recipe: object, key: str = recipes.KEY) -> Path:
+def save(folder: Path, recipe: object, key: str = RECIPE_KEY) -> Path:
     """A PNG that carries `recipe` as it is."""
     text = PngInfo()
     text.add_itxt(key, recipe if isinstance(recipe, str) else json.dumps(recipe))
@@ -45,7 +47,7 @@ def test_a_recipe_comes_back_from_the_png(
     steps = 1 + round(share * (sampler[1] - 1))
     request = Request("avatars", (0, label), (9, seed), scale, power, steps, sampler[0])
     path = tmp_path_factory.mktemp("recipe") / "a.png"
-    path.write_bytes(recipes.to_png(PICTURE, recipes.of_image(request, 1, INFO)))
+    path.write_bytes(to_png(PICTURE, recipes.of_image(request, 1, INFO)))
     found, notes = recipes.to_request(recipes.read(path), INFO)
     assert found == Request("avatars", (label,), (seed,), scale, power, steps, sampler[0])
     assert notes == []
@@ -163,7 +165,7 @@ def test_a_text_that_swells_when_unpacked_is_refused(tmp_path: Path) -> None:
     """A compressed text of 300 MB in a small file: catches a reader that unpacks it all."""
     PICTURE.save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
-    body = recipes.KEY.encode() + b"\0\0" + zlib.compress(b" " * 300_000_000, 9)
+    body = RECIPE_KEY.encode() + b"\0\0" + zlib.compress(b" " * 300_000_000, 9)
     chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
     with pytest.raises(ValueError, match=r"not a PNG picture|damaged|no recipe"):
@@ -173,7 +175,7 @@ def test_a_text_that_swells_when_unpacked_is_refused(tmp_path: Path) -> None:
 def test_a_text_behind_the_pixels_is_found(tmp_path: Path) -> None:
     """Some programs move the texts there when they save a PNG again."""
     recipe = recipes.of_image(Request("avatars", (0,), (7,)), 0, INFO)
-    data = recipes.to_png(PICTURE, recipe)
+    data = to_png(PICTURE, recipe)
     start = data.index(b"iTXt") - 4
     end = start + 12 + struct.unpack(">I", data[start : start + 4])[0]
     (tmp_path / "a.png").write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
@@ -183,7 +185,7 @@ def test_a_text_behind_the_pixels_is_found(tmp_path: Path) -> None:
 def test_a_grids_recipe_comes_back_and_belongs_to_its_tab(tmp_path: Path) -> None:
     """Catches a Compare recipe that loads half on Generate, and rows or columns that are lost."""
     comparison = Comparison(Request("avatars", (None,), (7,)), (None, 1, 3), "num_inference_steps", (5, 25))
-    (tmp_path / "a.png").write_bytes(recipes.to_png(PICTURE, to_recipe(comparison, INFO)))
+    (tmp_path / "a.png").write_bytes(to_png(PICTURE, to_recipe(comparison, INFO)))
     assert from_recipe(recipes.read(tmp_path / "a.png", "compare"), INFO) == (comparison, [])
     with pytest.raises(ValueError, match="recipe for another tab: 'compare'"):
         recipes.read(tmp_path / "a.png")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from app.common import recipes
 from app.common.comparison import from_recipe
+from app.common.images import to_png
 from app.engine.engine import Engine
 from app.engine.models import Models
 from app.engine.request import Request
@@ -53,7 +54,7 @@ class Machine:
 
     def publish(self, image: Image.Image, name: str, recipe: dict) -> str:
         path = self.folder / f"{name}.png"
-        path.write_bytes(recipes.to_png(image, recipe))
+        path.write_bytes(to_png(image, recipe))
         return str(path)
 
     def draw(self, strip: Strip):

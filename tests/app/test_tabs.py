@@ -16,7 +16,7 @@ from app.common.stage import WAITING
 from app.compare.tab import Compare, GridJob
 from app.engine.engine import Engine
 from app.engine.request import Request
-from app.generate.presets import Presets
+from app.generate.presets import TimedPresets
 from app.generate.step_history import PreviewChoice
 from app.generate.tab import Generate
 from app.inpaint.request import FALLBACK
@@ -97,17 +97,17 @@ def test_a_view_chosen_while_a_run_waits_is_that_of_its_steps(engine: Engine) ->
 
 def test_a_page_does_not_wait_for_the_warm_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty pages that do have no thread left for anybody. Catches a wait, and a clock that never stops."""
-    presets, over = handlers(engine, Presets), threading.Event()
+    presets, over = handlers(engine, TimedPresets), threading.Event()
     monkeypatch.setattr(engine, "warm", lambda name: over.wait(60))
     engine.warm_in_background("shapes")
     told = in_time(lambda: presets.tell_when_warm("shapes", *SETTINGS))
-    assert told.keys() == {presets.clock} and told[presets.clock].active
+    assert told.keys() == {presets.timer} and told[presets.timer].active
     over.set()
     engine._warming.join()
     told = presets.tell_when_warm("shapes", *SETTINGS)
-    assert told.keys() == {presets.picker, presets.note, presets.clock} and not told[presets.clock].active
+    assert told.keys() == {presets.picker, presets.description, presets.timer} and not told[presets.timer].active
     empty = ("shapes", [0], None, *SETTINGS[2:])  # a number that is being typed
-    assert not presets.tell_when_warm(*empty)[presets.clock].active
+    assert not presets.tell_when_warm(*empty)[presets.timer].active
 
 
 # --- Compare ---------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_a_model_that_is_gone_when_its_grid_begins_is_told(engine: Engine) -> No
 
 
 def begin(tab: Compare, engine: Engine, axis: str, values: str, *sampling: Any) -> Comparison:
-    asked = (engine.describe("shapes"), "shapes", [0, 1, 2, 3], axis, values, 0, *(sampling or SETTINGS[3:]))
+    asked = (engine.describe("shapes"), "shapes", axis, values, [0, 1, 2, 3], 0, *(sampling or SETTINGS[3:]))
     return tab.begin(*asked)[tab.job].comparison
 
 
@@ -194,9 +194,10 @@ def test_a_model_that_cannot_do_the_method_brings_another_with_its_own_steps(eng
     tab, info = handlers(engine, Inpaint), engine.describe("shapes")
     plain = replace(info, name="others", masked_pass=False)
     monkeypatch.setattr(engine, "describe", {"shapes": info, "others": plain}.get)
-    found = tab.offer("others", 0, "mdt", info)
-    assert found[tab.controls.method]["value"] == FALLBACK and found[tab.preset] is None
-    assert found[tab.controls.steps]["value"] == METHODS[FALLBACK].num_inference_steps
-    assert found[tab.controls.sampler] == METHODS[FALLBACK].sampler
-    kept = tab.offer("others", 0, "blend", info)
-    assert "value" not in kept[tab.controls.method] and tab.controls.steps not in kept
+    controls = tab.controls.settings
+    changed = tab.offer_methods("others", "mdt")
+    assert changed[controls["method"]]["value"] == FALLBACK and changed[tab.preset] is None
+    assert changed[controls["num_inference_steps"]]["value"] == METHODS[FALLBACK].num_inference_steps
+    assert changed[controls["sampler"]] == METHODS[FALLBACK].sampler
+    same = tab.offer_methods("others", "blend")
+    assert "value" not in same[controls["method"]] and controls["num_inference_steps"] not in same

@@ -111,7 +111,7 @@ def test_paint_run_compare_and_paint_on(page: Page, picture: Path, tmp_path: Pat
     start_with(page, picture)
     paint(page, (0.45, 0.4), (0.55, 0.5))
     page.get_by_label("What will be repainted").click()
-    expect(page.locator("#inpaint-cells img")).to_be_visible()
+    expect(page.locator("#inpaint-footprint img")).to_be_visible()
     expect(page.locator("#inpaint-editor")).to_be_hidden()
     put(page, "count", 2)
     first = inpaint(page, tmp_path, "first.png")

@@ -1,0 +1,79 @@
+"""The picker of classes, and how it follows the model in use."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from app.common.studio import GLUE, Studio
+from app.engine.model_info import ModelInfo
+from app.engine.request import class_named
+
+NO_CLASS = -1  # a dropdown's value for "no class"
+
+
+def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> gr.Dropdown:
+    """A dropdown of classes that filters as one types."""
+    return gr.Dropdown(
+        class_choices(info.labels),
+        value=chosen,
+        multiselect=True,
+        max_choices=most,
+        label="Classes (type to filter)",
+        elem_id=f"{prefix}-classes",
+        elem_classes="classes",
+    )
+
+
+def class_choices(labels: Mapping[int, str]) -> list[tuple[str, int]]:
+    """(label, value) pairs: a class is found by its name or its index."""
+    return [
+        ("no class (unconditional)", NO_CLASS),
+        *((f"{name} · {index}", index) for index, name in labels.items()),
+    ]
+
+
+def to_label(choice: int) -> int | None:
+    """A class picker's value -> a class label."""
+    return None if choice == NO_CLASS else choice
+
+
+def room_for(classes: Sequence[int], count: int | None) -> Any:
+    """The number of images where there are more classes than that: each gets one at least."""
+    return len(classes) if len(classes) > (count or 0) else gr.skip()
+
+
+def for_model(info: ModelInfo, chosen: Sequence[int], before: ModelInfo) -> dict:
+    """The update of a class picker when another model is chosen: its classes, and of those picked what it has too.
+
+    `before`: the model whose classes are picked; a class keeps its name, not its number.
+    """
+    names = [(choice, before.labels.get(choice)) for choice in chosen if choice != NO_CLASS]
+    kept = [NO_CLASS] * (NO_CLASS in chosen) + [class_named(*named, info.labels) for named in names if named[1]]
+    kept = [choice for choice in dict.fromkeys(kept) if choice == NO_CLASS or choice in info.labels]
+    return gr.update(choices=class_choices(info.labels), value=kept or [next(iter(info.labels))])
+
+
+def follow_model(studio: Studio, picker: gr.Dropdown) -> gr.State:
+    """Let a class picker follow the model in use. What is returned holds the model whose classes it shows."""
+    offered = gr.State(studio.info)
+
+    def offer(model: str, chosen: Any, before: ModelInfo) -> tuple[dict, ModelInfo]:
+        info = studio.engine.describe(model)
+        if info == before:
+            return gr.skip(), gr.skip()
+        update = for_model(info, chosen if picker.multiselect else [chosen], before)
+        return update if picker.multiselect else update | {"value": update["value"][0]}, info
+
+    asked = [studio.model, picker, offered]
+    studio.opened.success(offer, asked, [picker, offered], **GLUE)
+    studio.page.load(offer, asked, [picker, offered], **GLUE)  # it may have been replaced since the app was started
+    return offered
+
+
+def check_offered(offered: ModelInfo, info: ModelInfo) -> None:
+    """ValueError where the picker shows other classes than those of the model in use."""
+    if offered.name != info.name:
+        raise ValueError(f"The classes are still those of {offered.name}: wait until {info.name} is open.")
+    if offered.labels != info.labels:
+        raise ValueError(f"{info.name} was replaced and has other classes now: load the page again.")

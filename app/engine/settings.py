@@ -1,0 +1,122 @@
+"""The settings of a run: what each may be, and what the page calls it.
+
+One table lies under the page's controls, the checks of every request, recipes and presets. A setting's key is the name
+that it has in the pipeline, in the API and in recipes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mdt_core.samplers import SAMPLERS
+
+MAX_IMAGES = 16  # in one request
+MAX_SEED = 2**31 - 1  # browsers round integers above 2**53; this leaves room to count on from a seed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, of one of the kinds below; their `check` raises ValueError where a value cannot be used."""
+
+    name: str  # in sentences
+    label: str  # of its control
+    id: str  # of its control's element, after the tab's name
+    help: str  # one line for someone who never read the paper
+
+    def nearest(self, value: Any) -> Any:
+        """The value that can be used in place of a model's own."""
+        return value
+
+
+@dataclass(frozen=True)
+class Number(Setting):
+    """A number from `low` to `high`; a whole one where `step` is whole."""
+
+    low: float
+    high: float
+    step: float = 1
+
+    def nearest(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
+    def check(self, value: Any) -> None:
+        whole = isinstance(self.step, int)
+        fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not fits or not self.low <= value <= self.high:  # NaN neither
+            kind = "whole number" if whole else "number"
+            low, high = (str(end) if whole else f"{end:g}" for end in (self.low, self.high))
+            raise ValueError(f"The {self.name} must be a {kind} from {low} to {high}, not {value!r}.")
+
+
+@dataclass(frozen=True)
+class Choice(Setting):
+    """One of a few: value -> what the page calls it."""
+
+    options: Mapping[str, str]
+
+    def check(self, value: Any) -> None:
+        if not isinstance(value, str) or value not in self.options:
+            raise ValueError(f"There is no {self.name} {value!r}: choose one of {', '.join(self.options)}.")
+
+
+@dataclass(frozen=True)
+class Switch(Setting):
+    """On or off."""
+
+    def check(self, value: Any) -> None:
+        if not isinstance(value, bool):
+            raise ValueError(f"The {self.name} must be true or false, not {value!r}.")
+
+
+SEED = Number("seed", "Seed", "seed", "The noise to begin with: the same seed gives the same picture.", 0, MAX_SEED)
+NUM_IMAGES = Number("number of images", "Images", "count", "How many to draw; their seeds count up.", 1, MAX_IMAGES)
+
+SAMPLING: Mapping[str, Setting] = {
+    # before the number of steps, which it bounds
+    "sampler": Choice(
+        "sampler",
+        "Sampler",
+        "sampler",
+        "The way from noise to picture: dpm++ takes the fewest steps, ddpm is the paper's.",
+        {name: name for name in SAMPLERS},
+    ),
+    "num_inference_steps": Number(
+        "number of steps",
+        "Steps",
+        "steps",
+        "More steps take longer and come closer to the best that the model can do.",
+        1,
+        max(row.max_steps for row in SAMPLERS.values()),
+    ),
+    "guidance_scale": Number(
+        "guidance scale",
+        "Guidance scale",
+        "scale",
+        "How strongly the class shapes the picture; 1: no more than the model was taught.",
+        1.0,
+        10.0,
+        0.1,
+    ),
+    "guidance_power": Number(
+        "guidance power",
+        "Guidance power",
+        "power",
+        "When guidance sets in: the higher, the later.",
+        0.01,
+        8.0,
+        0.01,
+    ),
+    "skip_unconditional": Switch(
+        "choice to skip passes",
+        # measured on the shipped model, 25 dpm++ steps, one picture of each class: train/RESULTS.md
+        "Skip needless passes (avatars: 0.02 of 255 apart)",
+        "skip",
+        "Faster: the model is asked once a step, not twice, where guidance does next to nothing.",
+    ),
+}
+
+
+def steps_for(sampler: str) -> Number:
+    """The number of steps, as many as a sampler takes."""
+    steps = SAMPLING["num_inference_steps"]
+    return replace(steps, name=f"{steps.name} for {sampler}", high=SAMPLERS[sampler].max_steps)
