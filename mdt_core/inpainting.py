@@ -36,10 +36,7 @@ class Method:
     sampler: str = "ddpm"  # unless the caller names one; ancestral noise gives the weaker seams
     repeats: int = 1  # how often a stretch of steps is run
     jump: int = 1  # steps of a stretch
-    window: tuple[float, float] = (
-        0.6,
-        0.95,
-    )  # part of the trajectory, 0 noise to 1 clean, in which stretches are repeated
+    window: tuple[float, float] = (0.6, 0.95)  # where stretches are repeated: 0 is noise, 1 the end
     handover: int = NUM_TIMESTEPS  # timesteps from here up run the masked pass; 1000: none
     ring: float = 1.0  # soft cells are held at least down to this part of the timesteps; 1: as their hardness says
 
@@ -53,16 +50,16 @@ class Method:
         return sampler or self.sampler, self.num_inference_steps if num_inference_steps is None else num_inference_steps
 
 
-# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" takes few steps, most of them five times, holds what the
-# ring shows until next to no noise is left, and ends the masked pass early: it sees less than the full one, whose error
-# is lower at every timestep, and least so from 700 up.
+# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" runs most of its few steps five times, and holds the soft
+# cells of the ring until hardly any noise is left. It leaves the masked pass at timestep 700: below that the full pass,
+# whose encoder sees the new part too, predicts the noise clearly better.
 METHODS = {
     "blend": Method(),
     "repaint": Method(repeats=2, window=(0.25, 0.98)),
     "mdt": Method(num_inference_steps=25, repeats=5, window=(0.15, 0.9), handover=700, ring=0.05),
 }
 
-DEFAULT_SCALE = 2.0  # of guidance: what is known guides too, and best with less of the other (train/RESULTS.md)
+DEFAULT_SCALE = 2.0  # of guidance: lower than for generation, for the known part guides too (train/RESULTS.md)
 
 MASKED_CONTENTS = ("auto", "fill", "original", "noise")
 

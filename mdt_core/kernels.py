@@ -34,10 +34,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class PlainAttention(torch.autograd.Function):
-    """On a CPU, a bias that learns keeps torch from its fused kernel; this takes fewer passes over the logits."""
+    """For a CPU, where a bias that learns keeps torch from its fused kernel: fewer passes over the logits."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """As `attention`, with the weights kept for the way back."""
         q, k, v = q.contiguous() * q.shape[-1] ** -0.5, k.contiguous(), v.contiguous()  # once, not in every product
         weights = torch.matmul(q, k.transpose(-2, -1))  # (N, A, Q, T)
         if bias is not None:
@@ -47,10 +48,10 @@ class PlainAttention(torch.autograd.Function):
         ctx.bias_is_shared = bias is not None and len(bias) < len(q)
         return weights @ v
 
-    # With P the weights and S the logits, dS = P (dP - sum(dP P)), which is the bias's gradient too
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor) -> tuple[Tensor, ...]:
+        """With P the weights and S the logits, dS = P (dP - sum(dP P)), which is the bias's gradient too."""
         q, k, v, weights = ctx.saved_tensors
         d_out = d_out.contiguous()
         d_v = weights.transpose(-2, -1) @ d_out
@@ -77,6 +78,7 @@ def linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
 # An operator of its own, because torch.compile takes oneDNN's only with weights that are constants.
 @torch.library.custom_op("mdt_core::linear_gelu", mutates_args=())
 def onednn_linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x weight^T + bias), the tanh approximation, in one call of oneDNN's."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
 
 

@@ -27,9 +27,11 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Patches in rows, from the top left; in each, channel before row before column."""
         p = self.proj.kernel_size[0]
         patches = rearrange(x, "n c (h p) (w q) -> n (h w) (c p q)", p=p, q=p)
-        # The convolution as a product: its tokens lie one after the other, as every block after this wants them.
+        # The convolution as a product: its output is contiguous, token after token. The convolution's own would be
+        # contiguous channel after channel, and copied by every block.
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -43,6 +45,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * self.NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timesteps: Tensor) -> Tensor:
+        """Cosines first, from frequency 1 down to nearly 1 / 10,000."""
         k = torch.arange(self.NUM_FREQUENCIES, dtype=torch.float32, device=timesteps.device)
         angles = timesteps.float()[:, None] * torch.exp(-math.log(10_000) * k / self.NUM_FREQUENCIES)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -57,6 +60,7 @@ class LabelEmbedder(nn.Module):
         self.embedding_table = nn.Embedding(num_classes + 1, width)
 
     def forward(self, class_labels: Tensor) -> Tensor:
+        """A row of the table for each label."""
         return self.embedding_table(class_labels)
 
 
@@ -124,6 +128,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
         return self.fc2(linear_gelu(x, self.fc1))
 
 
@@ -193,6 +198,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = adaln(width, 2)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Tokens and their modulation (N, 2 D), shift and scale."""
         shift, scale = modulation.unsqueeze(1).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
 

@@ -22,9 +22,7 @@ from torch import Tensor
 from mdt_core.diffusion import BETA_END, BETA_START, NUM_TIMESTEPS, Diffusion
 
 Denoise = Callable[[Tensor, int], Tensor]  # (x_t (N, C, H, W), t) -> (N, 2C, H, W), epsilon then variance channels
-Hook = Callable[
-    [Tensor, int | None], Tensor
-]  # (state after a step, its timestep or None: clean) -> state to go on with
+Hook = Callable[[Tensor, int | None], Tensor]  # (state after a step, its timestep; None: clean) -> state to go on with
 
 BETAS = {"num_train_timesteps": NUM_TIMESTEPS, "beta_start": BETA_START, "beta_end": BETA_END}
 

@@ -76,9 +76,9 @@ class MDTTransformer(ModelMixin, ConfigMixin):
             raise ValueError(f"sample_size {sample_size} is not a multiple of patch_size {patch_size}")
         if not 0 <= decoder_layers < depth:
             raise ValueError(f"decoder_layers must be in 0..{depth - 1}, got {decoder_layers}")
-        if strangers := set(without) - set(self.parts):
-            known = ", ".join(self.parts) or "nothing"
-            raise ValueError(f"{type(self).__name__} can go without {known}, not {', '.join(sorted(strangers))}")
+        if unknown := set(without) - set(self.parts):
+            parts = ", ".join(self.parts) or "nothing"
+            raise ValueError(f"{type(self).__name__} can go without {parts}, not {', '.join(sorted(unknown))}")
         self.grid_size = sample_size // patch_size
         self.num_tokens = self.grid_size**2
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
@@ -132,22 +132,22 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         Returns:
             (N, 2C, h, w): epsilon, then the interpolation coefficient v of the learnt variance, in [-1, 1].
         """
-        c = self.embed(timesteps.to(x.device), class_labels)  # (N, D)
-        return self.predict(x, Conditioning(c), keep)
+        c = Conditioning(self.embed(timesteps.to(x.device), class_labels))
+        return self.predict(x, c, keep)
 
     def embed(self, timesteps: Tensor, class_labels: Tensor) -> Tensor:
-        """The conditioning c, (N,), (N,) -> (N, D)."""
+        """What a pass is conditioned on: (N,), (N,) -> (N, D)."""
         return self.t_embedder(timesteps) + self.y_embedder(class_labels)
 
     def predict(self, x: Tensor, c: Conditioning, keep: Tensor | None = None) -> Tensor:
-        """The forward pass once the condition is known; arguments and result as in `forward`."""
-        inputs = self.x_embedder(x) + self.pos_embed  # (N, T, D)
-        tokens = inputs if keep is None else gather(inputs, keep)  # (N, K, D)
-        tokens = self.encode(tokens, c, keep)  # (N, K, D)
-        tokens = self.interpolate(tokens, c, keep)  # (N, T, D)
-        tokens = self.decode(tokens, c, inputs)  # (N, T, D)
-        patches = self.final_layer(tokens, c.modulation(self.final_layer))  # (N, T, p p 2C)
-        return self.unpatchify(patches)  # (N, 2C, h, w)
+        """The forward pass once its conditioning c is known; arguments and result as in `forward`."""
+        inputs = self.x_embedder(x) + self.pos_embed                          # (N, T, D)
+        tokens = inputs if keep is None else gather(inputs, keep)             # (N, K, D)
+        tokens = self.encode(tokens, c, keep)                                 # (N, K, D)
+        tokens = self.interpolate(tokens, c, keep)                            # (N, T, D)
+        tokens = self.decode(tokens, c, inputs)                               # (N, T, D)
+        patches = self.final_layer(tokens, c.modulation(self.final_layer))    # (N, T, p p 2C)
+        return self.unpatchify(patches)                                       # (N, 2C, h, w)
 
     def pairs(self, queries: Tensor | None, keys: Tensor | None = None) -> Tensor | None:
         """Tokens (N, Q), (N, K) or None for all T -> rows of a bias table (N, Q, K); no queries, no pairs."""
@@ -184,7 +184,7 @@ class MDTTransformer(ModelMixin, ConfigMixin):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def save_pretrained(self, save_directory: str | Path, *, max_shard_size: int | str = "10GB", **kwargs) -> None:
-        """diffusers' `save_pretrained`; the folder keeps no path of this machine.
+        """As diffusers does; the folder keeps no path of this machine.
 
         `max_shard_size` is named here because a pipeline hands its own on only where it finds the name.
         """
@@ -193,48 +193,52 @@ class MDTTransformer(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "MDTTransformer":
-        """diffusers' `from_pretrained`, strict; it gives the class that was saved, whichever of the family is asked.
+        """As diffusers does, but strict, and of the class that was saved, whichever of the family is asked.
 
         Raises:
             ValueError: another model, or its weights are not those that its configuration asks for.
         """
-        told = kwargs.pop("output_loading_info", False)
+        with_info = kwargs.pop("output_loading_info", False)
         where = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
         folder = {key: kwargs[key] for key in where if key in kwargs}
         saved = cls.load_config(pretrained_model_name_or_path, **folder).get("_class_name")
         family = {member.__name__: member for member in (DiT, MDT, MDTv2)}
         if saved not in family:
             raise ValueError(f"{pretrained_model_name_or_path} holds a {saved}, not one of {', '.join(family)}")
-        model, found = super(MDTTransformer, family[saved]).from_pretrained(
+        model, info = super(MDTTransformer, family[saved]).from_pretrained(
             pretrained_model_name_or_path, output_loading_info=True, **kwargs
         )
-        if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
+        if odd := [*info["missing_keys"], *info["unexpected_keys"]]:
             raise ValueError(
                 f"{pretrained_model_name_or_path} does not suit its configuration: {odd[0]} is missing or extra"
             )
-        return (model, found) if told else model
+        return (model, info) if with_info else model
 
 
 class DiT(MDTTransformer):
     """The diffusion transformer: fixed positions, no bias, no masking."""
 
     def build_blocks(self) -> None:
+        """One row of blocks; the last `decoder_layers` of them are the decoder."""
         self.blocks = nn.ModuleList(self._block() for _ in range(self.config.depth))
 
     def encode(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
+        """The blocks before the decoder, for all tokens or those that are kept."""
         pairs = self.pairs(keep, keep)
         for block in self.blocks[: self.config.depth - self.config.decoder_layers]:
-            x = block(x, c(block, pairs))
+            x = block(x, c(block, pairs))                                     # (N, K, D)
         return x
 
     def interpolate(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
+        """Nothing to do: a DiT has no masked pass."""
         if keep is not None:
             raise ValueError("a DiT has no side-interpolator: `keep` needs an MDT or MDTv2")
         return x
 
     def decode(self, x: Tensor, c: Conditioning, inputs: Tensor) -> Tensor:
+        """The decoder's blocks, for all tokens."""
         for block in self.blocks[self.config.depth - self.config.decoder_layers :]:
-            x = block(x, c(block))
+            x = block(x, c(block))                                            # (N, T, D)
         return x
 
 
@@ -244,24 +248,26 @@ class MDT(DiT):
     parts = ("relative_bias", "learnable_positions", "side_interpolator")
 
     def build_blocks(self) -> None:
+        """A DiT's, and the side-interpolator."""
         super().build_blocks()
         self.build_side_interpolator()
 
     def build_side_interpolator(self) -> None:
+        """The side block, and what stands at the hidden tokens' places before it."""
         self.decoder_pos_embed = nn.Parameter(self._positions(), requires_grad=self.has("learnable_positions"))
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.config.hidden_size))
         self.sideblocks = nn.ModuleList(self._block() for _ in range(self.has("side_interpolator")))
 
     def interpolate(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
+        """Predict the H hidden tokens; a masked shortcut leaves those that were kept as the encoder made them."""
         if keep is None:
-            return x + self.decoder_pos_embed
-        places = self.mask_token.expand(1, self.num_tokens, -1)
-        x = restore(x, keep, fill=places) + self.decoder_pos_embed  # (N, T, D)
-        # The masked shortcut passes kept tokens by: the side block answers for the hidden ones alone, H of them.
-        hidden = hidden_tokens(keep, self.num_tokens)  # (N, H)
-        for block in self.sideblocks:  # one; none in an ablation
-            guess = block(x, c(block, self.pairs(hidden)), queries=hidden)  # (N, H, D)
-            x = scatter(x, hidden, guess)  # (N, T, D)
+            return x + self.decoder_pos_embed                                 # (N, T, D)
+        places = self.mask_token.expand(1, self.num_tokens, -1)               # (1, T, D)
+        x = restore(x, keep, fill=places) + self.decoder_pos_embed            # (N, T, D)
+        hidden = hidden_tokens(keep, self.num_tokens)                         # (N, H)
+        for block in self.sideblocks:                                         # one; none in an ablation
+            guess = block(x, c(block, self.pairs(hidden)), queries=hidden)    # (N, H, D)
+            x = scatter(x, hidden, guess)                                     # (N, T, D)
         return x
 
 
@@ -271,6 +277,7 @@ class MDTv2(MDT):
     parts = (*MDT.parts, "long_shortcuts", "dense_inputs")
 
     def build_blocks(self) -> None:
+        """Two halves of an encoder, a decoder, and the side-interpolator."""
         config = self.config
         half, odd = divmod(config.depth - config.decoder_layers, 2)
         if odd:
@@ -282,17 +289,19 @@ class MDTv2(MDT):
         self.build_side_interpolator()
 
     def encode(self, x: Tensor, c: Conditioning, keep: Tensor | None) -> Tensor:
+        """Both halves; each block of the second is also given what its mirror image in the first one made."""
         pairs, skips = self.pairs(keep, keep), []
         for block in self.en_inblocks:
-            x = block(x, c(block, pairs))
+            x = block(x, c(block, pairs))                                     # (N, K, D)
             skips.append(x)
         for block in self.en_outblocks:
-            x = block(x, c(block, pairs), skips.pop())
+            x = block(x, c(block, pairs), skips.pop())                        # (N, K, D)
         return x
 
     def decode(self, x: Tensor, c: Conditioning, inputs: Tensor) -> Tensor:
+        """The decoder's blocks, each also given the noisy input."""
         for block in self.de_blocks:
-            x = block(x, c(block), inputs)
+            x = block(x, c(block), inputs)                                    # (N, T, D)
         return x
 
 

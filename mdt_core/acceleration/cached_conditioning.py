@@ -21,8 +21,8 @@ BUDGET = 8 * 2**20  # bytes of modulation held for each label: 64 timesteps of S
 class CachedModel:
     """A model for the timesteps and labels of one trajectory: `cached(x, timesteps, class_labels, keep=None)`.
 
-    Arguments and result are the model's, except that all timesteps of a call are equal and best on the CPU, where
-    reading them waits for nothing. A call with other timesteps works too. In training mode it is the model itself.
+    Arguments and result are the model's. All timesteps of a call should be equal and lie on the CPU, where reading them
+    waits for no GPU; for other calls, and in training mode, the model is asked.
 
     Args:
         model: the transformer.
@@ -52,6 +52,7 @@ class CachedModel:
         self._window: list[int] = []  # timesteps whose modulation is there
 
     def __call__(self, x: Tensor, timesteps: Tensor, class_labels: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The model's answer, by the cache where all timesteps are equal."""
         if self.model.training or not bool((timesteps == timesteps[0]).all()):
             return self.model(x, timesteps, class_labels, keep)
         return self._look_up(x, int(timesteps[0]), class_labels, keep)

@@ -24,34 +24,35 @@ class CudaGraph:
     def __init__(self, function: Callable[..., Tensor | dict[str, Tensor]], device: torch.device):
         self.function, self.device = function, device
         self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
-        self.met: set[tuple] = set()  # shapes
+        self.warm: set[tuple] = set()  # shapes that were run once
         self.recorded: dict[tuple, Recording] = {}
 
     def __call__(self, *arguments: Tensor | float | None) -> Tensor | dict[str, Tensor]:
+        """The function of these arguments; what is given back is the caller's to keep."""
         shapes = tuple(None if a is None else tuple(torch.as_tensor(a).shape) for a in arguments)
-        with torch.cuda.device(self.device):  # streams are the current one's
-            if shapes not in self.met:
-                self.met.add(shapes)
+        with torch.cuda.device(self.device):  # a stream belongs to the current device
+            if shapes not in self.warm:
+                self.warm.add(shapes)
                 return self._run([self._own(a) for a in arguments])
             if shapes not in self.recorded:
                 self.recorded[shapes] = self._record([self._own(a) for a in arguments])
             graph, inputs, output = self.recorded[shapes]
-            for mine, given in zip(inputs, arguments, strict=True):
-                if isinstance(given, Tensor):
-                    mine.copy_(given)
-                elif given is not None:
-                    mine.fill_(given)
+            for recorded_input, argument in zip(inputs, arguments, strict=True):
+                if isinstance(argument, Tensor):
+                    recorded_input.copy_(argument)
+                elif argument is not None:
+                    recorded_input.fill_(argument)
             graph.replay()
             return {name: each.clone() for name, each in output.items()} if isinstance(output, dict) else output.clone()
 
     def _own(self, argument: Tensor | float | None) -> Tensor | None:
-        """A copy on the GPU, whose place a recording can know; a number becomes a tensor without a dimension."""
+        """A copy on the GPU, whose address a recording holds; a number becomes a tensor without a dimension."""
         if argument is None or isinstance(argument, Tensor):
             return None if argument is None else argument.clone()
         return torch.full((), argument, device=self.device)
 
     def _run(self, inputs: list[Tensor | None]) -> Tensor | dict[str, Tensor]:
-        """Unrecorded, but on the stream that is to be recorded: autograd remembers it."""
+        """Unrecorded, but on the stream that will record: autograd runs a backward on the stream of its forward."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             output = self.function(*inputs)

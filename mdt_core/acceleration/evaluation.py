@@ -18,7 +18,7 @@ SMALL_BATCH = 8  # images, both branches counted: below, a GPU waits for launche
 
 
 class Evaluation:
-    """What was chosen for a model, and what follows from it.
+    """How one model is evaluated.
 
     Args:
         model: the transformer.

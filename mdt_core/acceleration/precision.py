@@ -48,7 +48,7 @@ def lower_products(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A twin of a model, for autocast, whose linear layers hold their weights in `dtype`; all else is shared.
 
     Autocast would cast these weights anew in every evaluation: on a CPU that takes as long as a quarter of it, and on a
-    GPU a small batch waits longer for it than for the products. The twin knows nothing of later changes to them.
+    GPU a small batch waits longer for it than for the products. Later changes of the weights do not reach the twin.
     """
     tensors = chain(model.parameters(), model.buffers())
     twin = deepcopy(model, {id(tensor): tensor for tensor in tensors})

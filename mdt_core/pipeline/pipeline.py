@@ -94,11 +94,11 @@ class MDTPipeline(DiffusionPipeline):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> dict:
-        """diffusers' `load_config`. An exported folder is opened by this class, not by the code that it brings."""
+        """As diffusers does. An exported folder is opened by this class, not by the code that it brings."""
         return our_classes(super().load_config(*args, **kwargs))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """diffusers' `save_pretrained`; the folder keeps no path of this machine."""
+        """As diffusers does; the folder keeps no path of this machine."""
         super().save_pretrained(save_directory, **kwargs)
         tidy_config(Path(save_directory) / self.config_name)
         tidy_config(Path(save_directory) / "vae" / self.vae.config_name)
@@ -224,7 +224,7 @@ class MDTPipeline(DiffusionPipeline):
         if output_type not in ("pil", "latent"):
             raise ValueError(f'output_type must be "pil" or "latent", not {output_type!r}')
         rngs = generators(seeds)
-        noise = initial_latents(rngs, self.latent_shape)  # drawn even if not used: no step's noise is ever this
+        noise = initial_latents(rngs, self.latent_shape)  # drawn in any case: the noise of later steps is other
         latents = noise if latents is None else latents
         if latents.shape != noise.shape:
             raise ValueError(f"latents must be {tuple(noise.shape)}, not {tuple(latents.shape)}")
