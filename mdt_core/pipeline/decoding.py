@@ -16,13 +16,21 @@ from mdt_core.samplers import generators, initial_latents
 @torch.no_grad()
 def to_latents(vae, pixels: Tensor) -> Tensor:
     """Pixels (1, 3, S, S) in [-1, 1] -> latents (1, C, h, w) on the autoencoder's device: the posterior's mean."""
-    return encode(vae, pixels.to(vae.device, vae.dtype)).float()
+    return check_finite(encode(vae, pixels.to(vae.device, vae.dtype)).float(), "the autoencoder's latents")
 
 
 @torch.no_grad()
 def to_pixels(vae, latents: Tensor) -> Tensor:
     """Latents (N, C, h, w) -> pixels (N, 3, S, S), about [-1, 1], on the CPU."""
-    return torch.cat([decode(vae, z.to(vae.device, vae.dtype)) for z in latents.split(1)]).float().cpu()
+    pixels = torch.cat([decode(vae, z.to(vae.device, vae.dtype)) for z in latents.split(1)]).float().cpu()
+    return check_finite(pixels, "the autoencoder's pixels")
+
+
+def check_finite(numbers: Tensor, what: str) -> Tensor:
+    """The numbers as they are. ValueError where one is NaN or infinite: it would become a black picture."""
+    if not numbers.isfinite().all():
+        raise ValueError(f"{what} are not finite: its weights are damaged, or its numbers too large for their type")
+    return numbers
 
 
 def to_small_pixels(preview_weights: Tensor, latents: Tensor) -> Tensor:

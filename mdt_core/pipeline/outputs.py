@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from mdt_core.guidance import Guided
+from mdt_core.pipeline.decoding import check_finite
 from mdt_core.samplers import Step
 
 ToImages = Callable[[Tensor], list[Image.Image]]  # latents (N, C, h, w) -> pictures
@@ -63,9 +64,14 @@ def pipeline_steps(
     to_result: Callable[[Tensor], list[Image.Image] | Tensor],
     to_preview: ToImages,
 ) -> Iterator[PipelineStep]:
-    """A sampler's steps with their counts, their previews and, on the last one, the result."""
+    """A sampler's steps with their counts, their previews and, on the last one, the result.
+
+    Raises:
+        ValueError: on the last step, where the model's latents or the autoencoder's pixels are not finite.
+    """
     for step in steps:
-        images = to_result(step.x_t) if step.index + 1 == step.total else None
+        last = step.index + 1 == step.total
+        images = to_result(check_finite(step.x_t, "the model's latents")) if last else None
         counts = denoise.evaluations, denoise.skipped
         yield PipelineStep(
             step.index, step.total, step.timestep, step.x_t, step.x_0, list(seeds), *counts, images, to_preview

@@ -217,7 +217,8 @@ class MDTPipeline(DiffusionPipeline):
             output_type: "pil", or "latent" for latents (N, C, h, w) in place of pictures.
 
         Raises:
-            ValueError: an argument is out of its range. Raised by the call, before the first step.
+            ValueError: an argument is out of its range; raised by the call, before the first step. On the last one:
+                what the model or the autoencoder gave is not finite.
         """
         seeds = image_seeds(seeds, class_labels)
         settings = self.sampling_defaults.but(sampler, num_inference_steps, guidance_scale, guidance_power)
@@ -228,6 +229,8 @@ class MDTPipeline(DiffusionPipeline):
         latents = noise if latents is None else latents
         if latents.shape != noise.shape:
             raise ValueError(f"latents must be {tuple(noise.shape)}, not {tuple(latents.shape)}")
+        if not latents.isfinite().all():
+            raise ValueError("latents must be finite numbers, without NaN and infinity")
         denoise = self._guided(class_labels, len(seeds), settings, guidance_channels, skip_tolerance)
         steps = sample(denoise, latents.to(self.device), **settings.trajectory, generators=rngs)
         to_result = self.decode_images if output_type == "pil" else lambda latents: latents
@@ -293,7 +296,8 @@ class MDTPipeline(DiffusionPipeline):
             feather: picture pixels over which the new part fades in, inside the grown ring.
 
         Raises:
-            ValueError: an argument is out of its range, or picture and mask do not fit. Before the first step.
+            ValueError: an argument is out of its range, or picture and mask do not fit; before the first step. On the
+                last one: what the model or the autoencoder gave is not finite.
         """
         seeds, method = image_seeds(seeds, class_labels), find_method(method)
         if method.masked_pass and "side_interpolator" not in self.transformer.parts:

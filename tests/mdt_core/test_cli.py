@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,17 @@ def help_of(*command: str) -> tuple[str, set[str]]:
     assert (done.returncode, done.stderr) == (0, "")
     *lines, imported = done.stdout.splitlines()
     return " ".join(" ".join(lines).split()), set(imported.split())
+
+
+def test_damaged_weights_are_no_black_picture(model, vae, tmp_path, capsys):
+    """Catches exit status 0 and a black file."""
+    damaged = deepcopy(model)
+    damaged.final_layer.linear.bias.data.fill_(torch.nan)
+    MDTPipeline(damaged, AutoencoderKL.from_pretrained(vae)).save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit, match="2"):
+        run("generate", "--model", tmp_path / "model", "--steps", 1, "--out", tmp_path / "a.png")
+    *_, line = capsys.readouterr().err.splitlines()  # after the progress bar
+    assert "the model's latents are not finite" in line and not (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize("command", [(), ("generate",), ("inpaint",), ("convert",), ("info",)])

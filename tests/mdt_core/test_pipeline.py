@@ -215,12 +215,33 @@ def test_seeds_are_drawn_and_told(pipe):
         ({"guidance_scale": -1.0}, "guidance_scale"),
         ({"guidance_power": float("nan")}, "guidance_power"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, "latents"),
+        ({"latents": torch.full((1, 8, 8, 8), torch.nan)}, "latents must be finite"),
         ({"output_type": "np"}, "output_type"),
     ],
 )
 def test_a_wrong_call_is_named_before_the_first_step(pipe, wrong, message):
     with pytest.raises(ValueError, match=message):
         pipe.stream(**({"class_labels": [0]} | wrong))
+
+
+@pytest.mark.parametrize(
+    "part, weight, said",
+    [
+        ("transformer", "final_layer.linear.bias", "the model's latents are not finite"),
+        ("vae", "decoder.layers.0.bias", "the autoencoder's pixels are not finite"),
+        ("vae", "encoder.layers.0.bias", "the autoencoder's latents are not finite"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_no_picture(part, weight, said, picture, mask):
+    """Catches a black picture where weights are damaged, and a message that does not say whose."""
+    damaged = tiny_pipeline()
+    damaged.fit_preview()
+    getattr(damaged, part).state_dict()[weight].fill_(torch.nan)
+    if "encoder" not in weight.split("."):
+        with pytest.raises(ValueError, match=said):
+            damaged("cat", seeds=1, **SETTINGS)
+    with pytest.raises(ValueError, match=said):
+        damaged.inpaint(picture, mask, "cat", seeds=1, **SETTINGS)
 
 
 # --- inpainting ----------------------------------------------------------------------------------------------
