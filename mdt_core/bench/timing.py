@@ -60,17 +60,22 @@ def take_turns(
         raise ValueError(f"repeats must be at least 1, not {repeats}")
     seconds: dict[str, list[float]] = {name: [] for name in work}
     peaks: dict[str, list[int | None]] = {name: [] for name in work}
-    for number in range(-warmup, repeats):
-        for name in sorted(work, reverse=number % 2 == 1):
-            memory = PeakMemory(device)
-            wait(device)
-            start = time.perf_counter()
-            work[name]()
-            wait(device)
-            elapsed = time.perf_counter() - start
-            if number >= 0:
-                seconds[name].append(elapsed)
-                peaks[name].append(memory.read())
+    gc.collect()
+    gc.freeze()  # the collection before each call then goes through what the calls left, not through all of torch
+    try:
+        for number in range(-warmup, repeats):
+            for name in sorted(work, reverse=number % 2 == 1):
+                memory = PeakMemory(device)
+                wait(device)
+                start = time.perf_counter()
+                work[name]()
+                wait(device)
+                elapsed = time.perf_counter() - start
+                if number >= 0:
+                    seconds[name].append(elapsed)
+                    peaks[name].append(memory.read())
+    finally:
+        gc.unfreeze()
     return {name: Timing(tuple(seconds[name]), None if None in peaks[name] else max(peaks[name])) for name in work}
 
 
