@@ -155,11 +155,12 @@ def run_steps(
     """
     first = resume(run, state)
     budget = Budget(config.steps, config.minutes, first, run.seconds_until(first))
-    bar = tqdm(budget, initial=first, total=budget.total, desc=run.name, unit="step")
+    bar = tqdm(initial=first, total=budget.total, desc=run.name, unit="step")
     with StopSignal() as stop, bar:
-        for number in bar:
+        for number in budget:
             # Step.
             means = step(number, budget.progress)
+            bar.update()
 
             # What is due? What is saved is also logged: the seconds until then are read from the log.
             done, stopping = number + 1, stop.received

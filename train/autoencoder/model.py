@@ -101,10 +101,10 @@ def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
 
     first, *up, last = (layer for layer in vae.decoder.layers if isinstance(layer, nn.Conv2d))
     set_signals(first, of_identity, of_pairs=False)
-    for conv, wanted in zip(up, levels[-2::-1], strict=True):
+    for conv, target in zip(up, levels[-2::-1], strict=True):
         coarse = F.interpolate(signals, scale_factor=2)
         cells = rearrange(F.unfold(coarse, 3, padding=1), "n c l -> (n l) c")
-        kernel = torch.linalg.solve(cells.T @ cells, cells.T @ rearrange(wanted, "n k h w -> (n h w) k"))
+        kernel = torch.linalg.solve(cells.T @ cells, cells.T @ rearrange(target, "n k h w -> (n h w) k"))
         kernel = rearrange(kernel, "(c p q) k -> k c p q", p=3, q=3)
         set_signals(conv, kernel)
         signals = F.conv2d(coarse, kernel, padding=1)
