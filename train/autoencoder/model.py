@@ -74,6 +74,7 @@ def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
     nothing reads them until training does. Between two stages of the encoder, the signals of 2 x 2 cells become their
     principal components; the decoder's convolution after an upsampling is the best one by least squares.
     """
+    # Principal components, stage by stage.
     widths = vae.config.encoder_block_out_channels + vae.config.decoder_block_out_channels
     first, *down, last = (layer for layer in vae.encoder.layers if isinstance(layer, nn.Conv2d))
     signals = rearrange(pixels.double(), "n c (h p) (w q) -> n (c p q) h w", p=block, q=block)
@@ -93,14 +94,16 @@ def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
         signals = torch.einsum("nchw,kc->nkhw", signals, maps[-1])
         levels.append(signals)
 
+    # The encoder makes them.
     set_signals(first, maps[0][:, :, None, None], offset=-maps[0] @ mean, of_pairs=False)
     for conv, map_ in zip(down, maps[1:], strict=True):
         set_signals(conv, rearrange(map_, "k (c p q) -> k c p q", p=2, q=2))
-    of_identity = torch.eye(vae.config.latent_channels, dtype=torch.float64)[:, :, None, None]
-    set_signals(last, of_identity, to_pairs=False)
+    identity = torch.eye(vae.config.latent_channels, dtype=torch.float64)[:, :, None, None]
+    set_signals(last, identity, to_pairs=False)
 
+    # The decoder undoes that.
     first, *up, last = (layer for layer in vae.decoder.layers if isinstance(layer, nn.Conv2d))
-    set_signals(first, of_identity, of_pairs=False)
+    set_signals(first, identity, of_pairs=False)
     for conv, target in zip(up, levels[-2::-1], strict=True):
         coarse = F.interpolate(signals, scale_factor=2)
         cells = rearrange(F.unfold(coarse, 3, padding=1), "n c l -> (n l) c")
