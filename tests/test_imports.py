@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("mdt_core", "train", "app")
 SOURCES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")), ROOT / "app.py"]
@@ -122,6 +124,7 @@ def test_no_circles():
     assert left == {}
 
 
+@pytest.mark.slow
 def test_sampling_does_not_load_training():
     """diffusers imports accelerate by itself where it is installed; that ours does not is what we can promise."""
     show = "print(*(m for m in sys.modules if m.startswith(('mdt_core', 'gradio'))))"

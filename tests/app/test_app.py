@@ -267,6 +267,7 @@ def test_a_wrong_command_ends_with_one_line(
     assert said.startswith("app.py: ") and words in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_port_in_the_environment_that_is_none_ends_with_one_line() -> None:
     """Catches a traceback of Gradio's, which reads the variable by itself when it is imported."""
     words = "a port is a number from 1 to 65535, not 'x'"

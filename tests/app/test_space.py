@@ -101,6 +101,7 @@ print("built from", mdt_core.__file__, len(models))
 """
 
 
+@pytest.mark.slow
 def test_the_app_starts_from_what_a_space_gets(tmp_path: Path) -> None:
     """Catches a module, style sheet or file that lies outside what is uploaded."""
     for name in space.needed_files():

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from tests.app.test_app import ROOT, run_python
 
 ON_ZERO_GPU = """
@@ -57,6 +59,7 @@ demo.close()
 """
 
 
+@pytest.mark.slow
 def test_the_app_runs_on_zero_gpu() -> None:
     """Catches torch before spaces, tensors or locks in what crosses to the worker, a Stop that does not, errors that
     lose their words there, a worker that waits for a lock nobody holds, and a first model that another one drives out.

@@ -317,6 +317,7 @@ def test_incomplete_calls_are_refused_in_one_line(capsys, arguments):
     assert "see python -m mdt_core" in refused(capsys, *arguments)
 
 
+@pytest.mark.slow
 def test_the_command_as_typed(pipeline, tmp_path):
     """Catches a traceback, a warning or a bar beside the one line, as a person would see it in the terminal."""
     command = [sys.executable, "-m", "mdt_core", "generate", "--model", pipeline, "--class", "starr"]

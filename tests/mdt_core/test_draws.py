@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from mdt_core.training.config import num_kept
@@ -18,6 +19,7 @@ def test_every_image_is_seen_once_an_epoch():
     assert seen[:8] != seen[8:16]
 
 
+@pytest.mark.slow
 def test_the_order_of_images_is_the_same_in_every_process():
     """Catches an order that depends on Python's hash seed: a resumed run, or a second process, would see another."""
     code = "from mdt_core.training.draws import batch_indices; print(batch_indices(0, 8, 1000, seed=3))"

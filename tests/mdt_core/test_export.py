@@ -126,6 +126,7 @@ def assert_same(made: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 # --- opened elsewhere ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plain_diffusers_draws_our_pictures(saved, exported, tmp_path):
     """Every class; MDTv2's folder once more at the end, which runs its code a second time."""
     expected = {}
@@ -137,6 +138,7 @@ def test_plain_diffusers_draws_our_pictures(saved, exported, tmp_path):
         assert_same(drawn_by_us(tmp_path / f"saved {number}", 0), drawn_by_us(saved[kind], 0))
 
 
+@pytest.mark.slow
 def test_plain_diffusers_opens_it_from_the_hub(saved, exported, tmp_path):
     """Catches a file that the hub's download leaves out: of code it fetches one file a component."""
     folder = exported["MDTv2"]

@@ -51,6 +51,7 @@ def test_a_hub_out_of_reach_is_said(tmp_path, monkeypatch):
         resolve("shgao/MDT-XL2")
 
 
+@pytest.mark.slow
 def test_hub_ids_through_the_real_client(tmp_path):
     """Catches 5.8 GB where 3 were meant, a file that cannot be picked, and an unknown id without a sentence."""
     repositories = {

@@ -85,6 +85,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert {file for file in files if file.suffix == ".py"} == sources
 
 
+@pytest.mark.slow
 def test_it_draws_where_the_clone_is_not(installed, tmp_path):
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path / "model")

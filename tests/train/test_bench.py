@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 import mdt_core.training.optimizers
 from mdt_core.bench.rows import Setting, dtypes
 from train import bench
@@ -27,6 +29,7 @@ def test_the_last_line_is_json_and_what_needs_a_gpu_is_said(capsys):
     assert "needs a GPU" in recorded["note"] and "seconds" not in recorded
 
 
+@pytest.mark.slow
 def test_a_recorded_step_is_measured_against_the_same_step(monkeypatch):
     """Catches sides that train on other images, and a row that breaks where there is a GPU. Without one nothing is
     recorded, so that both sides end with the same weights to the bit.

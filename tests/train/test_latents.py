@@ -162,6 +162,7 @@ def test_shards_of_something_else_are_not_continued(folder, vae, tmp_path):
         encode(ImageFolder(folder, 18), vae, tmp_path / "other", cpu=True)
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_shards_of_one(folder, vae, tmp_path, monkeypatch):
     """Two real processes by the launcher. Catches shards that depend on who encodes them, and doubled or lost ones."""
     monkeypatch.setattr(encoding, "SHARD", 2048)

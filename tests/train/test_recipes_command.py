@@ -54,6 +54,7 @@ def settings(tmp_path) -> list[str]:
     return [f"latents={tmp_path / 'latents'}", f"vae={tmp_path / 'vae'}", "batch_size=4", "log_every=1", "save_every=2"]
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp_path, capsys):
     """Catches a run that starts over, a preview or class names that do not reach the model, a folder left half made."""
     run = Run(tmp_path / "run")
@@ -75,6 +76,7 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
     assert all(file.stat().st_size < 10_000_000 for file in (run.folder / "pipeline").rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 def test_a_run_grows_a_smaller_runs_model_and_is_stored_in_half(settings, tmp_path):
     """Catches a larger model that starts over, and 16 bits on the disk that the pipeline then computes with."""
     small, large = Run(tmp_path / "small"), Run(tmp_path / "large")
@@ -96,6 +98,7 @@ def test_a_run_grows_a_smaller_runs_model_and_is_stored_in_half(settings, tmp_pa
         assert (pipe.transformer(latents, *told) - got).std() < 2e-3 * got.std()
 
 
+@pytest.mark.slow
 def test_two_processes_on_a_cpu_share_one_run(settings, tmp_path):
     """The README's command. Catches processes that do not find each other: each then trains the whole run."""
     run = Run(tmp_path / "run")
@@ -217,6 +220,7 @@ def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(setting
             pipeline_of(folder)
 
 
+@pytest.mark.slow
 def test_without_classes_and_from_another_runs_weights(settings, tmp_path):
     """Catches an unconditional run whose samples or pipeline need a class, and weights that are not those asked for."""
     first, second = Run(tmp_path / "first"), Run(tmp_path / "second")
