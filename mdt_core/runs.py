@@ -4,7 +4,8 @@
     metrics.jsonl                     one JSON object per logged step
     evaluation.jsonl                  one JSON object per evaluated step: quality of its checkpoint's samples
     samples/step_00001000.png         the same seeds and classes at growing steps
-    checkpoints/step_00001000/        transformer/ (averaged weights), raw.safetensors, optimizer.safetensors;
+    checkpoints/step_00001000/        transformer/ (averaged weights), raw.safetensors, optimizer.safetensors,
+                                      SHA256SUMS;
                                       of a milestone that is no longer among the last ones, transformer/ alone
     pipeline/                         a diffusers pipeline folder: from the start autoencoder, class names and preview
                                       with the initial weights, at the end with the last averaged ones

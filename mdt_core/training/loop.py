@@ -29,7 +29,7 @@ from mdt_core.diffusion import Diffusion
 from mdt_core.layers import Block
 from mdt_core.losses import TERMS, training_terms
 from mdt_core.runs import Run
-from mdt_core.training.checkpoints import TrainingState, resume
+from mdt_core.training.checkpoints import TrainingState, resume, write_checkpoint
 from mdt_core.training.config import TrainingConfig, TrainingError, learning_rate
 from mdt_core.training.draws import Draws, LatentData, Pass, batch_indices, passes_of_step
 from mdt_core.training.ema import EMA
@@ -69,7 +69,7 @@ def train(
         The averaged weights.
 
     Raises:
-        TrainingError: the gradient stayed not finite, a checkpoint does not fit the model, or the disk is full.
+        TrainingError: gradient or weights are not finite, no checkpoint can be resumed, or the disk is full.
         ValueError: the batch does not divide among the processes, or the precision is another one.
     """
     # Processes and precision; the part of each batch that is this process's.
@@ -155,7 +155,7 @@ def train(
                     if is_main:
                         if sampling and draw_samples is not None:
                             run.write_sample(done, draw_samples(state.ema.to(device), done))
-                        run.write_checkpoint(done, state.save)
+                        write_checkpoint(run, done, state.save)
                         run.prune_checkpoints(config.keep_checkpoints, milestones=sample_steps)
                     del state  # of sharded weights it is a whole copy
                     accelerator.wait_for_everyone()

@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.runs import Run, write_whole
-from mdt_core.training.checkpoints import resumable
-from mdt_core.training.config import TrainingError
+from mdt_core.training.checkpoints import load_last, write_checkpoint
 from mdt_core.training.draws import seed_of
 from mdt_core.training.ema import EMA
 from mdt_core.training.loop import explain_write_errors
@@ -120,22 +119,6 @@ def _load_optimizer(optimizer: AdamW, path: Path) -> None:
                 values[name] = torch.empty_like(parameter).copy_(value)
 
 
-def resume(run: Run, state: State) -> int:
-    """Load the run's last checkpoint, if there is one; the number of steps it has taken."""
-    checkpoints = resumable(run)
-    if not checkpoints:
-        return 0
-    step, folder = max(checkpoints.items())
-    try:
-        state.load(folder)
-    except Exception as error:  # damaged, half copied, of other sizes: the readers have no common base class
-        raise TrainingError(
-            f"{folder} cannot be resumed ({error}): delete that folder to go on from the one before, "
-            "or choose another --output-dir"
-        ) from error
-    return step
-
-
 def run_steps(
     state: State,
     config: StageConfig,
@@ -153,7 +136,7 @@ def run_steps(
     Returns:
         Whether the training is complete; it is not where the process was asked to stop.
     """
-    first = resume(run, state)
+    first = load_last(run, state.load)
     budget = Budget(config.steps, config.minutes, first, run.seconds_until(first))
     bar = tqdm(initial=first, total=budget.total, desc=run.name, unit="step")
     with StopSignal() as stop, bar:
@@ -180,7 +163,7 @@ def run_steps(
             # Save.
             if saving:
                 with explain_write_errors(run):
-                    run.write_checkpoint(done, state.save)
+                    write_checkpoint(run, done, state.save)
                     run.prune_checkpoints(config.keep_checkpoints)
 
             # Stop?
