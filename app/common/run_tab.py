@@ -55,15 +55,18 @@ class RunTab:
         self.job = gr.State()  # the session's latest; None: forget it, also while it runs
 
     def lay_out_run(self) -> None:
-        """The button that starts a run, the one that takes its place to stop it, and where a recipe is dropped."""
+        """The button that starts a run, and the one that takes its place to stop it."""
         prefix = self.verb.lower()
         self.start = gr.Button(self.verb, variant="primary", elem_id=f"{prefix}-start", elem_classes="start")
         self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{prefix}-stop", elem_classes="stop")
+
+    def lay_out_recipe(self) -> None:
+        """Where a recipe is dropped."""
         self.recipe = gr.File(
             label=f"Load recipe: drop a saved {self.makes}, or click",
             file_types=[".png"],
             height=38,
-            elem_id=f"{prefix}-recipe",
+            elem_id=f"{self.verb.lower()}-recipe",
             elem_classes="drop",
         )
 

@@ -88,6 +88,7 @@ class Compare(RunTab):
         self.controls = RequestControls(Request, classes, None, seed, settings)
         bring_steps(settings)
         self.lay_out_run()
+        self.lay_out_recipe()
 
     def offer_values(self, axis: str) -> str:
         """Values to begin with: of models, those there are now, oldest checkpoint first."""

@@ -75,6 +75,7 @@ class Generate(RunTab):
         bring_steps(settings)
         show_guidance_curve(self.controls, curve)
         self.lay_out_run()
+        self.lay_out_recipe()
 
     def _lay_out_result(self) -> None:
         self.lay_out_status()

@@ -84,6 +84,7 @@ class Page(RunTab):
             seed = seed_picker("inpaint")
         settings |= setting_controls(first, "inpaint", "masked_content")
         self.lay_out_run()
+        self.lay_out_recipe()
         return classes, count, seed, settings
 
     def _lay_out_result(self) -> None:

@@ -8,7 +8,7 @@ const url = (path) => new URL(path, document.baseURI).href;
 
 // In a strip the picture of the step shown, or the nearest before it, is marked.
 const mark = () => {
-  for (const cells of page.querySelectorAll(".strip .cells")) {
+  for (const cells of page.querySelectorAll(".checkpoint-strip .cells")) {
     const before = [...cells.children].filter((figure) => figure.dataset.step <= at && figure.textContent);
     for (const figure of cells.children) figure.classList.toggle("at", figure === before.at(-1));
   }

@@ -2,9 +2,8 @@
 
 import html
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
-from time import perf_counter
 
 import gradio as gr
 from PIL import Image
@@ -13,9 +12,9 @@ from app.common.class_picker import NO_CLASS, class_choices
 from app.common.controls import control, seed_picker, to_request
 from app.common.errors import plain_errors
 from app.common.images import jpeg_uri, publish_picture, uri
-from app.common.stage import WAITING, duration, figure, image, status_line
-from app.common.studio import CHECK, GPU, Studio, Update, on_end
-from app.engine.frames import PREVIEW_SECONDS
+from app.common.run_tab import Job, RunTab
+from app.common.stage import duration, figure, image, status_line
+from app.common.studio import Studio, Update
 from app.engine.request import Request
 from app.engine.runs import RunSnapshot
 from app.engine.settings import SAMPLING, steps_for
@@ -40,18 +39,34 @@ MARK = "watch('value', () => window.trainingProgress.mark());"  # progress.js
 Runs = Callable[..., list[RunSnapshot]]  # the runs of the names that the pickers hold
 
 
-class StripPanel:
+class StripJob(Job):
+    """A strip; what is done is counted in cells."""
+
+    def __init__(self, strip: Strip):
+        super().__init__([cell.request for cell in strip.cells], total=len(strip.cells))
+        self.strip = strip
+
+    def add(self, step: StripUpdate) -> bool:
+        """Take in where the drawing is."""
+        self.done, self.seconds = self.strip.done, self.strip.seconds
+        return step.done or step.preview is not None
+
+
+class StripPanel(RunTab):
     """The part's components, and what happens between them."""
 
+    verb = "Render"
+    ready = ""
+
     def __init__(self, studio: Studio):
-        self.engine, self.cache = studio.engine, PictureCache()
+        super().__init__(studio)
+        self.cache = PictureCache()
         with gr.Row(elem_classes="ask"):
             self._lay_out()
         with gr.Row(visible=False, elem_classes="checkpoints", equal_height=True) as self.bottom:
-            self.status = gr.HTML(elem_id="training-status")
+            self.lay_out_status()
             self.download = Download("training-strip")
         self.stage = gr.HTML(js_on_load=MARK, elem_id="training-strip")
-        self.strip = gr.State()
 
     def _lay_out(self) -> None:
         self.label = gr.Dropdown(
@@ -63,25 +78,16 @@ class StripPanel:
         )
         self.seed = seed_picker("training")
         steps = replace(steps_for(DEFAULTS.sampler), label="Sampling steps")
-        self.steps = control(steps, DEFAULTS.num_inference_steps, "training")
+        self.num_steps = control(steps, DEFAULTS.num_inference_steps, "training")
         self.scale = control(SAMPLING["guidance_scale"], DEFAULTS.guidance_scale, "training")
-        button = {"scale": 0, "min_width": 130}
-        self.start = gr.Button("Render", variant="primary", elem_id="training-start", elem_classes="start", **button)
-        self.stop = gr.Button(
-            "Stop", variant="stop", visible=False, elem_id="training-stop", elem_classes="stop", **button
-        )
+        self.lay_out_run()
         self.note = gr.HTML(elem_id="training-offer", min_width=200)
 
     def wire(self, names: Sequence[gr.components.Component], runs: Runs) -> None:
         """Connect the part with the pickers of runs."""
         self.runs = runs
-        page = [self.start, self.stop, self.bottom, self.status, self.stage]
-        asked = [*names, self.label, self.seed, self.steps, self.scale]
-        check = self.start.click(self.begin, asked, [*page, self.strip], **CHECK)
-        run = check.success(self.run, self.strip, page, show_progress="hidden", api_visibility="private", **GPU)
-        on_end(run, self.finish, self.strip, page)
-        self.stop.click(None, cancels=[run])
-        self.download.wire(self.export, [self.strip])
+        self.wire_run([*names, self.label, self.seed, self.num_steps, self.scale], [self.bottom, self.stage])
+        self.download.wire(self.export, [self.job])
 
     def offer(self, runs: Sequence[RunSnapshot]) -> tuple[list[tuple[str, int]], str, bool]:
         """What can be asked of some runs: the classes to choose from, a sentence, and whether there is a checkpoint."""
@@ -114,46 +120,38 @@ class StripPanel:
 
     # --- a run -----------------------------------------------------------------------------------------------
 
-    def begin(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> Update:
-        """Check what is asked before the run joins the queue."""
-        with plain_errors():
-            choice = NO_CLASS if label is None else label
-            request = to_request("", choice, 1, seed, num_inference_steps=steps, guidance_scale=scale)
-            strip = plan(self.runs(first, second), request)
+    def ask(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> StripJob:
+        """The strip of these runs and settings."""
+        choice = NO_CLASS if label is None else label
+        request = to_request("", choice, 1, seed, num_inference_steps=steps, guidance_scale=scale)
+        return StripJob(plan(self.runs(first, second), request))
+
+    def begun(self, job: StripJob) -> Update:
+        """The strip without its pictures."""
+        return {self.bottom: gr.update(visible=True), self.stage: show(job.strip)}
+
+    def steps(self, job: StripJob) -> AbstractContextManager[Iterator[StripUpdate]]:
+        """Checkpoint by checkpoint."""
+        return closing(draw(self.engine, job.strip, self.cache, self._publish))
+
+    def preview(self, job: StripJob, step: StripUpdate) -> Update:
+        """The strip so far."""
         return {
-            self.strip: strip,
-            self.start: gr.update(visible=False),
-            self.stop: gr.update(visible=True),
-            self.bottom: gr.update(visible=True),
-            self.status: WAITING,
-            self.stage: show(strip),
+            self.stage: show(job.strip, step.cell, step.preview and jpeg_uri(step.preview, SIDE)),
+            self.status: status_line(job.done / job.total, describe(job.strip, step)),
         }
 
-    def run(self, strip: Strip) -> Iterator[Update]:
-        """Checkpoint by checkpoint; stopped by being closed, which Gradio can do from the first update on."""
-        yield {self.status: WAITING}
-        shown = 0.0
-        with plain_errors(), closing(draw(self.engine, strip, self.cache, self._publish)) as updates:
-            for update in updates:
-                if update.done or (update.preview and perf_counter() - shown >= PREVIEW_SECONDS):
-                    yield {
-                        self.stage: show(strip, update.cell, update.preview and jpeg_uri(update.preview, SIDE)),
-                        self.status: status_line(strip.done / len(strip.cells), describe(strip, update)),
-                    }
-                    shown = perf_counter()
+    def ended(self, job: StripJob) -> Update:
+        """What was drawn."""
+        status = status_line(job.strip.done / job.total, summary(job.strip))
+        return {self.stage: show(job.strip), self.status: status}
 
-    def finish(self, strip: Strip | None) -> Update:
-        """Ended, stopped or failed: the page is ready again, with what was drawn."""
-        ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False)}
-        if strip:
-            ready |= {self.stage: show(strip), self.status: status_line(strip.done / len(strip.cells), summary(strip))}
-        return ready
-
-    def export(self, kind: str, strip: Strip | None) -> str:
+    def export(self, kind: str, job: StripJob | None) -> str:
         """The strip as far as it was drawn, as a file."""
         with plain_errors():
-            if strip is None:
+            if job is None:
                 raise ValueError("Render a strip first.")
+            strip = job.strip
             name = f"{'-'.join(strip.runs)}-{strip.subject}-{strip.request.seeds[0]}"
             return self.download.publish(strip_timeline(strip), kind, name, recipe_of(strip, self.engine))
 
@@ -168,7 +166,7 @@ def show(strip: Strip, current: StripCell | None = None, preview: str | None = N
         figures = "".join(show_cell(strip, run, step, current, preview) for step in strip.steps)
         heading = f'<header><h3 class="run-{number}">{html.escape(run)}</h3></header>' if len(strip.runs) > 1 else ""
         rows.append(f'{heading}<div class="cells">{figures}</div>')
-    return f'<div class="strip" style="--columns: {len(strip.steps)}">{"".join(rows)}</div>'
+    return f'<div class="checkpoint-strip" style="--columns: {len(strip.steps)}">{"".join(rows)}</div>'
 
 
 def show_cell(strip: Strip, run: str, step: int, current: StripCell | None, preview: str | None) -> str:

@@ -59,6 +59,7 @@ def folder(runs: Path) -> Path:
 
 
 def choose(page: Page, picker: str, name: str) -> None:
+    page.mouse.move(0, 0)  # a tile under the mouse covers what is beside it
     page.click(f"#training-{picker} input")
     page.locator(f"#training-{picker}").get_by_role("option", name=name, exact=True).click()
 
@@ -93,7 +94,7 @@ def wait_for(page: Page, true: Callable[[], bool]) -> None:
 
 def shows(page: Page, run: str, panel: int, step: int) -> bool:
     """Whether the middles of a panel's six tiles have the colours of a step."""
-    page.mouse.move(0, 0)  # a tile under the mouse covers its neighbours
+    page.mouse.move(0, 0)
     tiles = page.locator(".runs-view .run").nth(panel).locator("i:not(.live)")
     boxes = tiles.evaluate_all("tiles => tiles.map((tile) => tile.getBoundingClientRect())")
     assert len(boxes) == 6
@@ -156,7 +157,7 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
     def render(steps: int) -> None:
         page.fill("#training-steps input[type=number]", str(steps))
         page.keyboard.press("Tab")
-        page.click("#training-start")
+        page.click("#render-start")
 
     open_tab(page, "first", "second")
     expect(page.locator("#training-offer")).to_have_text("One picture with each of 2 checkpoints; second kept none.")
@@ -164,9 +165,9 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
     page.get_by_role("option", name="goldfish · 1", exact=True).click()
     page.fill("#training-seed input", "5")
     render(3)
-    expect(page.locator("#training-status")).to_contain_text("goldfish, seed 5 · 2 pictures in")
-    expect(page.locator(".strip figcaption")).to_have_text(["40", "100"])
-    pictures = page.locator(".strip img")
+    expect(page.locator("#render-status")).to_contain_text("goldfish, seed 5 · 2 pictures in")
+    expect(page.locator(".checkpoint-strip figcaption")).to_have_text(["40", "100"])
+    pictures = page.locator(".checkpoint-strip img")
     for picture, step in zip(pictures.all(), (40, 100), strict=True):
         wait_for(page, lambda picture=picture: picture.evaluate("picture => picture.naturalWidth") == 32)
         (tmp_path / "picture.png").write_bytes(page.request.get(picture.evaluate("picture => picture.src")).body())
@@ -174,7 +175,7 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
         said = [recipe[key] for key in ("model", "class_name", "seed", "num_inference_steps")]
         assert said == [f"first @ {step}", "goldfish", 5, 3]
     slide(page, "ArrowLeft")
-    expect(page.locator(".strip .at figcaption")).to_have_text("40")
+    expect(page.locator(".checkpoint-strip .at figcaption")).to_have_text("40")
 
     for prefix, frames in (("training-strip", 2), ("training", 3)):  # of the strip, and of the samples
         with page.expect_download() as download:
@@ -184,18 +185,18 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
         expect(page.locator(f"#{prefix}-download")).to_have_text("Download")
 
     render(250)
-    expect(page.locator("#training-status")).to_contain_text("Checkpoint 1 of 2 · first, step 40")
-    page.click("#training-stop")
-    expect(page.locator("#training-status")).to_contain_text("Stopped after")
+    expect(page.locator("#render-status")).to_contain_text("Checkpoint 1 of 2 · first, step 40")
+    page.locator("#render-stop").evaluate("button => button.click()")  # at once: the run takes two seconds
+    expect(page.locator("#render-status")).to_contain_text("Stopped after")
     weights = folder / "first" / "checkpoints" / "step_00000100" / "transformer"
     file = next(weights.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1])
     render(3)
-    expect(page.locator("#training-status")).to_contain_text("1 drawn before · 1 cannot be read")
-    expect(page.locator(".strip figure").last).to_contain_text("is damaged or cut short")
+    expect(page.locator("#render-status")).to_contain_text("1 drawn before · 1 cannot be read")
+    expect(page.locator(".checkpoint-strip figure").last).to_contain_text("is damaged or cut short")
     expect(pictures).to_have_count(1)
     choose(page, "first", "second")
-    expect(page.locator("#training-start")).to_be_disabled()
+    expect(page.locator("#render-start")).to_be_disabled()
 
 
 def test_a_run_is_followed_while_it_is_trained(page: Page, folder: Path) -> None:
