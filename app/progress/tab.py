@@ -1,7 +1,7 @@
 """The Training progress tab: samples of one or two runs from step to step, and their curves, live while they train."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ class PageState:
 
     version: int = 0  # of all that was read for it
     steps: tuple[int, ...] = ()  # one per position of the slider
-    offered: tuple = ()  # what the pickers of runs hold
+    runs: Sequence[tuple[str, str]] = ()  # the choices of the pickers of runs
     checkpoints: tuple[str, ...] = ()  # what the picker of checkpoints holds
     strip: tuple = ()  # what a strip is offered of
 
@@ -131,7 +131,7 @@ class TrainingProgress:
         position = slider_position(shown.steps, position, steps)
         choices = [(name, name) for name in found] + [(f"{name} (gone)", name) for name in names if name not in found]
         checkpoints = tuple(choice.label for choice in checkpoints_of(runs).values())
-        now = PageState(version, steps, (names, choices), checkpoints, self.strip.offer(runs))
+        now = PageState(version, steps, choices, checkpoints, self.strip.offer(runs))
         update = {
             self.page: gr.update(visible=True),
             self.empty: gr.update(visible=False),
@@ -141,10 +141,13 @@ class TrainingProgress:
             self.shown: now,
             self.row: gr.update(visible=bool(checkpoints)),
         }
-        # A picker is left alone where it need not change: it may be open, or set by hand.
-        if now.offered != shown.offered or first == second:
-            update[self.first] = gr.update(choices=choices, value=names[0])
-            update[self.second] = gr.update(choices=[("nothing", NOTHING), *choices], value=[*names, NOTHING][1])
+        # A picker is left alone where it need not change: it may be open, or hold a newer choice than was asked for.
+        pickers = (self.first, first, choices), (self.second, second, [("nothing", NOTHING), *choices])
+        for (picker, chosen, options), name in zip(pickers, [*names, NOTHING], strict=False):
+            change = {"choices": options} if choices != shown.runs else {}
+            change |= {"value": name} if name != chosen else {}
+            if change:
+                update[picker] = gr.update(**change)
         if now.strip != shown.strip:
             update |= self.strip.show_offer(now.strip, shown.strip)
         if checkpoints != shown.checkpoints or steps[position : position + 1] != step_before:

@@ -132,6 +132,17 @@ def test_a_checkpoint_that_goes_stays_a_choice_while_the_page_may_send_it(runs: 
     assert (update["choices"], update["value"]) == ([(f"{chosen} · gone", chosen)], None)
 
 
+def test_a_picker_keeps_what_was_chosen_meanwhile(runs: Path) -> None:
+    """Catches a second choice that is undone by the answer to the first, which a slow server sends after it."""
+    tab = open_tab(runs)
+    update = tab.look(None, None, 0, None, PageState())
+    assert {update[tab.first]["value"], update[tab.second]["value"]} <= {"dit", "mdt", "avatars-dit", ""}
+    update = tab.look("mdt", "avatars-dit", 0, None, update[tab.shown])
+    assert tab.view in update and tab.first not in update and tab.second not in update
+    update = tab.look("mdt", "mdt", 0, None, update[tab.shown])
+    assert tab.first not in update and update[tab.second]["value"] == ""
+
+
 def test_where_there_is_no_run_the_page_says_how_to_train_one(tmp_path: Path) -> None:
     """Catches an empty page where the first command belongs."""
     tab = open_tab(tmp_path / "runs")

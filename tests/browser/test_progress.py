@@ -159,6 +159,11 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
         page.keyboard.press("Tab")
         page.click("#render-start")
 
+    long = start_run(folder / "long", 1000)  # to draw with all its checkpoints takes a while
+    shutil.copytree(folder / "first" / "pipeline", long.folder / "pipeline")
+    source = folder / "first" / "checkpoints" / "step_00000040"
+    for step in range(1000, 1020):
+        long.write_checkpoint(step, lambda partial: shutil.copytree(source, partial, dirs_exist_ok=True))
     open_tab(page, "first", "second")
     expect(page.locator("#training-offer")).to_have_text("One picture with each of 2 checkpoints; second kept none.")
     page.fill("#training-class input", "goldf")
@@ -184,10 +189,14 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
         assert (opened.format, opened.n_frames) == ("GIF", frames)
         expect(page.locator(f"#{prefix}-download")).to_have_text("Download")
 
+    choose(page, "second", "long")
+    expect(page.locator("#training-offer")).to_have_text("One picture with 16 of 22 checkpoints, evenly chosen.")
     render(250)
-    expect(page.locator("#render-status")).to_contain_text("Checkpoint 1 of 2 · first, step 40")
-    page.locator("#render-stop").evaluate("button => button.click()")  # at once: the run takes two seconds
+    expect(page.locator("#render-status")).to_contain_text("of 16 · ")
+    page.click("#render-stop")
     expect(page.locator("#render-status")).to_contain_text("Stopped after")
+    choose(page, "second", "second")
+    expect(page.locator("#training-offer")).to_contain_text("second kept none")
     weights = folder / "first" / "checkpoints" / "step_00000100" / "transformer"
     file = next(weights.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1])
