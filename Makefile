@@ -21,7 +21,7 @@ help:
 	@echo "make test       run all tests, two at a time                   (TEST_ARGS=\"-k masking\", WORKERS=4)"
 	@echo "make test-fast  run those that need no process, no browser and no long run"
 	@echo "make setup      install what tests, data building and training need"
-	@echo "make lint       ruff check and ruff format --check"
+	@echo "make lint       ruff check, ruff format --check, pyrefly check (types)"
 	@echo "make format     let ruff rewrite the sources"
 	@echo "make clean      remove $(VENV) and the caches"
 
@@ -44,9 +44,10 @@ setup: $(VENV)/.dev
 	@echo "== $(VENV) is ready: source $(BIN)/activate"
 
 lint: $(VENV)/.dev
-	@echo "== ruff"
+	@echo "== ruff and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import gradio as gr
 from gradio.components import Component
@@ -12,16 +12,16 @@ from app.common.class_picker import NO_CLASS, class_choices, to_label
 from app.common.guidance_curve import guidance_curve
 from app.common.studio import GLUE, Update
 from app.engine.model_info import ModelInfo
-from app.engine.request import Request, counting
+from app.engine.request import AnyRequest, Request, counting
 from app.engine.settings import SEED, Choice, Number, Setting, Switch, steps_for
 from mdt_core.samplers import SAMPLERS
 
 
 @dataclass(frozen=True)
-class RequestControls:
+class RequestControls(Generic[AnyRequest]):
     """Those of one request."""
 
-    kind: type[Request]
+    kind: type[AnyRequest]
     classes: gr.Dropdown
     count: gr.Slider | None  # None: one image
     seed: gr.Number
@@ -33,7 +33,7 @@ class RequestControls:
         count = [] if self.count is None else [self.count]
         return [self.classes, *count, self.seed, *self.settings.values()]
 
-    def request(self, model: str, classes: Any, *values: Any) -> Request:
+    def request(self, model: str, classes: Any, *values: Any) -> AnyRequest:
         """What the controls ask for. ValueError where a value cannot be used."""
         count, seed, *values = values if self.count is not None else (1, *values)
         settings = dict(zip(self.settings, values, strict=True))
@@ -55,8 +55,13 @@ class RequestControls:
 
 
 def to_request(
-    model: str, classes: int | Sequence[int], count: int, seed: int, kind: type[Request] = Request, **settings: Any
-) -> Request:
+    model: str,
+    classes: int | Sequence[int],
+    count: int,
+    seed: int,
+    kind: type[AnyRequest] = Request,
+    **settings: Any,
+) -> AnyRequest:
     """Controls -> request: `count` images, at least one of each class, share the classes; their seeds count up."""
     kind.count.check(count)
     SEED.check(seed)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from app.engine.frames import Frame, evenly_spaced, frames_of
 from app.engine.model_info import ModelInfo
@@ -98,6 +98,9 @@ class Request:
 
         steps = pipe.stream(**request.pipeline_arguments)
         return frames_of(steps, draw, request_index, self.evaluations, evenly_spaced(self.num_inference_steps))
+
+
+AnyRequest = TypeVar("AnyRequest", bound=Request)  # one to draw or one to inpaint
 
 
 def class_named(label: int | None, name: str | None, labels: Mapping[int, str]) -> int | None:

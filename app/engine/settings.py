@@ -70,6 +70,14 @@ class Switch(Setting):
 
 SEED = Number("seed", "Seed", "seed", "The noise to begin with: the same seed gives the same picture.", 0, MAX_SEED)
 NUM_IMAGES = Number("number of images", "Images", "count", "How many to draw; their seeds count up.", 1, MAX_IMAGES)
+NUM_STEPS = Number(
+    "number of steps",
+    "Steps",
+    "steps",
+    "More steps take longer and come closer to the best that the model can do.",
+    1,
+    max(row.max_steps for row in SAMPLERS.values()),
+)
 
 SAMPLING: Mapping[str, Setting] = {
     # before the number of steps, which it bounds
@@ -80,14 +88,7 @@ SAMPLING: Mapping[str, Setting] = {
         "The way from noise to picture: dpm++ takes the fewest steps, ddpm is the paper's.",
         {name: name for name in SAMPLERS},
     ),
-    "num_inference_steps": Number(
-        "number of steps",
-        "Steps",
-        "steps",
-        "More steps take longer and come closer to the best that the model can do.",
-        1,
-        max(row.max_steps for row in SAMPLERS.values()),
-    ),
+    "num_inference_steps": NUM_STEPS,
     "guidance_scale": Number(
         "guidance scale",
         "Guidance scale",
@@ -118,5 +119,4 @@ SAMPLING: Mapping[str, Setting] = {
 
 def steps_for(sampler: str) -> Number:
     """The number of steps, as many as a sampler takes."""
-    steps = SAMPLING["num_inference_steps"]
-    return replace(steps, name=f"{steps.name} for {sampler}", high=SAMPLERS[sampler].max_steps)
+    return replace(NUM_STEPS, name=f"{NUM_STEPS.name} for {sampler}", high=SAMPLERS[sampler].max_steps)
