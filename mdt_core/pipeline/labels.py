@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,22 +17,34 @@ Seeds = int | Sequence[int] | None
 def class_index(label: ClassLabel, id2label: Mapping[int, str]) -> int:
     """The index of a class given by index or name; None is the null class, the index after the last.
 
+    A name of another case or Unicode form is taken where it can mean one class alone.
+
     Raises:
-        ValueError: there is no such class.
+        ValueError: there is no such class, or the name may mean several.
     """
     if label is None:
         return len(id2label)
-    by_name = {name.casefold(): index for index, name in id2label.items()}
-    if isinstance(label, str) and label.casefold() in by_name:  # a name may be a number, of another class
-        return by_name[label.casefold()]
-    if isinstance(label, str) and not re.fullmatch("-?[0-9]+", label):
-        near = difflib.get_close_matches(label.casefold(), by_name, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"this model knows {len(id2label)} classes"
-        raise ValueError(f"no class is called {label!r}: {hint}")
+    if isinstance(label, str):
+        alike = [index for index, name in id2label.items() if _loose(name) == _loose(label)]
+        named = [index for index in alike if id2label[index] == label] or alike
+        if len(named) > 1:
+            candidates = " or ".join(f"{index} ({id2label[index]})" for index in named)
+            raise ValueError(f"several classes may be meant by {label!r}: choose {candidates} by its index")
+        if named:  # a name may be a number, of another class
+            return named[0]
+        if not re.fullmatch("-?[0-9]+", label):
+            near = difflib.get_close_matches(label, id2label.values(), n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"this model knows {len(id2label)} classes"
+            raise ValueError(f"no class is called {label!r}: {hint}")
     index = whole(label, "a class")
     if not 0 <= index < len(id2label):
         raise ValueError(f"class {index} is out of range: this model has classes 0 to {len(id2label) - 1}")
     return index
+
+
+def _loose(name: str) -> str:
+    """What names of another case or Unicode form share: on a Mac a folder's é is two characters."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def class_indices(labels: ClassLabels, id2label: Mapping[int, str], count: int) -> list[int]:

@@ -174,6 +174,17 @@ def test_a_class_may_be_called_by_a_number(pipe, monkeypatch):
         pipe.class_index("²")
 
 
+def test_class_names_that_differ_by_case_are_told_apart(pipe, monkeypatch):
+    """Catches the last of them taken for all, without a word, and an é of one character that is not one of two."""
+    monkeypatch.setattr(pipe, "id2label", {0: "A", 1: "a", 2: "Cafe\u0301"})
+    assert [pipe.class_index(label) for label in ("A", "a", "caf\u00e9", "CAF\u00c9")] == [0, 1, 2, 2]
+    monkeypatch.setattr(pipe, "id2label", {0: "Cat", 1: "CAT", 2: "crane", 3: "crane"})
+    with pytest.raises(ValueError, match=r"meant by 'cat': choose 0 \(Cat\) or 1 \(CAT\) by its index"):
+        pipe.class_index("cat")
+    with pytest.raises(ValueError, match=r"choose 2 \(crane\) or 3 \(crane\)"):
+        pipe.class_index("crane")
+
+
 def test_labels_and_seeds_may_be_arrays(pipe):
     settings = {"output_type": "latent"} | SETTINGS
     ours = pipe(np.array([0, 1]), seeds=np.arange(2), **settings)
