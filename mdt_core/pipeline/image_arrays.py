@@ -1,15 +1,17 @@
 """Pictures and masks of any kind, PIL's or arrays -> (H, W, 3) uint8 and (H, W) bool; a model's pixels -> uint8."""
 
+from io import BytesIO
+
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import Tensor
 
 Picture = Image.Image | np.ndarray
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB: transparency on white, 16 bits -> 8, other colour spaces converted."""
-    return _eight_bits(image, "white").convert("RGB")
+    """Any mode and colour profile -> sRGB, which what comes out needs no profile to say; transparency on white."""
+    return _flat(_to_srgb(_eight_bits(image)), "white").convert("RGB")
 
 
 def picture_array(image: Picture) -> np.ndarray:
@@ -39,7 +41,7 @@ def mask_array(mask: Picture) -> np.ndarray:
             mask = np.rint(mask.astype(np.float32) * 255)
         whole = mask.dtype.kind in "biuf" and mask.size and mask.min() >= 0 and mask.max() <= 255
         mask = _as_image(mask.astype(np.uint8) if whole else mask, "mask")
-    return np.asarray(_eight_bits(mask, "black").convert("L")) > 127
+    return np.asarray(_flat(_eight_bits(mask), "black").convert("L")) > 127
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:
@@ -53,11 +55,35 @@ def to_pil(pixels: Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(pixels))
 
 
-def _eight_bits(image: Image.Image, ground: str) -> Image.Image:
-    """16 bits -> 8, and transparency laid on a ground."""
-    if image.mode.startswith("I") or image.mode == "F":  # PIL's own conversion would clip at 255
-        fraction = image.mode == "F" and image.getextrema()[1] <= 1  # 0..1, else 16-bit numbers
-        image = image.convert("F").point(lambda value: value * (255 if fraction else 1 / 257) + 0.5).convert("L")
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16 bits, and floats, -> 8."""
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    fraction = image.mode == "F" and image.getextrema()[1] <= 1  # 0..1, else 16-bit numbers
+    # PIL's own conversion would clip at 255.
+    return image.convert("F").point(lambda value: value * (255 if fraction else 1 / 257) + 0.5).convert("L")
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """A picture of a colour profile -> its colours in sRGB, without the profile; one that is broken is passed over."""
+    if "icc_profile" not in image.info:
+        return image
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    mode = image.mode if image.mode in ("CMYK", "LAB") else "L" if image.mode in ("1", "L", "LA") else "RGB"
+    coloured = image.convert(mode)
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        coloured = ImageCms.profileToProfile(coloured, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError):
+        coloured = coloured.convert("RGB")
+    if alpha is not None:
+        coloured.putalpha(alpha)
+    coloured.info.clear()  # saved with the profile, or read here again, it would be converted twice
+    return coloured
+
+
+def _flat(image: Image.Image, ground: str) -> Image.Image:
+    """Transparency laid on a ground."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)

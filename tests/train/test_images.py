@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
+from mdt_core.pipeline.image_arrays import picture_array
 from train.latents.images import (
     BrokenImage,
     DrawnImages,
@@ -16,6 +17,7 @@ from train.latents.images import (
     list_images,
     open_images,
     read_square,
+    read_upright,
 )
 
 RED_OVER_BLUE = np.concatenate([np.full((8, 16, 3), (255, 0, 0)), np.full((8, 16, 3), (0, 0, 255))]).astype(np.uint8)
@@ -101,6 +103,35 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     square = np.asarray(read_square(path, 8)).astype(int)
     assert square.shape == (8, 8, 3)
     assert np.abs(square - (255 if mode == "1" else 102)).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_colour_profile_is_obeyed_once_and_a_broken_one_is_not(tmp_path, mode):
+    """A profile whose red and blue are swapped. Catches colours that change with the profile that is lost, a
+    conversion that is done twice, and one that loses transparency.
+    """
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for old, new in ((b"rXYZ", b"----"), (b"bXYZ", b"rXYZ"), (b"----", b"bXYZ")):
+        profile = profile.replace(old, new)
+    image = Image.new("RGBA", (16, 16), (200, 100, 50, 255))
+    if mode == "RGBA":
+        image.paste((200, 100, 50, 0), (0, 0, 16, 8))
+    for name, icc in (("swapped", profile), ("cut", profile[:200]), ("none", b"")):
+        path = tmp_path / f"{name}.png"
+        image.convert(mode).save(path, icc_profile=icc)
+        seen = read_upright(path)
+        again = picture_array(seen)
+        assert np.array_equal(again, np.asarray(seen)) and "icc_profile" not in seen.info
+        assert np.abs(again[-1, 0].astype(int) - ((50, 100, 200) if name == "swapped" else (200, 100, 50))).max() <= 1
+        assert mode != "RGBA" or (again[0, 0] == 255).all()
+
+
+def test_an_srgb_profile_changes_nothing(tmp_path):
+    """Catches rounding in pictures of that profile, as most that have one are."""
+    noise = Image.effect_noise((64, 64), 90)
+    noise = Image.merge("RGB", [noise, noise.rotate(90), noise.rotate(180)])
+    noise.save(tmp_path / "a.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert np.array_equal(read_upright(tmp_path / "a.png"), noise)
 
 
 def test_transparency_is_white_and_leaves_no_fringe(tmp_path):
