@@ -50,7 +50,7 @@ class PlainAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_out: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
         """With P the weights and S the logits, dS = P (dP - sum(dP P)), which is the bias's gradient too."""
         q, k, v, weights = ctx.saved_tensors
         d_out = d_out.contiguous()

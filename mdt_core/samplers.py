@@ -48,14 +48,14 @@ class Sampler:
     stochastic: bool  # draws noise in every step, with the variance that the model predicts
 
 
-def _ddpm(num_inference_steps: int) -> SchedulerMixin:
+def _ddpm(num_inference_steps: int) -> DDPMScheduler:
     """The published ancestral sampler."""
     scheduler = DDPMScheduler(**BETAS, variance_type="learned_range", timestep_spacing="linspace", clip_sample=False)
     scheduler.set_timesteps(timesteps=_spread(str(num_inference_steps)))
     return scheduler
 
 
-def _ddim(num_inference_steps: int) -> SchedulerMixin:
+def _ddim(num_inference_steps: int) -> DPMSolverMultistepScheduler:
     """DDIM with eta 0, which is DPM-Solver++ of first order. DDIMScheduler steps by 1000 // N, wrong for other N."""
     scheduler = DPMSolverMultistepScheduler(**BETAS, solver_order=1)
     whole = NUM_TIMESTEPS % num_inference_steps == 0
@@ -63,7 +63,7 @@ def _ddim(num_inference_steps: int) -> SchedulerMixin:
     return scheduler
 
 
-def _dpm(num_inference_steps: int) -> SchedulerMixin:
+def _dpm(num_inference_steps: int) -> DPMSolverMultistepScheduler:
     """DPM-Solver++ 2M; the last step is of first order and ends at zero noise."""
     scheduler = DPMSolverMultistepScheduler(**BETAS, solver_order=2, timestep_spacing="linspace")
     scheduler.set_timesteps(num_inference_steps)

@@ -7,6 +7,7 @@ python -m train.export runs/avatars --as-run --until 3200 --weights 400 1600 320
 import math
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -92,7 +93,7 @@ def shortened(config: dict, until: int) -> dict:
     return config | {"training": training | {"steps": min(until, training["steps"])}, "excerpt_of": training["steps"]}
 
 
-def export_run(run: Run, out: Path, weights: list[int] = (), until: int | None = None) -> None:
+def export_run(run: Run, out: Path, weights: Sequence[int] = (), until: int | None = None) -> None:
     """Write a smaller run folder to look through: samples, figures (at most 200 logged rows), and some weights.
 
     Args:

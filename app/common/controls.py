@@ -13,7 +13,7 @@ from app.common.guidance_curve import guidance_curve
 from app.common.studio import GLUE, Update
 from app.engine.model_info import ModelInfo
 from app.engine.request import AnyRequest, Request, counting
-from app.engine.settings import SEED, Choice, Number, Setting, Switch, steps_for
+from app.engine.settings import SEED, Choice, Number, Setting, steps_for
 from mdt_core.samplers import SAMPLERS
 
 
@@ -23,7 +23,7 @@ class RequestControls(Generic[AnyRequest]):
 
     kind: type[AnyRequest]
     classes: gr.Dropdown
-    count: gr.Slider | None  # None: one image
+    count: Component | None  # None: one image
     seed: gr.Number
     settings: Mapping[str, Component]  # a key of the kind's table -> its control; what has none keeps its default
 
@@ -35,8 +35,8 @@ class RequestControls(Generic[AnyRequest]):
 
     def request(self, model: str, classes: Any, *values: Any) -> AnyRequest:
         """What the controls ask for. ValueError where a value cannot be used."""
-        count, seed, *values = values if self.count is not None else (1, *values)
-        settings = dict(zip(self.settings, values, strict=True))
+        count, seed, *chosen = values if self.count is not None else (1, *values)
+        settings = dict(zip(self.settings, chosen, strict=True))
         return to_request(model, classes, count, seed, self.kind, **settings)
 
     def updates(self, request: Request, info: ModelInfo, class_labels: Sequence[int | None] = ()) -> Update:
@@ -96,7 +96,7 @@ def control(setting: Setting, value: Any, prefix: str) -> Component:
         case Choice():
             choices = [(label, key) for key, label in setting.options.items()]
             return gr.Dropdown(choices, value=value, min_width=120, **named)
-        case Switch():
+        case _:
             return gr.Checkbox(value, container=False, elem_classes="small", **named)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from app.common.images import RECIPE_KEY, open_header
 from app.engine.model_info import ModelInfo
-from app.engine.request import NOWHERE, AnyRequest, Request, class_named
+from app.engine.request import NOWHERE, Request, class_named
 from app.engine.settings import SEED
 
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels
@@ -92,9 +92,7 @@ def differences(recipe: Mapping[str, Any], info: ModelInfo) -> list[str]:
     return notes
 
 
-def to_request(
-    recipe: Mapping[str, Any], info: ModelInfo, start: AnyRequest | None = None
-) -> tuple[AnyRequest, list[str]]:
+def to_request(recipe: Mapping[str, Any], info: ModelInfo, start: Request | None = None) -> tuple[Request, list[str]]:
     """The request for one image that a recipe describes, for the model `info`, and what could not be taken over.
 
     `start`: what it keeps where the recipe says nothing of use; by default the model's own settings.

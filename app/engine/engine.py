@@ -110,9 +110,10 @@ class Engine:
 
     def draw(self, request: Request) -> list[Image.Image]:
         """The images of one request, when they are finished."""
+        images = None
         for frame in self.run((request,)):
             images = frame.images
-        return images
+        return images or []
 
     def warm(self, name: str) -> None:
         """Draw a picture that nobody sees: a model's first steps are slow, and the later ones tell what others take.

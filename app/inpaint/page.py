@@ -51,7 +51,7 @@ class Page(RunTab):
 
     def _lay_out_controls(
         self, studio: Studio, first: InpaintRequest
-    ) -> tuple[gr.Dropdown, gr.Slider, gr.Number, dict[str, Component]]:
+    ) -> tuple[gr.Dropdown, Component, gr.Number, dict[str, Component]]:
         with gr.Row():
             kinds = {"file_types": ["image"], "size": "sm", "min_width": 120}
             self.open_button = gr.UploadButton("Open picture", elem_id="inpaint-open", **kinds)

@@ -172,6 +172,7 @@ def recipe_of(request: InpaintRequest, index: int, info: ModelInfo) -> dict[str,
 def from_recipe(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[InpaintRequest, list[str]]:
     """The request for one variant that a recipe describes, for the model `info`, and what could not be taken over."""
     request, notes = recipes.to_request(recipe, info, InpaintRequest(info.name, (None,), (0,)))
+    assert isinstance(request, InpaintRequest)  # as the one that it starts from
     if METHODS[request.method].masked_pass and not info.masked_pass:
         request = replace(request, method=FALLBACK)
         notes.append(f"{info.name} has no side-interpolator: {FALLBACK} takes its place")

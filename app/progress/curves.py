@@ -11,7 +11,6 @@ from itertools import groupby
 from matplotlib.ticker import EngFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from app.common.charts import GRID, RUN_0, RUN_1, new_axes, to_svg
-from app.engine.runs import Points
 
 WIDTHS = {"wide": 574, "narrow": 280}  # pixels: beside another chart on a page of 1280, and on a phone
 HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 176, 8, 38, 48, 14  # the chart's, and the distances of its axes from its edges
@@ -19,6 +18,7 @@ BINS = 120  # points of a line, at most
 LOGARITHMIC = 5  # an axis whose last value is this many times its first
 
 Limits = tuple[float, float]
+Line = Sequence[tuple[float, float]]  # (step, value), by step
 
 
 def limits_of(values: Iterable[float]) -> Limits:
@@ -49,7 +49,7 @@ def ticks(limits: Limits) -> Locator:
     return LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,))
 
 
-def curve(title: str, lines: Sequence[Points], steps: Limits, dots: bool = False) -> str:
+def curve(title: str, lines: Sequence[Line], steps: Limits, dots: bool = False) -> str:
     """The curves of some runs as HTML, drawn for a wide page and for a narrow one, of which style sheets show one. The
     page's variable --x, a `share` of `steps`, says where the cursor stands.
 
@@ -58,12 +58,12 @@ def curve(title: str, lines: Sequence[Points], steps: Limits, dots: bool = False
         steps: the first and the last, of all curves of a page.
         dots: mark every point, where points are few.
     """
-    lines = [binned(line, steps) for line in lines]
-    charts = {name: draw(title, lines, steps, dots, width) for name, width in WIDTHS.items()}
+    short = [binned(line, steps) for line in lines]
+    charts = {name: draw(title, short, steps, dots, width) for name, width in WIDTHS.items()}
     return "".join(f'<div class="{name}">{chart}</div>' for name, chart in charts.items())
 
 
-def draw(title: str, lines: Sequence[Points], steps: Limits, dots: bool, width: int) -> str:
+def draw(title: str, lines: Sequence[Line], steps: Limits, dots: bool, width: int) -> str:
     """The chart of `curve` in one width, in pixels."""
     values = limits_of(value for line in lines for _, value in line)
     axes = new_axes(width, HEIGHT, LEFT, RIGHT, TOP, BOTTOM)
@@ -81,7 +81,7 @@ def draw(title: str, lines: Sequence[Points], steps: Limits, dots: bool, width: 
     return to_svg(axes, f"{title} over the training steps").replace("</svg>", f"{cursor}</svg>")
 
 
-def binned(line: Points, steps: Limits) -> Points:
+def binned(line: Line, steps: Limits) -> Line:
     """At most BINS points: means of step and value over equal widths of the axis."""
     if len(line) <= BINS:
         return line

@@ -61,4 +61,6 @@ def suggested_checkpoint(runs: Sequence[RunSnapshot], step: int, chosen: str | N
     before = checkpoints_of(runs).get(chosen)
     having = [run for run in runs if run.checkpoints]
     run = next((run for run in having if before and run.name == before.run), having[0] if having else None)
-    return run and checkpoint_name(run.name, at_or_below(run.checkpoints, step) or min(run.checkpoints))
+    if run is None:
+        return None
+    return checkpoint_name(run.name, at_or_below(run.checkpoints, step) or min(run.checkpoints))

@@ -31,12 +31,12 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device, width: int | No
         else:
             fast = device.type == "cuda" and _has_bfloat16(device)
         return torch.bfloat16 if fast else torch.float32
-    dtype = DTYPES.get(dtype, dtype)
-    if dtype not in DTYPES.values():
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, not {dtype}")
-    if dtype == torch.float16 and device.type == "cpu":
+    if chosen == torch.float16 and device.type == "cpu":
         raise ValueError("float16 needs a GPU: choose float32 or bfloat16 on a CPU")
-    return dtype
+    return chosen
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import AutoencoderTiny
@@ -124,7 +125,7 @@ def sampling(setting: Setting) -> Iterator[Row]:
 
     def ours(pipe: mdt_core.MDTPipeline, skip_tolerance: float, steps: int = 50) -> Tensor:
         settings = {"sampler": "ddim", "num_inference_steps": steps, "skip_tolerance": skip_tolerance}
-        return pipe(3, seeds=0, output_type="latent", **settings).images
+        return cast(Tensor, pipe(3, seeds=0, output_type="latent", **settings).images)
 
     work = {"reference": reference}
     for dtype in dtypes(setting.device):

@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 from PIL import ImageDraw, ImageFont
 
@@ -70,7 +71,7 @@ class Font:
         for path in (Path(folder, "mpl-data", "fonts", "ttf", NAME), NAME):
             if font := _open(path, self.size):
                 return font
-        return ImageFont.load_default(self.size)  # ASCII is better than nothing
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(self.size))  # ASCII is better than nothing
 
     @cached_property
     def _fallbacks(self) -> list[ImageFont.FreeTypeFont]:

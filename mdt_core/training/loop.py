@@ -9,7 +9,7 @@ reported the next time the host waits.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
@@ -50,7 +50,7 @@ def train(
     config: TrainingConfig,
     run: Run,
     *,
-    sample_steps: set[int] = frozenset(),
+    sample_steps: Set[int] = frozenset(),
     draw_samples: Callable[[MDTTransformer, int], object] | None = None,
     accelerator: Accelerator | None = None,
 ) -> EMA:

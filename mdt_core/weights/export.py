@@ -88,7 +88,7 @@ def export_pipeline(pipe: DiffusionPipeline, folder: Path, name: str, card: str 
     (folder / "README.md").write_text(card or model_card(pipe, name), "utf-8")
 
 
-def standalone_code(model: type, pipeline: type) -> tuple[str, str]:
+def standalone_code(model: type, pipeline: type) -> tuple[str, ...]:
     """The code of a transformer's class and of the pipeline's, a file each."""
     network = Standalone(home(model), model.__name__)
     apart: dict[Name, Name] = {}

@@ -44,7 +44,7 @@ class Source:
             case ast.Import(names):
                 self.imports |= {alias.asname or alias.name.partition(".")[0]: (alias.name, None) for alias in names}
             case ast.ImportFrom(module, names):
-                self.imports |= {alias.asname or alias.name: (module, alias.name) for alias in names}
+                self.imports |= {alias.asname or alias.name: (module or "", alias.name) for alias in names}
             case ast.FunctionDef(name="_", decorator_list=[decorator, *_]):  # @operator.register_fake
                 self.definitions[next(names_in(decorator)).id].append(statement)
             case ast.FunctionDef(name) | ast.ClassDef(name) | ast.AnnAssign(ast.Name(name)):
@@ -57,7 +57,7 @@ class Source:
             case _ if not sets_module(statement):
                 raise ValueError(f"{self.module}, line {statement.lineno}: a statement that cannot be exported")
 
-    def resolve(self, name: str) -> Name | None:
+    def resolve(self, name: str) -> tuple[str, str | None] | None:
         """Where a name that is used here is defined; None for builtins and local variables."""
         if name in self.definitions:
             return self.module, name

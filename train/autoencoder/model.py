@@ -12,6 +12,7 @@ and every residual branch is zero. Training then only has to find what is not li
 import math
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import cast
 
 import numpy as np
 import torch
@@ -191,7 +192,7 @@ def grow_decoder(vae: AutoencoderTiny, width: int | None, blocks: int | None) ->
         raise ValueError(f"the decoder has {old_blocks} blocks of {old_width} channels: choose no fewer of either")
     config = {key: value for key, value in vae.config.items() if key != "block_out_channels"}  # derived from the rest
     sizes = {"decoder_block_out_channels": (width,), "num_decoder_blocks": (blocks,)}
-    large = AutoencoderTiny.from_config(config | sizes)
+    large = cast(AutoencoderTiny, AutoencoderTiny.from_config(config | sizes))
     large.encoder.load_state_dict(vae.encoder.state_dict())
     first, _, *old, last = vae.decoder.layers
     new_first, _, *new, new_last = large.decoder.layers

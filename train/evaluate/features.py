@@ -40,7 +40,7 @@ class Judge(Protocol):
     """A network that looks at images."""
 
     name: str
-    words: dict[str, str]  # figure -> its name in reports, where it is not FIGURE-NAME
+    words: ClassVar[dict[str, str]]  # figure -> its name in reports, where it is not FIGURE-NAME
 
     def __call__(self, images: np.ndarray) -> Features:
         """uint8 (N, H, W, 3) -> Features."""
@@ -54,7 +54,7 @@ class EffLite0:
     """
 
     name = "EffLite0"
-    words: ClassVar = {}
+    words: ClassVar[dict[str, str]] = {}
     size = 128  # px: every image is scaled to it, bicubic
     stage = 10  # the last block with a stride of 16, (N, 112, 8, 8) at 128 px, as the layer of sFID in Inception
     channels = 16  # of that block: 16 * 8 * 8 = 1,024 numbers, about half as many as sFID's 2,023

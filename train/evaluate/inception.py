@@ -35,7 +35,9 @@ class Inception:
     """
 
     name = "Inception"
-    words: ClassVar = {word: word.replace("FD", "FID") for word in ("KID", "FD", "sFD", "IS", "precision", "recall")}
+    words: ClassVar[dict[str, str]] = {
+        word: word.replace("FD", "FID") for word in ("KID", "FD", "sFD", "IS", "precision", "recall")
+    }
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         try:

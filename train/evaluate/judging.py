@@ -97,14 +97,14 @@ def figures(reference: ReferenceStatistics, generated: Features, judge: Judge, d
     """
     values = {}
     pooled, spatial = (torch.as_tensor(x, device=device) for x in (generated.pooled, generated.spatial))
-    if reference.features is not None:
-        real = torch.as_tensor(reference.features.pooled, device=device)
+    real = None if reference.features is None else torch.as_tensor(reference.features.pooled, device=device)
+    if real is not None:
         kid = metrics.kernel_distance(real, pooled)
         values |= {"KID": kid.value, "KID error": kid.error}
     for word, real_statistics, x in (("FD", reference.pooled, pooled), ("sFD", reference.spatial, spatial)):
         values[word] = metrics.frechet_distance(real_statistics.to(device), metrics.fit_statistics(x))
     values["IS"] = metrics.inception_score(generated.probabilities)
-    if reference.features is not None:
+    if real is not None:
         values["precision"], values["recall"] = metrics.precision_recall(real, pooled)
     return {figure_name(word, judge): value for word, value in values.items()}
 

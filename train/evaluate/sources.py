@@ -42,7 +42,7 @@ class FolderImages:
 
     def __init__(self, folder: ImageFolder) -> None:
         self.folder, self.indices = folder, []
-        sizes, broken = [], []
+        sizes, broken, height, width = [], [], 0, 0
         for index, path in enumerate(folder.paths):
             try:
                 _, height, width = folder[index][0].shape

@@ -111,7 +111,7 @@ class Measure:
         return rows
 
 
-def hold_to_bar(rows: list[dict]) -> dict[str, float | bool]:
+def hold_to_bar(rows: list[dict]) -> dict[str, str | float | bool]:
     """Whether the default method's mean seam and excess meet the bar; empty without it and "blend"."""
     mean = {row["images"].removesuffix(", mean"): row for row in rows if row["images"].endswith(", mean")}
     if not {DEFAULT, "blend"} <= mean.keys():

@@ -146,26 +146,27 @@ class Latents:
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean and std (N, C, h, w) in float32 and class labels (N,) of the images at `indices`."""
-        indices = np.asarray(indices)
-        if indices.min() < 0 or indices.max() >= len(self):
-            raise IndexError(f"images {indices.min()} to {indices.max()} are asked for, there are 0 to {len(self) - 1}")
-        images, flipped = self.sources(indices)
+        asked = np.asarray(indices)
+        if asked.min() < 0 or asked.max() >= len(self):
+            raise IndexError(f"images {asked.min()} to {asked.max()} are asked for, there are 0 to {len(self) - 1}")
+        images, flipped = self.sources(asked)
         mean, std, labels = (self._gather if self.cached else self._read)(images, flipped)
         return mean.float(), torch.zeros_like(mean, dtype=torch.float32) if std is None else std.float(), labels
 
-    def _gather(self, images: np.ndarray, flipped: np.ndarray) -> list[Tensor | None]:
+    def _gather(self, images: np.ndarray, flipped: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor]:
         """Mean, std (None of a deterministic autoencoder) and labels of a set in memory."""
         index = to_device(torch.from_numpy(images), self.cached["labels"].device)
-        moments: list[Tensor | None] = []
-        for name in ("mean", "std"):
-            rows = self.cached[name][index] if name in self.cached else None
-            if rows is not None and flipped.any():
+
+        def moment(name: str) -> Tensor:
+            rows = self.cached[name][index]
+            if flipped.any():
                 mirrored = to_device(torch.from_numpy(flipped), rows.device).view(-1, 1, 1, 1)
                 rows = torch.where(mirrored, self.cached[f"mirror_{name}"][index], rows)
-            moments.append(rows)
-        return [*moments, self.cached["labels"][index]]
+            return rows
 
-    def _read(self, images: np.ndarray, flipped: np.ndarray) -> list[Tensor | None]:
+        return moment("mean"), moment("std") if "std" in self.cached else None, self.cached["labels"][index]
+
+    def _read(self, images: np.ndarray, flipped: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor]:
         """The same from the shards, row by row."""
         numbers = np.searchsorted(self.ends, images, side="right")
         rows = images - np.concatenate([[0], self.ends])[numbers]
@@ -175,11 +176,11 @@ class Latents:
             for name in {"mean", "std"} & shard.keys():
                 shard.prefetch(prefix + name, row)
 
-        moments: list[Tensor | None] = []
-        for name in ("mean", "std"):
-            rows = [shard[prefix + name][row] for shard, prefix, row in places] if name in self.shards[0] else None
-            moments.append(None if rows is None else torch.from_numpy(np.stack(rows)))
-        return [*moments, torch.tensor([shard["labels"][row] for shard, _, row in places])]
+        def moment(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([shard[prefix + name][row] for shard, prefix, row in places]))
+
+        labels = torch.tensor([shard["labels"][row] for shard, _, row in places])
+        return moment("mean"), moment("std") if "std" in self.shards[0] else None, labels
 
 
 def balanced(labels: np.ndarray, power: float) -> np.ndarray:
