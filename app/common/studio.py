@@ -1,6 +1,5 @@
 """What every tab is handed: the engine, the model that the visitor chose, the folder of runs; and kinds of events."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,6 @@ Update = dict[Any, Any]  # what a handler returns or yields: component -> its ne
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # of every event that runs a model: one queue for all
 GLUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that only move the page
 CHECK = GLUE | {"queue": True, "concurrency_limit": None}  # of those that may refuse: gr.Error needs the queue
-
-
-def on_end(run: Dependency, handler: Callable, inputs: Any, outputs: Any) -> None:
-    """Call `handler` however a run ends: `then` follows one that is over or was stopped, `failure` an error."""
-    for ended in (run.then, run.failure):
-        ended(handler, inputs, outputs, **GLUE)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import gradio as gr
 
 from app.common.errors import plain_errors
 from app.common.images import publish, publish_picture
-from app.common.studio import GLUE, on_end
+from app.common.studio import GLUE
 from app.progress.animation import NEEDS_AV, animate, formats
 from app.progress.timeline import Timeline
 
@@ -54,7 +54,8 @@ class Download:
             api_visibility="private",
         )
         made.success(None, self.file, js=SAVE, **GLUE)
-        on_end(made, lambda: gr.update(value=READY, interactive=True), None, self.button)
+        for ended in (made.then, made.failure):
+            ended(lambda: gr.update(value=READY, interactive=True), None, self.button, **GLUE)
 
     def publish(self, timeline: Timeline, kind: str, name: str, recipe: Mapping[str, Any] | None = None) -> str:
         """A timeline as a file: an animation, or as "png" a grid, which carries its recipe where there is one."""

@@ -71,7 +71,7 @@ def panel(run: RunSnapshot, number: int) -> str:
     heading += f'<span data-words="at-{number}"></span><span class="state">{state(run)}</span>'
     notes = "".join(f'<p class="problem">{html.escape(note)}</p>' for note in run.notes)
     if not run.sheets:
-        notes += '<p class="waiting">The first samples are drawn in a update of training to come.</p>'
+        notes += '<p class="waiting">The first samples come at a later step of the training.</p>'
     return f'<section class="run"><header>{heading}</header>{tiles(run, number)}{notes}</section>'
 
 
