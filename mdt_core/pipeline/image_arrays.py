@@ -1,6 +1,7 @@
 """Pictures and masks of any kind, PIL's or arrays -> (H, W, 3) uint8 and (H, W) bool; a model's pixels -> uint8."""
 
 from io import BytesIO
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -73,7 +74,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     coloured = image.convert(mode)
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
-        coloured = ImageCms.profileToProfile(coloured, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        srgb = ImageCms.profileToProfile(coloured, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        coloured = cast(Image.Image, srgb)  # None only of a picture that is changed in place
     except (ImageCms.PyCMSError, OSError, TypeError):
         coloured = coloured.convert("RGB")
     if alpha is not None:
