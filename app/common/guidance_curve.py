@@ -1,5 +1,6 @@
 """The guidance curve: the weight over the steps of a run."""
 
+from functools import lru_cache
 from itertools import groupby
 
 from app.common.charts import ACCENT, GREY, GRID, GROUND, new_axes, to_svg
@@ -8,6 +9,7 @@ from app.engine.request import guidance_weights, skips
 MAX_DOTS = 60  # of more steps, none is marked
 
 
+@lru_cache(maxsize=256)  # a slider goes back and forth, and every page begins alike
 def guidance_curve(
     sampler: str,
     num_inference_steps: int,

@@ -6,6 +6,7 @@ its axis: light to send, and less noisy where many steps share a place.
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby
 
 from matplotlib.ticker import EngFormatter, Locator, LogLocator, MaxNLocator, NullLocator
@@ -29,7 +30,7 @@ def limits_of(values: Iterable[float]) -> Limits:
 
 
 def scale_of(limits: Limits) -> str:
-    """ "log" or "linear", as matplotlib names them."""
+    """The scale of such an axis, "log" or "linear"."""
     low, high = limits
     return "log" if low > 0 and high / low >= LOGARITHMIC else "linear"
 
@@ -58,12 +59,13 @@ def curve(title: str, lines: Sequence[Line], steps: Limits, dots: bool = False) 
         steps: the first and the last, of all curves of a page.
         dots: mark every point, where points are few.
     """
-    short = [binned(line, steps) for line in lines]
+    short = tuple(tuple(binned(line, steps)) for line in lines)
     charts = {name: draw(title, short, steps, dots, width) for name, width in WIDTHS.items()}
     return "".join(f'<div class="{name}">{chart}</div>' for name, chart in charts.items())
 
 
-def draw(title: str, lines: Sequence[Line], steps: Limits, dots: bool, width: int) -> str:
+@lru_cache(maxsize=64)  # several visitors look at one run
+def draw(title: str, lines: tuple[Line, ...], steps: Limits, dots: bool, width: int) -> str:
     """The chart of `curve` in one width, in pixels."""
     values = limits_of(value for line in lines for _, value in line)
     axes = new_axes(width, HEIGHT, LEFT, RIGHT, TOP, BOTTOM)
