@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,34 @@ def test_a_linked_class_counts(tmp_path):
     (tmp_path / "few").mkdir()
     os.symlink(tmp_path / "all/n01", tmp_path / "few/n01")
     assert list_images(tmp_path / "few") == ["n01/1.png"]
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    """Catches 246 images and 82 classes of 6 and 2: a folder that holds itself, by one link or by two."""
+    for path in ("set/a/1.png", "set/b/2.png", "other/c/3.png"):
+        some_image(tmp_path / path)
+    os.symlink(tmp_path / "set", tmp_path / "set/a/again")
+    os.symlink(tmp_path, tmp_path / "set/a/above")
+    os.symlink(tmp_path / "other", tmp_path / "set/b/other")
+    os.symlink(tmp_path / "set/b", tmp_path / "other/c/back")
+    os.symlink(tmp_path / "set/a", tmp_path / "set/twin")
+    expected = ["a/1.png", "b/2.png", "b/other/c/3.png", "twin/1.png"]
+    assert list_images(tmp_path / "set") == expected
+    os.symlink(tmp_path / "set", tmp_path / "link")
+    assert list_images(tmp_path / "link") == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems write no such names")
+def test_a_class_name_that_is_not_utf_8_is_refused_and_a_file_name_is_not(tmp_path):
+    """Catches a model whose names no app can show, and a list of broken files that cannot be written."""
+    folder = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9")))
+    some_image(folder / "1.png")
+    with pytest.raises(ValueError, match=r"the class 'caf\\udce9' has a name that is not UTF-8: rename it"):
+        ImageFolder(tmp_path, 8)
+    (folder / "1.png").write_bytes(b"broken")
+    images = ImageFolder(tmp_path, 8, names=["cafe"])
+    with pytest.raises(BrokenImage, match=r"caf\ufffd/1.png: "):
+        images[0]
 
 
 def test_adm_names_classes_in_file_names(tmp_path):

@@ -80,7 +80,8 @@ class ImageFolder:
         names: what to call the classes, in that order, in place of folders' names or prefixes.
 
     Raises:
-        ValueError: no images, a mixture of images with and without a class, or another number of names.
+        ValueError: no images, a mixture of images with and without a class, another number of names, or one that is
+            not UTF-8.
     """
 
     def __init__(self, root: Path, size: int | None, classes: str = "folder", names: list[str] | None = None):
@@ -98,6 +99,9 @@ class ImageFolder:
         if names is not None and len(names) != len(order):
             raise ValueError(f"{len(names)} class names are given, but {root} has {len(order)} classes")
         self.id2label = {} if order == [""] else dict(enumerate(names or order))
+        for name in self.id2label.values():
+            if not _is_text(name):
+                raise ValueError(f"the class {name!a} has a name that is not UTF-8: rename it, or give all by --names")
 
     @property
     def digest(self) -> str:
@@ -112,7 +116,8 @@ class ImageFolder:
             image = read_upright(path) if self.size is None else read_square(path, self.size)
         except Exception as error:  # decoders raise all kinds of exceptions on broken data
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise BrokenImage(f"{self.paths[index]}: {reason}") from error
+            name = os.fsencode(self.paths[index]).decode("utf-8", "replace")  # to be written into a list
+            raise BrokenImage(f"{name}: {reason}") from error
         return np.asarray(image).transpose(2, 0, 1), int(self.labels[index])
 
 
@@ -136,14 +141,22 @@ def _digest(id2label: dict[int, str], labels: np.ndarray, images: list) -> str:
     return fingerprint([id2label, images], labels.astype(np.int64))
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8, as that of a file from elsewhere may not."""
+    return name.encode("utf-8", "replace").decode() == name
+
+
 def list_images(root: Path) -> list[str]:
     """Paths of image files below `root`, relative to it and sorted; hidden files and folders are passed over.
 
-    Plain strings, for there may be millions. Linked folders are followed: a subset of ImageNet is often made so.
+    Plain strings, for there may be millions. Linked folders are followed, for a subset of ImageNet is often made so,
+    but none that leads back to where it lies.
     """
     paths = []
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # where os.walk goes next
+        subfolders[:] = [  # where os.walk goes next
+            name for name in subfolders if not name.startswith(".") and not _leads_back(Path(folder, name), Path(root))
+        ]
         below = os.path.relpath(folder, root)
         paths += [
             os.path.normpath(os.path.join(below, name))
@@ -151,6 +164,14 @@ def list_images(root: Path) -> list[str]:
             if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
     return sorted(paths)
+
+
+def _leads_back(subfolder: Path, root: Path) -> bool:
+    """Whether a subfolder is a link to a folder on the way to it from `root`, or to one that holds such a folder."""
+    if not subfolder.is_symlink():
+        return False
+    target, way = subfolder.resolve(), [folder for folder in subfolder.parents if folder.is_relative_to(root)]
+    return any(folder.resolve().is_relative_to(target) for folder in way)
 
 
 def class_name(path: str, rule: str) -> str:
