@@ -88,7 +88,7 @@ class RelativePositionBias(nn.Module):
     def forward(self, pairs: Tensor | None = None) -> Tensor:
         """(1, A, T, T), or for the token pairs of `token_pairs` (N, Q, K) alone: (N, A, Q, K)."""
         index = self.relative_position_index[None] if pairs is None else pairs
-        # Not an embedding: its backward sorts or searches, that of index_select adds.
+        # index_select and not an embedding: its backward adds up, where that of an embedding sorts or searches.
         bias = self.relative_position_bias_table.t().contiguous().index_select(1, index.flatten())  # (A, N Q K)
         return bias.unflatten(1, index.shape).transpose(0, 1)
 

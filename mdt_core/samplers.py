@@ -173,7 +173,7 @@ def sample(
         x_t = scheduler.step(output if row.stochastic else epsilon, t, x_t, generator=generators, return_dict=False)[0]
         at = i + 1
         if levels[at] is None:
-            x_t = x_0  # exactly what all of these samplers end with, but DDPMScheduler adds noise unless t is 0
+            x_t = x_0  # as every sampler ends; DDPMScheduler would add noise where the last t is not 0
         if hook is not None:
             x_t = hook(x_t, levels[at])
         yield Step(index, len(order), t, x_t, x_0)

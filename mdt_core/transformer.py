@@ -150,7 +150,7 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         return self.unpatchify(patches)                                       # (N, 2C, h, w)
 
     def pairs(self, queries: Tensor | None, keys: Tensor | None = None) -> Tensor | None:
-        """Tokens (N, Q), (N, K) or None for all T -> rows of a bias table (N, Q, K); no queries, no pairs."""
+        """Tokens (N, Q) and (N, K), None for all T -> rows of a bias table (N, Q, K); None where `queries` is None."""
         if queries is None:
             return None
         keys = torch.arange(self.num_tokens, device=queries.device)[None] if keys is None else keys

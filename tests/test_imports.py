@@ -26,6 +26,14 @@ MODEL = (
     *("layers", "transformer", "weights", "acceleration.cached_conditioning", "acceleration.evaluation"),
     *("pipeline.parts", "pipeline.pipeline", "pipeline.open"),
 )
+FLOORS = (  # of mdt_core, the lowest first
+    ("kernels", "masking"),
+    ("layers",),
+    ("transformer",),
+    ("weights", "acceleration"),
+    ("pipeline",),
+    ("training", "bench", "__main__"),
+)
 TABS = ("generate", "inpaint", "compare", "progress")  # packages of app, side by side
 BELOW_TABS = ("common", "engine")
 
@@ -85,6 +93,13 @@ def test_the_lowest_rooms_import_nothing_of_ours():
 def test_callables_and_tensors_only():
     model = within("mdt_core", MODEL)
     assert {name: OURS[name] & model for name in within("mdt_core", KNOW_NO_MODEL) if OURS[name] & model} == {}
+
+
+def test_each_floor_knows_only_those_below():
+    """layers <- transformer <- weights <- pipeline, and what is beside them. `__init__` lends names when asked."""
+    floor = {module: n for n, names in enumerate(FLOORS) for module in within("mdt_core", names)}
+    climbing = {name: {o for o in OURS[name] if floor.get(o, -1) > n} for name, n in floor.items()}
+    assert {name: others for name, others in climbing.items() if others} == {}
 
 
 def test_the_tabs_stand_side_by_side_on_what_they_share():

@@ -226,7 +226,8 @@ def prepare(picture: np.ndarray, mask: np.ndarray, size: int, box: Box, *, grow:
     painted = mask[window]
     distance = np.sqrt(_squared_distance(painted, grow), dtype=np.float32)  # to the painted mask
     grown = distance <= grow
-    # To the picture that stays; beyond the box that is all of it.
+    # Distance to what stays as it is. Where the window ends at the box and not at the picture's edge, the row or column
+    # beyond stays, too.
     ends = np.array(
         [
             (edge.start == start > 0, edge.stop == start + box.side < n)
