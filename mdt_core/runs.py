@@ -17,9 +17,15 @@ a run killed at any moment, find nothing half written but the last line of a JSO
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,26 @@ class Run:
     def checkpoints(self) -> dict[int, Path]:
         """Step -> checkpoint folder."""
         return _by_step((self.folder / "checkpoints").glob("step_*"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder for this process; it is made here, and goes again if nothing was written into it.
+
+        Raises:
+            ValueError: another process has it. A lock ends with its process, however that ends.
+        """
+        new = not self.folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = None if fcntl is None else os.open(self.folder, os.O_RDONLY)
+        try:
+            if descriptor is not None:
+                _lock(descriptor, self.folder)
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+            if new and not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     def write_config(self, config: dict) -> None:
         """Keep the run's configuration."""
@@ -117,6 +143,17 @@ def pipeline_of(checkpoint: Path) -> tuple[Path, Path]:
     if not (pipeline / "model_index.json").is_file():
         raise ValueError(f"{checkpoint} lacks its run's {pipeline.parent.name}/pipeline: write it with train.export")
     return transformer, pipeline
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"another process trains into {folder}: wait for it, stop it, or choose another --output-dir"
+        ) from None
+    except OSError:  # a file system that knows no locks
+        pass
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -1,7 +1,9 @@
 """What the commands of this folder share: their arguments, how they use the machine, and how a recipe is named."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,9 @@ def train_by_recipe(
     parser.add_argument("--list", action=ListRecipes, table=table, help="print the recipes and what to expect of them")
 
     def command(recipe: str, output_dir: Path, settings: list[str]) -> None:
-        train(find_recipe(recipes, recipe, settings), Run(output_dir))
+        run, is_main = Run(output_dir), os.environ.get("RANK", "0") == "0"  # of many processes the launcher's first
+        with run.locked() if is_main else nullcontext():
+            train(find_recipe(recipes, recipe, settings), run)
 
     parser.call(command, arguments)
 

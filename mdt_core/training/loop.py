@@ -8,7 +8,9 @@ host waits for the device only to log and to save. A step whose gradient is not 
 reported the next time the host waits.
 """
 
+import errno
 import math
+import re
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -237,7 +239,8 @@ def explain_write_errors(run: Run) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        code = getattr(error, "errno", None) or next(map(int, re.findall(r"os error (\d+)", str(error))), None)
+        cure = "make room" if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "see to that"
         raise TrainingError(
-            f"{run.folder} cannot be written ({error}): make room, "
-            "then the same command goes on from the last checkpoint"
+            f"{run.folder} cannot be written ({error}): {cure}, then the same command goes on from the last checkpoint"
         ) from error
