@@ -24,6 +24,13 @@ DROP = """([target, data]) => {
   document.querySelector(target).dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true}));
 }"""
 
+# In the page: a click from outside may arrive when a fast run is over.
+STOP_AT = """([tab, text]) => new MutationObserver((_, observer) => {
+    if (!document.querySelector(`#${tab}-status`).innerText.match(text)) return;
+    observer.disconnect();
+    document.querySelector(`#${tab}-stop`).click();
+}).observe(document.body, {childList: true, subtree: true, characterData: true})"""
+
 
 def pick(page: Page, text: str) -> None:
     """Leave one class in the picker, found by typing."""
@@ -109,9 +116,10 @@ def test_looking_through_the_steps(page: Page) -> None:
 def test_stop_in_the_middle(page: Page) -> None:
     """Catches a run that goes on, a page that is not ready again, and previews that are lost."""
     put(page, "generate-steps", 250)
+    put(page, "generate-count", 16)
+    page.evaluate(STOP_AT, ["generate", "Step [1-9]"])
     page.click("#generate-start")
-    expect(page.locator("#generate-status")).to_contain_text(re.compile("Step [1-9]"))
-    page.click("#generate-stop")
+    expect(page.locator("#generate-stop")).to_be_visible()
     expect(page.locator("#generate-start")).to_be_visible()
     expect(page.locator("#generate-status")).to_contain_text("Stopped after step")
     stopped = int(re.search(r"step (\d+) of 250", page.inner_text("#generate-status"))[1])
@@ -119,6 +127,7 @@ def test_stop_in_the_middle(page: Page) -> None:
     put(page, "generate-step", 1)
     expect(page.locator("#generate-stage img").first).to_be_visible()
     put(page, "generate-steps", 3)
+    put(page, "generate-count", 4)
     assert len(generate(page)) == 4
 
 
@@ -175,7 +184,10 @@ def test_a_file_without_recipe_is_told(page: Page, tmp_path: Path) -> None:
 
 def test_two_visitors_take_turns(page: Page, another: Page) -> None:
     """Catches a visitor who sees the other's pictures, or is stopped by the other's Stop button."""
-    put(page, "generate-steps", 250)
+    page.click("#generate-sampler input")
+    page.locator("#generate-sampler").get_by_role("option", name="ddpm", exact=True).click()
+    put(page, "generate-steps", 1000)  # with 16 images: long enough for what the other visitor does meanwhile
+    put(page, "generate-count", 16)
     put(another, "generate-steps", 4)
     put(another, "generate-seed", 77)
     page.click("#generate-start")
@@ -215,14 +227,6 @@ def test_another_model_can_be_chosen(page: Page) -> None:
     expect(page.locator("#generate-gallery")).to_contain_text("seed 0 · landscape")
 
 
-# In the page: a fast machine draws a cell before a click from outside arrives.
-STOP_IN_CELL_1 = """() => new MutationObserver((_, observer) => {
-    if (!document.querySelector("#compare-status").innerText.includes("Cell 1 of 6, step")) return;
-    observer.disconnect();
-    document.querySelector("#compare-stop").click();
-}).observe(document.body, {childList: true, subtree: true, characterData: true})"""
-
-
 def test_a_grid_is_drawn_cell_by_cell_saved_and_loaded(page: Page, tmp_path: Path) -> None:
     """Catches a grid without its recipe, and one that cannot be stopped."""
     page.get_by_role("tab", name="Compare").click()
@@ -239,7 +243,7 @@ def test_a_grid_is_drawn_cell_by_cell_saved_and_loaded(page: Page, tmp_path: Pat
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 500
 
     put(page, "compare-steps", 250)
-    page.evaluate(STOP_IN_CELL_1)
+    page.evaluate(STOP_AT, ["compare", "Cell 1 of 6, step"])
     page.click("#compare-start")
     expect(page.locator("#compare-status")).to_contain_text("Stopped after 0 of 6 cells")
 
