@@ -13,7 +13,8 @@ from mdt_core.command_line import Parser
 from mdt_core.weights.hub import one_line
 
 ROOT = Path(__file__).parents[1]
-NEEDED = ("README.md", "LICENSE", "requirements.txt", "app.py", "app", "mdt_core", "assets")
+# docs: what README.md, the Space's page, shows and links to
+NEEDED = ("README.md", "LICENSE", "requirements.txt", "app.py", "app", "mdt_core", "assets", "docs")
 
 
 def needed_files() -> list[str]:
