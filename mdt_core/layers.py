@@ -75,10 +75,10 @@ class RelativePositionBias(nn.Module):
         super().__init__()
         num_offsets = (2 * grid_size - 1) ** 2
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_offsets + 3, num_heads))
-        self.register_buffer("relative_position_index", self._offset_index(grid_size))
+        self.register_buffer("relative_position_index", self.offset_index(grid_size))
 
     @staticmethod
-    def _offset_index(grid_size: int) -> Tensor:
+    def offset_index(grid_size: int) -> Tensor:
         """(T, T) int64: which row of the table belongs to a pair of tokens."""
         side = torch.arange(grid_size)
         rows, columns = (axis.flatten() for axis in torch.meshgrid(side, side, indexing="ij"))

@@ -35,6 +35,8 @@ from mdt_core.layers import (
 from mdt_core.masking import gather, hidden_tokens, restore, scatter
 from mdt_core.saved_config import tidy_config
 
+MAX_DEPTH, MAX_GRID = 512, 64  # of what can be built: a file's few bytes could ask for more than any memory
+
 
 class MDTTransformer(ModelMixin, ConfigMixin):
     """What the whole family shares: noisy latents -> tokens -> [blocks of the subclass] -> epsilon and variance.
@@ -76,6 +78,9 @@ class MDTTransformer(ModelMixin, ConfigMixin):
             raise ValueError(f"sample_size {sample_size} is not a multiple of patch_size {patch_size}")
         if not 0 <= decoder_layers < depth:
             raise ValueError(f"decoder_layers must be in 0..{depth - 1}, got {decoder_layers}")
+        if depth > MAX_DEPTH or sample_size > MAX_GRID * patch_size:
+            sizes = f"depth {depth}, sample_size {sample_size} in patches of {patch_size}"
+            raise ValueError(f"{sizes}: at most {MAX_DEPTH} blocks and {MAX_GRID} x {MAX_GRID} tokens can be built")
         if unknown := set(without) - set(self.parts):
             parts = ", ".join(self.parts) or "nothing"
             raise ValueError(f"{type(self).__name__} can go without {parts}, not {', '.join(sorted(unknown))}")

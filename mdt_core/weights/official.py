@@ -9,6 +9,7 @@ The one thing that shapes do not tell is how many of v1's blocks belong to its d
 
 import argparse
 import math
+import re
 import zipfile
 from pathlib import Path
 from statistics import mode
@@ -16,6 +17,7 @@ from statistics import mode
 import safetensors.torch
 import torch
 
+from mdt_core.layers import RelativePositionBias
 from mdt_core.presets import SIZES, model_config
 from mdt_core.transformer import MDT, DiT, MDTTransformer, MDTv2
 from mdt_core.weights.hub import listed
@@ -32,7 +34,7 @@ def load_official(path: str | Path, decoder_layers: int | None = None) -> MDTTra
 
     Args:
         path: a `.pt` or `.safetensors` file with the published keys, flat or under `ema` or `model`, with or
-            without `module.` before each.
+            without the `module.` and `_orig_mod.` of PyTorch's wrappers.
         decoder_layers: v1's number of decoder blocks (default 2). For v2 the file tells, and another number is
             an error.
 
@@ -49,6 +51,7 @@ def load_official(path: str | Path, decoder_layers: int | None = None) -> MDTTra
         with torch.device("meta"):
             model = model_class(**config)
         state = _matched(state, model.state_dict())
+        _mend_indices(state, model.grid_size)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     model.load_state_dict(state, strict=True, assign=True)
@@ -60,6 +63,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; a .pt or .safetensors checkpoint is needed")
+    if zipfile.is_zipfile(path) and _unpacked_size(path) > path.stat().st_size:  # PyTorch packs nothing
+        raise CheckpointError(f"{path}: its parts are larger than the file: only what torch.save wrote is read")
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
@@ -79,9 +84,26 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     is_state = isinstance(content, dict) and all(isinstance(key, str) for key in content)
     if not is_state or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: holds no state dict, neither at its top nor under `ema` or `model`")
-    if all(key.startswith("module.") for key in content):
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return content
+    if odd := [key for key, tensor in content.items() if not _is_plain(tensor)]:
+        raise CheckpointError(f"{path}: not stored number by number (meta, sparse or repeated): {listed(odd)}")
+    plain = {re.sub(r"\b(module|_orig_mod)\.", "", key): value for key, value in content.items()}
+    return plain if len(plain) == len(content) else content
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes of all files in a zip file; 0 where it is damaged, which its reader tells."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return sum(part.file_size for part in file.infolist())
+    except zipfile.BadZipFile:
+        return 0
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether each of a tensor's numbers is stored: a few bytes could else stand for any amount of memory."""
+    if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def detect(state: dict[str, torch.Tensor], decoder_layers: int | None = None) -> tuple[type[MDTTransformer], dict]:
@@ -92,6 +114,8 @@ def detect(state: dict[str, torch.Tensor], decoder_layers: int | None = None) ->
     """
     in_channels, patch_size = (_sizes(state, "x_embedder.proj.weight", 4, axis)[0] for axis in (1, 2))
     num_classes = _sizes(state, "y_embedder.embedding_table.weight", 2, 0)[0] - 1  # the last row is the null class
+    if num_classes == 999:  # so a published table of 1000 rows would be read
+        raise ValueError("the class table has 1000 rows: ImageNet's classes without the null class that guidance needs")
     hidden_size = mode(_sizes(state, "attn.qkv.weight", 2, 1))
     mlp_ratio = mode(_sizes(state, "mlp.fc1.weight", 2, 0)) / hidden_size
     model_class, depth, decoder_layers = _detect_version(state, decoder_layers)
@@ -150,6 +174,14 @@ def _heads_of_dit(hidden_size: int) -> int:
     if hidden_size not in heads:
         raise ValueError(f"a DiT of width {hidden_size}: the number of heads is known for {sorted(heads)} only")
     return heads[hidden_size]
+
+
+def _mend_indices(state: dict[str, torch.Tensor], grid_size: int) -> None:
+    """Put the position index that the grid gives in place of another one, which could reach beyond the bias table."""
+    index = RelativePositionBias.offset_index(grid_size)
+    for key, value in state.items():
+        if key.endswith("relative_position_index") and not torch.equal(value, index):
+            state[key] = index
 
 
 def _matched(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ tensor that lands under the wrong key is seen.
 
 import argparse
 import pickle
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -245,6 +246,60 @@ def test_foreign_checkpoints_end_in_a_sentence(tmp_path, foreign):
     torch.save(foreign, path)
     with pytest.raises(CheckpointError, match=r"no DiT, MDT or MDTv2|holds no state dict"):
         load_official(path)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_the_names_of_wrappers_are_left_out(v2, prefix):
+    """Catches a model that was compiled, or compiled and copied to many GPUs, taken for another."""
+    path, state = v2
+    torch.save({f"{prefix}{key}": value for key, value in state.items()}, path)
+    assert torch.equal(load_official(path).pos_embed, state["pos_embed"])
+
+
+def test_a_position_index_out_of_range_is_made_anew(v2):
+    """Catches a model that reads beyond its bias table, or one token's bias for another's."""
+    path, state = v2
+    torch.save({key: value + 1000 if key.endswith("_index") else value for key, value in state.items()}, path)
+    loaded = load_official(path).state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize(
+    "harm, said",
+    [
+        (lambda state: {"y_embedder.embedding_table.weight": torch.zeros(1000, 32)}, "without the null class"),
+        (lambda state: {"pos_embed": state["pos_embed"].to("meta")}, r"not stored number by number .*: pos_embed"),
+        (lambda state: {"mask_token": state["mask_token"].to_sparse()}, "not stored number by number .*: mask_token"),
+        (
+            lambda state: {"y_embedder.embedding_table.weight": torch.zeros(1).expand(10**9, 32)},
+            "not stored number by number .*: y_embedder",
+        ),
+        (lambda state: {f"en_inblocks.{i}.x": torch.zeros(0) for i in range(2000)}, "depth 4002.* can be built"),
+    ],
+    ids=["no null class", "meta", "sparse", "stride 0", "many blocks"],
+)
+def test_a_file_that_asks_for_more_than_it_holds_ends_in_a_sentence(v2, harm, said):
+    """Catches minutes, or memory beyond the file's, for a file that is no model; and one class read as no class."""
+    path, state = v2
+    torch.save(state | harm(state), path)
+    with pytest.raises(CheckpointError, match=said):
+        load_official(path)
+
+
+def test_a_zip_file_that_grows_is_refused(v2):
+    path, state = v2
+    torch.save(state, path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/999", bytes(10**7))
+    with pytest.raises(CheckpointError, match="its parts are larger than the file"):
+        load_official(path)
+
+
+@pytest.mark.parametrize("sizes", [{"depth": 20_000}, {"sample_size": 1024}])
+def test_a_configuration_too_large_is_refused_at_once(sizes):
+    """Catches a folder's few bytes that take minutes, or all memory."""
+    with pytest.raises(ValueError, match="can be built"):
+        MDTv2(**TINY | {"decoder_layers": 2} | sizes)
 
 
 def test_a_dit_of_unknown_width_and_a_missing_file(tmp_path):
