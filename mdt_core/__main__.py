@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,8 @@ def _write_last_image(pipe: "MDTPipeline", args: argparse.Namespace, steps: Iter
         for step in steps:
             bar.total = step.total
             bar.update()
-    step.images[0].save(args.out)
+    lossy = args.out.suffix.lower() in (".jpg", ".jpeg", ".jfif", ".webp")
+    step.images[0].save(args.out, **({"quality": 95, "subsampling": 0} if lossy else {}))
     name = "no class" if args.label is None else pipe.id2label[pipe.class_index(args.label)]
     print(f"{args.out}: {name}, seed {args.seed}; {step.evaluations} model evaluations, {step.skipped} skipped")
 
@@ -235,10 +237,19 @@ def _check_image_path(path: Path) -> None:
     """Say what is wrong with the output's path before the work, not after it."""
     from PIL import Image
 
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"--out {path}: the name must end in an image format's suffix, such as .png")
     if not path.parent.is_dir():
         raise ValueError(f"--out {path}: the folder {path.parent} does not exist")
+    try:
+        Image.new("RGB", (16, 16)).save(BytesIO(), Image.registered_extensions()[path.suffix.lower()])
+    except (KeyError, ValueError, OSError):  # no picture's, or one that cannot be written, or not in colour
+        raise ValueError(f"--out {path}: the name must end in an image format's suffix, such as .png") from None
+    new = not path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"--out {path}: cannot be written ({error.strerror})") from error
+    if new:
+        path.unlink()
 
 
 def _open_image(path: Path) -> "Image.Image":

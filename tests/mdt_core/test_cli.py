@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from mdt_core import MDTPipeline, MDTv2
 from mdt_core.__main__ import main
@@ -209,6 +209,19 @@ def help_of(*command: str) -> tuple[str, set[str]]:
     assert (done.returncode, done.stderr) == (0, "")
     *lines, imported = done.stdout.splitlines()
     return " ".join(" ".join(lines).split()), set(imported.split())
+
+
+@pytest.mark.parametrize("out", ["/proc/x.png", "a.hdf", "a.xbm"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(out, tmp_path, capsys):
+    """Catches an error that comes after the picture is made. No model is there: it would be told of first else."""
+    assert f"--out {tmp_path / out}: " in refused(capsys, "generate", "--model", "no such", "--out", tmp_path / out)
+
+
+def test_a_jpeg_is_saved_as_suits_pictures(pipeline, tmp_path):
+    """Catches PIL's own quality of 75 with a quarter of the colours."""
+    run("generate", "--model", pipeline, "--steps", 1, "--out", tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert JpegImagePlugin.get_sampling(image) == 0 and max(image.quantization[0]) < 20
 
 
 def test_damaged_weights_are_no_black_picture(model, vae, tmp_path, capsys):
