@@ -1,6 +1,7 @@
 """How every command of this project reads its arguments: a wrong call ends with one line and status 2, no traceback."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 
 
@@ -18,6 +19,20 @@ class Parser(argparse.ArgumentParser):
             command(parsed)
         except (ValueError, OSError, ImportError) as error:
             self.error(str(error))
+
+
+def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], int | float]:
+    """A type for `add_argument`: an int or a float from `low` to `high`; NaN is none."""
+
+    def convert(text: str) -> int | float:
+        value = kind(text)
+        if not low <= value <= high or value == math.inf:
+            bounds = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be {bounds}, not {text}")
+        return value
+
+    convert.__name__ = "number"  # in argparse's own message
+    return convert
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+import train.latents.__main__ as latents_command
 from train.command import use_machine
 
 CALLS = {
@@ -49,3 +50,12 @@ def test_a_gpu_multiplies_by_tf32_and_a_cpu_as_ever(gpu, precision, monkeypatch)
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("wrong", ["--size=0", "--batch-size=0", "--workers=-1", "--balance=nan", "--balance=2"])
+def test_a_number_out_of_range_is_named_before_the_work(wrong, capsys, monkeypatch):
+    """Catches a traceback, or hours of work with a setting that means nothing."""
+    monkeypatch.setattr(sys, "argv", ["train.latents", "nowhere", "--vae", "nowhere", "--out", "nowhere", wrong])
+    with pytest.raises(SystemExit, match="2"):
+        latents_command.main()
+    assert f"argument {wrong.partition('=')[0]}: must be " in capsys.readouterr().err

@@ -11,6 +11,7 @@ same command goes on where it stopped, with any number of processes.
 
 from pathlib import Path
 
+from mdt_core.command_line import number
 from mdt_core.weights.hub import open_autoencoder
 from train.command import Parser
 from train.latents.encode import DTYPES, encode
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--vae", required=True, help="autoencoder: a folder or a hub id")
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
     parser.add_argument("--split", default="train", help="what the shards are called; of a drawn set, what is read")
-    parser.add_argument("--size", type=int, help="side in pixels that image files are brought to")
+    parser.add_argument("--size", type=number(int, 1), help="side in pixels that image files are brought to")
     parser.add_argument(
         "--classes",
         choices=CLASS_RULES,
@@ -41,13 +42,13 @@ def main() -> None:
     parser.add_argument("--mirror", action="store_true", help="encode the mirror images too")
     parser.add_argument(
         "--balance",
-        type=float,
+        type=number(float, 0.0, 1.0),
         default=0.0,
         help="0.5: training reads by inverse square root of class size (default 0)",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="float16 halves the shards")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0, help="reading processes beside each encoding one")
+    parser.add_argument("--batch-size", type=number(int, 1), default=64)
+    parser.add_argument("--workers", type=number(int, 0), default=0, help="reading processes beside each encoding one")
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     parser.call(encode_source)
 
