@@ -80,7 +80,8 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
         opened = model.change(partial(open_model, engine), model, [about, good], **CHECK)
         opened.failure(lambda name: name, good, model, **GLUE)
         gr.on([demo.load, model.focus], partial(offer, engine), model, model, **GLUE)
-        studio = Studio(engine, runs, model, opened, info, demo)
+        kept = gr.BrowserState(storage_key="mdt-studio-inpaint", secret="mdt-studio")
+        studio = Studio(engine, runs, model, opened, info, demo, kept)
         with gr.Tabs() as studio.tabs:
             for name, tab in TABS.items():
                 with gr.Tab(name, id=name.lower()):

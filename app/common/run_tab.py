@@ -74,18 +74,21 @@ class RunTab:
         """The status line."""
         self.status = gr.HTML(self.ready, elem_id=f"{self.verb.lower()}-status")
 
-    def wire_run(self, asked: Sequence[Component], page: Sequence[Component], check_first: bool = True) -> Dependency:
+    def wire_run(
+        self, asked: Sequence[Component], page: Sequence[Component], check_first: bool = True, js: str | None = None
+    ) -> Dependency:
         """Connect the buttons. The event that runs the model is returned.
 
         Args:
             asked: what `ask` takes.
             page: what the methods change.
             check_first: whether `ask` is called before the run joins the queue; else `run` takes what `ask` takes.
+            js: what the browser does first: a function of the values of `asked` that returns them.
         """
         page = [*page, self.start, self.stop, self.status, self.job]
         begun, inputs = self.start.click, asked
         if check_first:
-            begun, inputs = self.start.click(self.begin, asked, page, **CHECK).success, [self.job]
+            begun, inputs = self.start.click(self.begin, asked, page, js=js, **CHECK).success, [self.job]
         run = begun(self.run, inputs, page, show_progress="hidden", api_visibility="private", **GPU)
         for ended in (run.then, run.failure):  # `then` follows a run that is over or was stopped, `failure` an error
             ended(self.finish, self.job, page, **GLUE)

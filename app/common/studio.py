@@ -28,6 +28,7 @@ class Studio:
     opened: Dependency  # the event that opened it; on its success a tab offers that model's classes
     info: ModelInfo  # of the model in use when the page opens
     page: gr.Blocks
+    kept: gr.BrowserState  # of Inpaint, to bring back when the page is loaded again; what is in a tab is read too late
     tabs: gr.Tabs | None = None  # of the page; a tab's id is its name in lower case
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last

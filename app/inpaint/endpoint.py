@@ -1,13 +1,10 @@
 """The `/inpaint` endpoint: picture and mask as files, results as files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.components import Component
-from gradio.utils import get_upload_folder
 
 from app.common.class_picker import NO_CLASS
 from app.common.controls import to_request
@@ -16,6 +13,7 @@ from app.common.images import open_image, served
 from app.engine.engine import Engine
 from app.inpaint.job import publish_variants
 from app.inpaint.masks import open_mask
+from app.inpaint.painter import uploaded
 from app.inpaint.request import InpaintRequest
 from mdt_core.inpainting import DEFAULT_SCALE, find_method
 
@@ -72,11 +70,3 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
         return served(publish_variants(request, images, info, "inpainted", at))
 
     return inpaint
-
-
-def uploaded(file: Any) -> str:
-    """The path of a file that a client sent. ValueError for anything else: clients must not name the server's files."""
-    path = file.get("path") if isinstance(file, Mapping) else None
-    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise ValueError("Image and mask have to be sent as files: handle_file(path).")
-    return path

@@ -1,14 +1,15 @@
-"""What will be repainted, drawn over the picture: the mask's soft edge, and the latent cells and tokens it touches."""
+"""What will be repainted, drawn to lie over the picture: the mask's soft edge, the cells and tokens it touches."""
 
 import numpy as np
 from PIL import Image
 
 from app.inpaint.masks import reduce
-from app.inpaint.source_image import OPACITY, PAINT, fit_within
+from app.inpaint.source_image import fit_within
 from mdt_core.pipeline.canvas import Canvas, fit_box, prepare
 
+PAINT = (20, 184, 166)  # the page's teal
 CELLS = (245, 158, 11)  # of what is repainted besides
-LEGEND = "teal: new, fading in at its edge · amber: made anew, but not kept · lines: the tokens of both"
+LEGEND = "Teal: new, fading in at its edge · amber: made anew, but not kept · lines: the tokens of both"
 
 
 def small_canvas(
@@ -24,23 +25,22 @@ def small_canvas(
 
 
 def draw_footprint(canvas: Canvas, cells: int, tokens: int) -> Image.Image:
-    """The picture with what is new (teal, fading in), what the model makes besides (amber), and the tokens of both.
+    """RGBA, clear where nothing changes: what is new (teal, fading in), what is made besides (amber), their tokens.
 
     Args:
         canvas: of the size in which it is looked at.
         cells, tokens: along a side of the model's square.
     """
-    view = canvas.picture.astype(np.float32)
     touched = canvas.footprint(cells, cells)
     new = np.zeros(touched.shape, np.float32)
     new[canvas.window] = canvas.opacity
-    paint = OPACITY / 255
-    view += np.where(touched & (new == 0), 0.35, 0)[..., None] * (np.float32(CELLS) - view)
-    view += (paint * new)[..., None] * (np.float32(PAINT) - view)
-    view[_token_lines(canvas, tokens)] = CELLS
-    outline = (new > 0) & ~_shrink(new > 0)
-    view[outline] = PAINT
-    return Image.fromarray(view.round().astype(np.uint8))
+    view = np.zeros((*touched.shape, 4), np.uint8)
+    view[touched & (new == 0)] = (*CELLS, 90)
+    view[new > 0] = (*PAINT, 0)
+    view[..., 3] += (153 * new).round().astype(np.uint8)
+    view[_token_lines(canvas, tokens)] = (*CELLS, 255)
+    view[(new > 0) & ~_shrink(new > 0)] = (*PAINT, 255)
+    return Image.fromarray(view)
 
 
 def _token_lines(canvas: Canvas, tokens: int) -> np.ndarray:

@@ -13,17 +13,12 @@ from app.common.stage import status_line
 from app.common.studio import Studio, Update
 from app.engine.model_info import ModelInfo
 from app.inpaint.job import InpaintJob, Results
+from app.inpaint.painter import BeforeAfter, Painter
 from app.inpaint.request import FIRST_PRESET, NUM_VARIANTS, InpaintRequest, presets_for
-from app.inpaint.source_image import PAINT
 from mdt_core.inpainting import METHODS
 
-PAINTING, FOOTPRINT, RESULT = "paint", "footprint", "result"
-VIEWS = [("Paint", PAINTING), ("What will be repainted", FOOTPRINT), ("Result", RESULT)]
-EMPTY = (
-    '<div class="stage empty"><p>Drop or paste a picture here, open one, take an example,<br>'
-    "or send one from Generate.</p></div>"
-)
-SCRIPT = Path(__file__).with_name("paste.js")
+PAINTING, RESULT = "paint", "result"
+VIEWS = [("Paint", PAINTING), ("Result", RESULT)]
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 
 
@@ -89,33 +84,9 @@ class Page(RunTab):
 
     def _lay_out_result(self) -> None:
         self.lay_out_status()
-        self.editor = gr.ImageEditor(
-            type="pil",
-            format="png",
-            layers=False,
-            transforms=(),
-            sources=(),
-            interactive=True,
-            fixed_canvas=False,
-            show_label=False,
-            buttons=[],
-            brush=brush((64, 64)),
-            visible="hidden",
-            elem_id="inpaint-editor",
-            elem_classes="editor",
-        )
-        self.stage = gr.HTML(EMPTY, elem_id="inpaint-stage", js_on_load=SCRIPT.read_text(encoding="utf-8"))
-        self.footprint = gr.HTML(visible=False, elem_id="inpaint-footprint")
-        self.slider = gr.ImageSlider(
-            format="png",
-            type="filepath",
-            interactive=False,
-            show_label=False,
-            visible=False,
-            buttons=["fullscreen"],
-            elem_id="inpaint-slider",
-            elem_classes="compare",
-        )
+        self.painter = Painter(elem_id="inpaint-painter")
+        self.stage = gr.HTML(visible=False, elem_id="inpaint-stage")
+        self.comparison = BeforeAfter(visible="hidden", elem_id="inpaint-comparison")
         self.variants = gr.Gallery(
             format="png",
             show_label=False,
@@ -130,20 +101,26 @@ class Page(RunTab):
         )
         with gr.Row(elem_classes="scrub", equal_height=True):
             self.view = gr.Radio(
-                VIEWS, value=PAINTING, show_label=False, container=False, min_width=380, elem_id="inpaint-view"
+                VIEWS, value=PAINTING, show_label=False, container=False, min_width=170, elem_id="inpaint-view"
             )
-            small = {"size": "sm", "scale": 0}
-            self.invert = gr.Button("Invert mask", min_width=110, elem_id="inpaint-invert", **small)
-            self.clear = gr.Button("Clear mask", min_width=110, elem_id="inpaint-clear", **small)
-            self.use = gr.Button("Use this one", visible=False, min_width=120, elem_id="inpaint-use", **small)
-            self.save = gr.DownloadButton("Save PNG", visible=False, min_width=160, elem_id="inpaint-save", **small)
+            small = {"size": "sm", "scale": 0, "visible": False}
+            self.use = gr.Button("Paint on this result", min_width=160, elem_id="inpaint-use", **small)
+            self.keep = gr.Checkbox(
+                label="with the same mask",
+                container=False,
+                scale=0,
+                min_width=170,
+                visible=False,
+                elem_id="inpaint-keep",
+            )
+            self.save = gr.DownloadButton("Save PNG", min_width=160, elem_id="inpaint-save", **small)
 
     @property
     def switched(self) -> list[Component]:
         """What `switch_to` changes."""
         return [
-            *(self.view, self.editor, self.footprint, self.stage, self.slider, self.variants),
-            *(self.invert, self.clear, self.use, self.save),
+            *(self.view, self.painter, self.stage, self.comparison, self.variants),
+            *(self.use, self.keep, self.save),
         ]
 
     def switch_to(self, view: str, job: InpaintJob | None = None, results: Results | None = None) -> Update:
@@ -152,21 +129,14 @@ class Page(RunTab):
         result = view == RESULT and bool(results) and not running
         return {
             self.view: view,
-            self.editor: gr.update(visible=True if view == PAINTING else "hidden"),
-            self.footprint: gr.update(visible=view == FOOTPRINT),
+            self.painter: gr.update(visible=True if view == PAINTING else "hidden"),
             self.stage: gr.update(visible=view == RESULT and not result),
-            self.slider: gr.update(visible=result),
+            self.comparison: gr.update(visible=True if result else "hidden"),
             self.variants: gr.update(visible=result and len(results.files) > 1),
-            self.invert: gr.update(visible=view == PAINTING),
-            self.clear: gr.update(visible=view == PAINTING),
             self.use: gr.update(visible=result),
+            self.keep: gr.update(visible=result),
             self.save: gr.update(visible=result),
         }
-
-
-def brush(size: tuple[int, int]) -> gr.Brush:
-    """A brush that suits a picture of this size: it reaches a twelfth of the shorter side."""
-    return gr.Brush(default_size=max(2, min(size) // 12), colors=[(f"rgb{PAINT}", 0.6)], color_mode="fixed")
 
 
 def method_choices(info: ModelInfo) -> list[tuple[str, str]]:

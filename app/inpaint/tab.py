@@ -11,8 +11,9 @@ from app.common import recipes
 from app.common.class_picker import NO_CLASS, check_offered, follow_model
 from app.common.controls import setting_update
 from app.common.errors import plain_errors, sentence
+from app.common.images import publish, publish_picture
 from app.common.presets import apply_preset, preset_of
-from app.common.stage import STAGE_SIDE, describe_step, duration, message, pictures, status_line
+from app.common.stage import describe_step, duration, message, pictures, status_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
@@ -21,12 +22,14 @@ from app.inpaint.endpoint import make_endpoint
 from app.inpaint.footprint import LEGEND, draw_footprint
 from app.inpaint.job import InpaintJob, Results
 from app.inpaint.masks import enlarge, open_mask
-from app.inpaint.page import FOOTPRINT, PAINTING, RESULT, Page, brush, method_choices
+from app.inpaint.page import PAINTING, RESULT, Page, method_choices
+from app.inpaint.painter import SETTLED, Painted, mask_of, uploaded
 from app.inpaint.request import FALLBACK, InpaintRequest, from_recipe, mask_from, presets_for, source_of
-from app.inpaint.source_image import SourceImage, editor_value, painted_mask
+from app.inpaint.source_image import SourceImage
 from mdt_core.inpainting import METHODS
 
-Painted = dict[str, Any] | None  # the editor's value
+OVERLAY_SIDE = 1024  # pixels of the drawing of what will be repainted
+KEEP = "(painted, kept) => ({...kept, mask: painted?.mask?.path ?? null})"
 
 
 class Inpaint(Page):
@@ -38,10 +41,10 @@ class Inpaint(Page):
         self._wire_settings(studio)
         self._wire_picture(studio)
         settings, model = self.controls.inputs, studio.model
-        page = [self.source, self.results, *self.switched]
-        self.wire_run([self.offered, model, self.editor, self.source, *settings], page)
+        page = [self.source, self.results, studio.kept, *self.switched]
+        self.wire_run([self.painter, self.offered, model, self.source, *settings], page, js=SETTLED)
         self.wire_recipe([self.preset, self.offered, self.job, *settings, *page], [self.source])
-        gr.api(make_endpoint(self.engine, self.slider), api_name="inpaint", **GPU)
+        gr.api(make_endpoint(self.engine, self.painter), api_name="inpaint", **GPU)
 
     def _wire_settings(self, studio: Studio) -> None:
         """A preset sets method, sampler and steps; so does a method, to its own; each by hand is no preset."""
@@ -55,22 +58,24 @@ class Inpaint(Page):
         steps.input(lambda: None, outputs=self.preset, **GLUE)
 
     def _wire_picture(self, studio: Studio) -> None:
-        model, source, editor, classes = studio.model, self.source, self.editor, self.controls.classes
-        page = [source, self.results, self.job, self.status, *self.switched]
+        model, source, painter, classes = studio.model, self.source, self.painter, self.controls.classes
+        page = [source, self.results, self.job, studio.kept, self.status, *self.switched]
+        studio.page.load(self.bring_back, studio.kept, page, **GLUE)
         self.open_button.upload(self.load_upload, self.open_button, page, **CHECK)
         self.example.select(self.load_example, model, [*page, classes], **GLUE)
         self.send.click(self.load_generated, [studio.picture, model], [*page, studio.tabs, classes], **CHECK)
-        self.use.click(self.load_variant, [self.results, source], page, **CHECK)
+        used = [painter, self.keep, self.results, source]
+        self.use.click(self.load_variant, used, page, js=SETTLED, **CHECK)
         self.open_mask_button.upload(self.load_mask, [self.open_mask_button, source], page, **CHECK)
-        self.invert.click(self.invert_mask, [editor, source], editor, **GLUE)
-        self.clear.click(self.clear_mask, source, editor, **GLUE)
+        painter.stroke(None, [painter, studio.kept], studio.kept, js=KEEP, **GLUE)
 
-        inputs = [model, editor, source, *self.controls.inputs]
         latest = {"trigger_mode": "always_last"} | GLUE
-        self.view.input(self.choose_view, [self.view, self.job, self.results, *inputs], self.switched, **latest)
+        self.view.input(self.choose_view, [self.view, self.job, self.results], [*self.switched], **latest)
         edges = [self.controls.settings[key].change for key in ("area", "grow", "feather")]
-        gr.on(edges, self.redraw_footprint, [self.view, *inputs], self.footprint, **latest)
-        self.variants.select(self.select, self.results, [self.slider, self.save, self.results], **GLUE)
+        asked = [painter, model, source, *self.controls.inputs]
+        for event in (painter.overlay, studio.opened.success, *edges):
+            event(self.draw_overlay, asked, painter, js=SETTLED, **latest)
+        self.variants.select(self.select, self.results, [self.comparison, self.save, self.results], **GLUE)
 
     # --- the settings ----------------------------------------------------------------------------------------
 
@@ -108,7 +113,7 @@ class Inpaint(Page):
     def load_example(self, model: str, event: gr.SelectData) -> Update:
         """An example was clicked: the picture, its mask, and its class, with which its name begins."""
         picture, mask = self.examples[event.index]
-        source = SourceImage.open(picture)
+        source = SourceImage.open(publish(picture.read_bytes(), picture.stem, self.painter))
         update = self._load(source, open_mask(mask, source.size))
         labels = self.engine.describe(model).labels.items()
         label = next((index for index, name in labels if picture.stem.startswith(name)), None)
@@ -126,15 +131,25 @@ class Inpaint(Page):
             update[self.controls.classes] = NO_CLASS if label is None else label
         return update
 
-    def load_variant(self, results: Results, source: SourceImage) -> Update:
+    def load_variant(self, painted: Painted, keep: bool, results: Results, source: SourceImage) -> Update:
         """A variant becomes the picture, to paint on."""
         with plain_errors():
             variant = SourceImage.open(results.files[results.chosen], source.name)
+            mask = mask_of(painted, source) if keep else None
         text = "This is the picture now: paint on, and press Inpaint (Ctrl + Enter)."
-        return self._load(variant) | {self.status: status_line(0, text)}
+        return self._load(variant, mask) | {self.status: status_line(0, text)}
+
+    def bring_back(self, kept: Any) -> Update:
+        """The page was loaded again: picture and mask as they were, unless their files are gone."""
+        try:
+            source = SourceImage.open(uploaded({"path": kept["picture"]}), str(kept["name"]))
+            seen = open_mask(uploaded({"path": kept["mask"]}), source.display_size) if kept["mask"] else None
+        except (KeyError, TypeError, ValueError, OSError):  # nothing was opened yet, or a day has passed
+            return gr.skip()
+        return self._load(source, None if seen is None else enlarge(seen, source.size))
 
     def _load(self, source: SourceImage, mask: np.ndarray | None = None) -> Update:
-        """Put a picture into the editor; a mask is of its own size."""
+        """Put a picture into the painter; a mask is of its own size."""
         return {
             self.source: source,
             self.results: None,
@@ -152,62 +167,40 @@ class Inpaint(Page):
                 raise ValueError("Open the picture first, then its mask.")
             return self._edit(source, open_mask(path, source.size))
 
-    def invert_mask(self, painted: Painted, source: SourceImage | None) -> Any:
-        """Paint what is not painted."""
-        if source is None:
-            return gr.skip()
-        mask = ~source.mask(painted_mask(painted, source.display_size))
-        return editor_value(source.display(), source.set_mask(mask))
-
-    def clear_mask(self, source: SourceImage | None) -> Any:
-        """Paint nothing."""
-        return gr.skip() if source is None else editor_value(source.display(), source.set_mask(None))
-
     def _edit(self, source: SourceImage, mask: np.ndarray | None) -> Update:
-        """Show the editor with a picture and a mask of its own size."""
-        value = editor_value(source.display(), source.set_mask(mask))
-        editor = gr.update(value=value, brush=brush(source.display_size), visible=True)
-        return self.switch_to(PAINTING) | {self.editor: editor}
+        """Show the painter with a picture and a mask of its own size."""
+        value = self.painter.show(source, mask)
+        return self.switch_to(PAINTING) | {
+            self.painter: gr.update(value=value, visible=True),
+            self.studio.kept: {"picture": source.path, "name": source.name, "mask": value["mask"]},
+        }
 
     # --- views -----------------------------------------------------------------------------------------------
 
-    def choose_view(
-        self, view: str, job: InpaintJob | None, results: Results | None, model: str, painted: Painted, *rest: Any
-    ) -> Update:
+    def choose_view(self, view: str, job: InpaintJob | None, results: Results | None) -> Update:
         """Switch the view."""
-        source, *settings = rest
-        if source is None:
-            return {self.view: PAINTING}
         update = self.switch_to(view, job, results)
-        if view == FOOTPRINT:
-            drawing = self._draw_footprint(model, painted, source, settings)
-            update[self.footprint] = gr.update(value=drawing, visible=True)
-        elif view == RESULT and not results and not (job and job.running):
+        if view == RESULT and not results and not (job and job.running):
             update[self.stage] = gr.update(value=message("There is no result yet: press Inpaint."), visible=True)
         return update
 
-    def redraw_footprint(
-        self, view: str, model: str, painted: Painted, source: SourceImage | None, *settings: Any
-    ) -> Any:
-        """The mask's edge was changed: show it."""
-        seen = source is not None and view == FOOTPRINT
-        return self._draw_footprint(model, painted, source, settings) if seen else gr.skip()
-
-    def _draw_footprint(self, model: str, painted: Painted, source: SourceImage, settings: Any) -> str:
-        """What will be repainted, or the sentence that says why nothing would be."""
+    def draw_overlay(self, painted: Painted, model: str, source: SourceImage | None, *settings: Any) -> Any:
+        """What will be repainted, where the painter asks for it, or the sentence that says why nothing would be."""
+        if source is None or not painted or not painted.get("wants_overlay"):
+            return gr.skip()
         info = self.engine.describe(model)
         try:
-            canvas = self._request(model, painted, source, settings).small_canvas(
-                info.image_size, info.cells, STAGE_SIDE
-            )
+            request = self._request(model, painted, source, settings)
+            canvas = request.small_canvas(info.image_size, info.cells, OVERLAY_SIDE)
         except ValueError as error:
-            return message(sentence(error))
-        return pictures([draw_footprint(canvas, info.cells, info.tokens)], [LEGEND])
+            return painted | {"overlay": None, "legend": sentence(error)}
+        drawing = draw_footprint(canvas, info.cells, info.tokens)
+        return painted | {"overlay": publish_picture(drawing, "overlay", self.painter), "legend": LEGEND}
 
     def _request(self, model: str, painted: Painted, source: SourceImage, settings: Any) -> InpaintRequest:
-        """What the controls and the editor ask for."""
-        mask = source.mask(painted_mask(painted, source.display_size))
-        return replace(self.controls.request(model, *settings), image=source.image(), mask=mask)
+        """What the controls and the painter ask for."""
+        request = self.controls.request(model, *settings)
+        return replace(request, image=source.image(), mask=mask_of(painted, source))
 
     def select(self, results: Results, event: gr.SelectData) -> Update:
         """A variant was clicked."""
@@ -217,16 +210,17 @@ class Inpaint(Page):
     def _compare(self, results: Results) -> Update:
         """The chosen variant next to what it was made from."""
         chosen = results.chosen
+        pair = {"before": results.before, "after": results.display_files[chosen], "caption": results.captions[chosen]}
         label = f"Save PNG · {results.captions[chosen]}"
         return {
-            self.slider: gr.update(value=(results.before, results.display_files[chosen]), visible=True),
+            self.comparison: gr.update(value=pair, visible=True),
             self.save: gr.update(label=label, value=results.files[chosen], visible=True),
         }
 
     # --- a run -----------------------------------------------------------------------------------------------
 
     def ask(
-        self, offered: ModelInfo, model: str, painted: Painted, source: SourceImage | None, *settings: Any
+        self, painted: Painted, offered: ModelInfo, model: str, source: SourceImage | None, *settings: Any
     ) -> InpaintJob:
         """The run of this picture, mask and settings."""
         info = self.engine.describe(model)
@@ -255,7 +249,7 @@ class Inpaint(Page):
 
     def result(self, job: InpaintJob, step: Frame) -> Update:
         """Left to `ended`, which shows it unless another picture was opened meanwhile."""
-        job.publish(step.images, self.slider)
+        job.publish(step.images, self.painter)
         return {}
 
     def ended(self, job: InpaintJob) -> Update:
@@ -284,7 +278,7 @@ class Inpaint(Page):
         mask = mask_from(recipe)
         if mask is None or mask.shape not in (source.size[::-1], source.display_size[::-1]):
             notes.append("its mask is missing, or does not fit the picture: paint one")
-        else:  # older recipes have it as the editor had it
+        else:  # older recipes have it as the painter had it
             update |= self._edit(source, enlarge(mask, source.size))
         update |= {self.preset: preset_of(request, presets_for(info)), self.offered: info}
         update |= self.controls.updates(request, info)

@@ -5,18 +5,20 @@ import dataclasses
 import pickle
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
 from app.common import recipes
-from app.common.images import to_png
+from app.common.images import publish_picture, to_png
 from app.common.presets import preset_of
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
 from app.engine.settings import MAX_SEED
-from app.inpaint.job import InpaintJob
+from app.inpaint.job import InpaintJob, Results
 from app.inpaint.page import find_examples
+from app.inpaint.painter import mask_of
 from app.inpaint.request import MAX_TOTAL, InpaintRequest, from_recipe, mask_from, presets_for, recipe_of
 from app.inpaint.source_image import SourceImage
 from app.inpaint.tab import Inpaint
@@ -149,6 +151,35 @@ def test_a_run_that_ends_leaves_another_picture_alone() -> None:
     after_another = tab._load(now)[tab.job]
     assert tab.finish(after_another).keys() == {tab.start, tab.stop, tab.status}
     assert tab.finish(job).keys() > {tab.start, tab.stop, tab.status} and not job.running
+
+
+def test_what_a_page_kept_is_brought_back(tmp_path: Path) -> None:
+    """The browser says which files: catches one of the server's that is opened, and a page that fails without them."""
+    tab = tab_of(make_engine()[0])
+    picture = publish_picture(PICTURE, "kept", tab.painter)
+    kept = tab._load(SourceImage.open(picture), MASK)[tab.studio.kept]
+    update = tab.bring_back(kept)
+    source = update[tab.source]
+    assert source.image().tobytes() == PICTURE.tobytes() and source.name == "kept"
+    value = tab.painter.postprocess(update[tab.painter]["value"])
+    assert (mask_of(tab.painter.preprocess(value), source) == MASK).all()
+    PICTURE.save(tmp_path / "secret.png")
+    secret = str(tmp_path / "secret.png")
+    gone = str(Path(picture).with_name("gone.png"))
+    for bad in (None, {}, 5, kept | {"picture": secret}, kept | {"mask": secret}, kept | {"picture": gone}):
+        assert tab.bring_back(bad) == gr.skip()
+
+
+def test_painting_on_a_result_keeps_the_mask_if_wished() -> None:
+    """Catches a mask that is lost, and one that is kept unasked."""
+    tab = tab_of(make_engine()[0])
+    source = SourceImage(PICTURE)
+    painted = tab.painter.preprocess(tab.painter.postprocess(tab.painter.show(source, MASK)))
+    results = Results([publish_picture(PICTURE, "a", tab.painter)], [], "", ["seed 5"])
+    for keep in (True, False):
+        update = tab.load_variant(painted, keep, results, source)
+        value = tab.painter.preprocess(tab.painter.postprocess(update[tab.painter]["value"]))
+        assert (mask_of(value, update[tab.source]) == (MASK & keep)).all()
 
 
 def test_closing_stops_within_a_step_and_frees_the_model() -> None:

@@ -1,74 +1,73 @@
-"""Painting: every shape of the editor's value becomes the mask that was painted, and what is shown tells the truth."""
+"""Painting: what the painter sends becomes the mask that was painted, and what is shown tells the truth."""
 
 import io
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
+from app.common.images import publish_picture
 from app.inpaint.footprint import CELLS, draw_footprint, small_canvas
 from app.inpaint.masks import enlarge, open_mask, reduce, to_image
-from app.inpaint.source_image import DISPLAY_SIDE, OPACITY, PAINT, SourceImage, editor_value, fit_within, painted_mask
+from app.inpaint.painter import Painted, Painter, mask_of
+from app.inpaint.source_image import DISPLAY_SIDE, SourceImage, fit_within
+from app.ui import launch_options
 
 SIZE = (24, 16)  # W, H
 PICTURE = Image.effect_noise(SIZE, 80).convert("RGB")
 
 
-def layer(alpha: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """A layer whose left half is painted with this alpha."""
-    image = Image.new("RGBA", size, (*PAINT, 0))
-    image.paste((*PAINT, alpha), (0, 0, size[0] // 2, size[1]))
-    return image
-
-
 HALF = np.arange(24)[None].repeat(16, 0) < 12
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        {},
-        {"background": None, "layers": [], "composite": None},
-        {"background": PICTURE, "layers": [], "composite": None},
-        {"background": PICTURE, "layers": None, "composite": None},
-        {"background": PICTURE, "layers": [layer(0)], "composite": PICTURE},
-    ],
-    ids=["nothing", "no keys", "no picture", "set by the server", "no layers", "an unpainted upload"],
-)
-def test_nothing_painted_is_an_empty_mask(value: dict | None) -> None:
-    """The shapes an unpainted editor sends: catches a mask from the background's alpha, and an exception on None."""
-    mask = painted_mask(value, SIZE)
-    assert mask.shape == SIZE[::-1]
-    assert mask.dtype == bool
-    assert not mask.any()
+def sent(page: Painter, value: dict, **change: object) -> Painted:
+    """What a browser sends back of a value that it was sent."""
+    return page.preprocess(page.postprocess(value) | change)
 
 
-@pytest.mark.parametrize("alpha", [1, 127, OPACITY, 255])
-def test_paint_of_any_opacity_counts(alpha: int) -> None:
-    """A half-transparent brush gives alpha 127: catches `> 127`, and a brush's soft rim that is left out."""
-    assert (painted_mask({"layers": [layer(alpha)]}, SIZE) == HALF).all()
+@pytest.fixture
+def page() -> Painter:
+    return Painter(render=False)
 
 
-def test_layers_add_up_and_are_brought_to_the_picture() -> None:
-    """Catches a mask of the last layer alone, and one of the picture that was there before."""
-    right = Image.new("RGBA", SIZE, (0, 0, 0, 0))
-    right.paste((1, 2, 3, 9), (20, 0, 24, 16))
-    mask = painted_mask({"layers": [layer(90), right]}, SIZE)
-    assert (mask == (HALF | (np.arange(24) >= 20))).all()
-    assert (painted_mask({"layers": [layer(90, (48, 32))]}, SIZE) == HALF).all()
+@pytest.mark.parametrize("payload", [None, "", {}, [], {"picture": None, "mask": None}])
+def test_nothing_painted_is_an_empty_mask(page: Painter, payload: object) -> None:
+    """The shapes that an empty painter sends: catches an exception on them."""
+    assert page.preprocess(payload) is None and page.postprocess(None) is None
+    source = SourceImage(PICTURE)
+    for painted in (None, sent(page, page.show(source))):
+        mask = mask_of(painted, source)
+        assert mask.shape == SIZE[::-1] and mask.dtype == bool and not mask.any()
 
 
-def test_a_mask_goes_into_the_editor_and_comes_back() -> None:
-    """Catches a mask that shifts, inverts or grows on its way, and one that hides the picture."""
-    value = editor_value(PICTURE, HALF)
-    assert (painted_mask(value, SIZE) == HALF).all()
-    assert value["background"].tobytes() == PICTURE.tobytes()
-    assert value["composite"] is None
-    (painted,) = value["layers"]
-    assert painted.getpixel((0, 0)) == (*PAINT, OPACITY)
-    assert editor_value(PICTURE, ~HALF & HALF)["layers"] == []
+def test_a_mask_goes_into_the_painter_and_comes_back(page: Painter) -> None:
+    """Catches a mask that shifts, inverts or grows on its way, a scaled picture, and one that is not shown again."""
+    source = SourceImage(PICTURE)
+    value = page.show(source, HALF)
+    assert Image.open(value["picture"]).convert("RGB").tobytes() == PICTURE.tobytes()
+    assert (mask_of(sent(page, value), source) == HALF).all()
+    assert value["turn"] < page.show(source, HALF)["turn"]
+    painted = {"path": publish_picture(to_image(~HALF), "mask", page)}
+    assert (mask_of(sent(page, value, mask=painted), source) == ~HALF).all()
+    with pytest.raises(ValueError, match="The mask has 24 x 16 pixels, the picture 16 x 24"):
+        mask_of(sent(page, value), SourceImage(PICTURE.transpose(Image.Transpose.ROTATE_90)))
+
+
+def test_the_painters_style_stays_its_own() -> None:
+    """Its rules name `button` and `input`. Catches a style that Gradio is also told of for the whole page."""
+    assert ".canvas-box" in Painter(render=False).css_template and ".canvas-box" not in launch_options()["css"]
+
+
+@pytest.mark.parametrize("key", ["picture", "mask", "overlay"])
+def test_files_of_the_server_cannot_be_named(page: Painter, tmp_path: Path, key: str) -> None:
+    """A raw request, with Gradio's mark of a file or without: catches a painter that opens whatever is named."""
+    value = page.show(SourceImage(PICTURE), HALF)
+    secret = str(save(tmp_path / "secret.png", to_image(HALF)))
+    for file in ({"path": secret}, {"path": secret, "meta": {"_type": "gradio.FileData"}}, secret, 5):
+        with pytest.raises(gr.Error, match="have to be sent as files"):
+            sent(page, value, **{key: file})
 
 
 def test_a_source_image_keeps_the_picture_and_shows_a_copy() -> None:
@@ -92,7 +91,7 @@ def test_a_source_image_keeps_the_picture_and_shows_a_copy() -> None:
 
 
 def test_a_mask_that_was_set_keeps_its_pixels() -> None:
-    """3000 px wide, shown at 1024: catches a mask that grows by its way through the editor, and a lost stroke."""
+    """3000 px wide, shown at 2048: catches a mask that grows by its way through the page, and a lost stroke."""
     source = SourceImage(Image.new("RGB", (3000, 2000)))
     laid = np.random.default_rng(0).random((2000, 3000)) < 0.001
     laid[700:900, 1001:1999] = True
@@ -103,14 +102,14 @@ def test_a_mask_that_was_set_keeps_its_pixels() -> None:
     erased[:, :500] = False
     cut = enlarge(erased, source.size)
     assert np.array_equal(source.mask(painted), laid | enlarge(painted & ~shown, source.size))
-    assert np.array_equal(source.mask(erased), laid & cut) and not source.mask(erased)[:, :1400].any()
+    assert np.array_equal(source.mask(erased), laid & cut) and not source.mask(erased)[:, :700].any()
     assert np.array_equal(source.mask(source.set_mask(~source.mask(shown))), ~laid), "inverted"
     assert not source.mask(source.set_mask(None)).any()
 
 
 @pytest.mark.parametrize(
     ("size", "shown"),
-    [((64, 64), (64, 64)), ((8192, 8192), (1024, 1024)), ((8192, 16), (1024, 8)), ((9, 3000), (8, 1024))],
+    [((64, 64), (64, 64)), ((8192, 8192), (2048, 2048)), ((8192, 16), (2048, 8)), ((9, 3000), (8, 2048))],
 )
 def test_the_copys_size(size: tuple[int, int], shown: tuple[int, int]) -> None:
     """Catches a panorama whose copy has no height left."""
@@ -195,7 +194,8 @@ def test_the_view_shows_new_pixels_and_cells_and_leaves_the_rest() -> None:
     mask = np.zeros((64, 64), bool)
     mask[20:36, 20:36] = True
     canvas = small_canvas(picture, mask, 640, 64, area="whole", grow=2, feather=2, cell=8)
-    view = np.asarray(draw_footprint(canvas, 8, 4)).astype(int)
+    overlay = draw_footprint(canvas, 8, 4)
+    view = np.asarray(Image.alpha_composite(picture.convert("RGBA"), overlay).convert("RGB")).astype(int)
     changed = (view != 120).any(-1)
     lines = np.zeros((64, 64), bool)
     lines[16:49:16, 16:49] = lines[16:49, 16:49:16] = True  # four tokens of 16 pixels

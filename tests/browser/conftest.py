@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,11 +31,10 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
 ]
 
+
+LAPTOP = {"viewport": {"width": 1280, "height": 800}}
 
 expect.set_options(timeout=WAIT)
 
@@ -113,9 +113,9 @@ def browser(url: str) -> Iterator[Browser]:
         browser.close()
 
 
-def open_page(browser: Browser, url: str) -> Page:
+def open_page(browser: Browser, url: str, device: dict[str, Any] = LAPTOP) -> Page:
     """A visitor of their own, with the page laid out; errors of the page's scripts are kept in `page.errors`."""
-    page = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True).new_page()
+    page = browser.new_context(**device, accept_downloads=True).new_page()
     page.set_default_timeout(WAIT)
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
