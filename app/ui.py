@@ -1,4 +1,4 @@
-"""The page: a header with the model in use, then one tab per file of app/tabs."""
+"""The page: a header with the model in use, then the tabs, each from a package of its own."""
 
 import html
 from functools import partial
@@ -79,7 +79,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
         good = gr.State(info.name)  # the last model that could be opened
         opened = model.change(partial(open_model, engine), model, [about, good], **CHECK)
         opened.failure(lambda name: name, good, model, **GLUE)
-        gr.on([demo.load, model.focus], partial(offer, engine), model, model, **GLUE)
+        gr.on([demo.load, model.focus], partial(model_choices, engine), model, model, **GLUE)
         kept = gr.BrowserState(storage_key="mdt-studio-inpaint", secret="mdt-studio")
         studio = Studio(engine, runs, model, opened, info, demo, kept)
         with gr.Tabs() as studio.tabs:
@@ -97,7 +97,7 @@ def open_model(engine: Engine, name: str) -> tuple[str, str]:
     return header(info), name
 
 
-def offer(engine: Engine, chosen: str) -> dict:
+def model_choices(engine: Engine, chosen: str) -> dict:
     """The models that there are now: a run may have written a checkpoint since, or deleted the one that is chosen."""
     names = list(engine.models)
     gone = [] if chosen in names else [(f"{chosen} · gone", chosen)]  # else Gradio would refuse all that is sent

@@ -49,31 +49,31 @@ def for_model(info: ModelInfo, chosen: Sequence[int], before: ModelInfo) -> dict
     `before`: the model whose classes are picked; a class keeps its name, not its number.
     """
     names = [(choice, before.labels.get(choice)) for choice in chosen if choice != NO_CLASS]
-    kept = [NO_CLASS] * (NO_CLASS in chosen) + [class_named(*named, info.labels) for named in names if named[1]]
-    kept = [choice for choice in dict.fromkeys(kept) if choice == NO_CLASS or choice in info.labels]
-    return gr.update(choices=class_choices(info.labels), value=kept or [next(iter(info.labels))])
+    same = [NO_CLASS] * (NO_CLASS in chosen) + [class_named(*named, info.labels) for named in names if named[1]]
+    same = [choice for choice in dict.fromkeys(same) if choice == NO_CLASS or choice in info.labels]
+    return gr.update(choices=class_choices(info.labels), value=same or [next(iter(info.labels))])
 
 
-def follow_model(studio: Studio, picker: gr.Dropdown) -> gr.State:
-    """Let a class picker follow the model in use. What is returned holds the model whose classes it shows."""
-    offered = gr.State(studio.info)
+def bind_to_model(studio: Studio, picker: gr.Dropdown) -> gr.State:
+    """Let a class picker show the classes of the model in use. The state that is returned holds that model."""
+    picker_model = gr.State(studio.info)
 
-    def offer(model: str, chosen: Any, before: ModelInfo) -> tuple[dict, ModelInfo]:
+    def update(model: str, chosen: Any, before: ModelInfo) -> tuple[dict, ModelInfo]:
         info = studio.engine.describe(model)
         if info == before:
             return gr.skip(), gr.skip()
-        update = for_model(info, chosen if picker.multiselect else [chosen], before)
-        return update if picker.multiselect else update | {"value": update["value"][0]}, info
+        changed = for_model(info, chosen if picker.multiselect else [chosen], before)
+        return changed if picker.multiselect else changed | {"value": changed["value"][0]}, info
 
-    asked = [studio.model, picker, offered]
-    studio.opened.success(offer, asked, [picker, offered], **GLUE)
-    studio.page.load(offer, asked, [picker, offered], **GLUE)  # it may have been replaced since the app was started
-    return offered
+    inputs, outputs = [studio.model, picker, picker_model], [picker, picker_model]
+    studio.model_opened.success(update, inputs, outputs, **GLUE)
+    studio.page.load(update, inputs, outputs, **GLUE)  # it may have been replaced since the app was started
+    return picker_model
 
 
-def check_offered(offered: ModelInfo, info: ModelInfo) -> None:
+def check_classes(picker_model: ModelInfo, info: ModelInfo) -> None:
     """ValueError where the picker shows other classes than those of the model in use."""
-    if offered.name != info.name:
-        raise ValueError(f"The classes are still those of {offered.name}: wait until {info.name} is open.")
-    if offered.labels != info.labels:
+    if picker_model.name != info.name:
+        raise ValueError(f"The classes are still those of {picker_model.name}: wait until {info.name} is open.")
+    if picker_model.labels != info.labels:
         raise ValueError(f"{info.name} was replaced and has other classes now: load the page again.")

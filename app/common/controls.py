@@ -89,7 +89,7 @@ def setting_controls(request: Request, prefix: str, *keys: str) -> dict[str, Com
 
 def control(setting: Setting, value: Any, prefix: str) -> Component:
     """The control of one setting."""
-    named = {"label": setting.label, "elem_id": f"{prefix}-{setting.id}"}
+    named = {"label": setting.label, "info": setting.help, "elem_id": f"{prefix}-{setting.id}"}
     match setting:
         case Number():
             return gr.Slider(setting.low, setting.high, value, step=setting.step, buttons=[], min_width=120, **named)
@@ -106,6 +106,7 @@ def seed_picker(prefix: str) -> gr.Number:
         seed = gr.Number(
             0,
             label=SEED.label,
+            info=SEED.help,
             precision=0,
             minimum=SEED.low,
             maximum=SEED.high,

@@ -113,7 +113,7 @@ def to_request(recipe: Mapping[str, Any], info: ModelInfo, start: Request | None
 
 def find_classes(labels: list, names: list, info: Labelled, notes: list[str]) -> tuple[int | None, ...]:
     """Classes of another model in this one: by index where the name agrees, else by name. Notes those it has not."""
-    found = []
+    indices = []
     for label, name in zip(labels, names, strict=False):
         known = isinstance(name, str) or (name is None and label is None)
         number = label if isinstance(label, int) and not isinstance(label, bool) else None
@@ -121,8 +121,8 @@ def find_classes(labels: list, names: list, info: Labelled, notes: list[str]) ->
         if index == NOWHERE:
             notes.append(f"{info.name} has no class {shorten(name)}")
         else:
-            found.append(index)
-    return tuple(found)
+            indices.append(index)
+    return tuple(indices)
 
 
 def shorten(value: Any) -> str:

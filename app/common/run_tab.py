@@ -80,9 +80,9 @@ class RunTab:
         """Connect the buttons. The event that runs the model is returned.
 
         Args:
-            asked: what `ask` takes.
+            asked: what `make_job` takes.
             page: what the methods change.
-            check_first: whether `ask` is called before the run joins the queue; else `run` takes what `ask` takes.
+            check_first: whether `make_job` is called before the run joins the queue; else `run` calls it.
             js: what the browser does first: a function of the values of `asked` that returns them.
         """
         page = [*page, self.start, self.stop, self.status, self.job]
@@ -106,27 +106,27 @@ class RunTab:
     def begin(self, *asked: Any) -> Update:
         """Check what is asked before the run joins the queue."""
         with plain_errors():
-            job = self.ask(*asked)
+            job = self.make_job(*asked)
         waiting = {self.start: gr.update(visible=False), self.stop: gr.update(visible=True), self.status: WAITING}
-        return waiting | {self.job: job} | self.begun(job)
+        return waiting | {self.job: job} | self.queued(job)
 
     def run(self, job: Job | None) -> Iterator[Update]:
         """Step by step; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
         yield {self.status: WAITING}
         if job is not None:
-            yield from self.follow(job)
+            yield from self.updates(job)
 
-    def follow(self, job: Job) -> Iterator[Update]:
+    def updates(self, job: Job) -> Iterator[Update]:
         """The previews of a run, no more often than a browser can show them, then its result."""
         with plain_errors():
             if update := self.started(job):
                 yield update
-            shown, step = 0.0, None
+            latest, step = 0.0, None
             with self.steps(job) as steps:
                 for step in steps:
-                    if job.add(step) and perf_counter() - shown >= PREVIEW_SECONDS:
+                    if job.add(step) and perf_counter() - latest >= PREVIEW_SECONDS:
                         yield self.preview(job, step)
-                        shown = perf_counter()
+                        latest = perf_counter()
             update = self.result(job, step)  # the model is free again: others do not wait until files are written
         if update:
             yield update
@@ -136,11 +136,11 @@ class RunTab:
         idle = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False), self.status: self.ready}
         return idle if job is None else idle | self.ended(job)
 
-    def ask(self, *asked: Any) -> Job:
+    def make_job(self, *asked: Any) -> Job:
         """What the controls ask for. ValueError where it makes no sense ..."""
         raise NotImplementedError
 
-    def begun(self, job: Job) -> Update:
+    def queued(self, job: Job) -> Update:
         """What else changes when a run has joined the queue ..."""
         return {}
 
@@ -175,7 +175,7 @@ class RunTab:
         warn(notes)
         again = ", as far as it goes." if notes else f". Press {self.verb} for the same {self.makes} again."
         text = status_line(0, f"Recipe loaded: seed {request.seeds[0]}{again}")
-        return {self.recipe: None, self.studio.model: self.studio.pick(info.name), self.status: text} | update
+        return {self.recipe: None, self.studio.model: self.studio.choose_model(info.name), self.status: text} | update
 
     def apply_recipe(
         self, recipe: Mapping[str, Any], info: ModelInfo, path: str, *more: Any

@@ -25,7 +25,7 @@ class Studio:
     engine: Engine
     runs: Path  # the folders of training runs
     model: gr.Dropdown  # the name of the model in use
-    opened: Dependency  # the event that opened it; on its success a tab offers that model's classes
+    model_opened: Dependency  # the event that opened it; on its success a tab offers that model's classes
     info: ModelInfo  # of the model in use when the page opens
     page: gr.Blocks
     kept: gr.BrowserState  # of Inpaint, to bring back when the page is loaded again; what is in a tab is read too late
@@ -33,7 +33,7 @@ class Studio:
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last
 
-    def pick(self, name: str) -> dict:
+    def choose_model(self, name: str) -> dict:
         """The update of `model` that chooses one, which may have come up after the page was opened."""
         return gr.update(choices=list(self.engine.models), value=name, visible=True)
 
@@ -45,4 +45,4 @@ class Studio:
         name = checkpoint_name(run, step)
         with plain_errors():
             self.engine.describe(name)
-        return {self.model: self.pick(name), self.tabs: gr.Tabs(selected=tab)}
+        return {self.model: self.choose_model(name), self.tabs: gr.Tabs(selected=tab)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.common.class_picker import check_offered, class_picker, follow_model, to_label
+from app.common.class_picker import bind_to_model, check_classes, class_picker, to_label
 from app.common.comparison import AXES, Comparison, from_recipe, to_recipe
 from app.common.controls import RequestControls, bring_steps, seed_picker, setting_controls
 from app.common.images import jpeg_uri, publish_picture, uri
@@ -62,11 +62,11 @@ class Compare(RunTab):
                 self.lay_out_status()
                 self.stage = gr.HTML(message("The grid comes here, cell by cell."), elem_id="compare-stage")
                 self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
-        self.offered = follow_model(studio, self.controls.classes)
+        self.picker_model = bind_to_model(studio, self.controls.classes)
         settings = [self.axis, self.values, *self.controls.inputs]
         self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
-        self.wire_run([self.offered, studio.model, *settings], [self.stage, self.save])
-        self.wire_recipe([self.offered, *settings])
+        self.wire_run([self.picker_model, studio.model, *settings], [self.stage, self.save])
+        self.wire_recipe([self.picker_model, *settings])
 
     def _lay_out_controls(self, studio: Studio) -> None:
         labels = list(studio.info.labels)
@@ -97,11 +97,11 @@ class Compare(RunTab):
 
     # --- a run -----------------------------------------------------------------------------------------------
 
-    def ask(
-        self, offered: ModelInfo, model: str, axis: str, values: str, classes: list[int], *settings: Any
+    def make_job(
+        self, picker_model: ModelInfo, model: str, axis: str, values: str, classes: list[int], *settings: Any
     ) -> GridJob:
         """The grid of these settings."""
-        check_offered(offered, self.engine.describe(model))
+        check_classes(picker_model, self.engine.describe(model))
         base = self.controls.request(model, [], *settings)
         job = GridJob(Comparison(base, tuple(map(to_label, classes)), axis, parse_values(axis, values)))
         for name in dict.fromkeys(request.model for request in job.requests):
@@ -109,7 +109,7 @@ class Compare(RunTab):
         self.engine.check_time(job.requests)
         return job
 
-    def begun(self, job: GridJob) -> Update:
+    def queued(self, job: GridJob) -> Update:
         """The grid of before can no more be saved."""
         return {self.save: gr.update(visible=False)}
 
@@ -147,7 +147,7 @@ class Compare(RunTab):
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved grid says."""
         comparison, notes = from_recipe(recipe, info)
-        update = {self.offered: info, self.axis: comparison.axis, self.values: join_values(comparison.values)}
+        update = {self.picker_model: info, self.axis: comparison.axis, self.values: join_values(comparison.values)}
         return comparison.base, update | self.controls.updates(comparison.base, info, comparison.class_labels), notes
 
 

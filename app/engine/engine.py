@@ -1,4 +1,4 @@
-"""The engine room: one model at a time behind a lock; a request becomes an iterator of frames.
+"""The engine: one model at a time behind a lock; a request becomes an iterator of frames.
 
 Nothing here knows of the browser. A run is stopped by closing its iterator (the model is free again after the step in
 hand); another model is used by naming it in the next request. A run may live in another process (zero_gpu.py).
@@ -67,9 +67,9 @@ class Engine:
         """Where the model of this name lies. ValueError where there is none."""
         location = self.models.get(name) if isinstance(name, str) else None
         if location is None:
-            known = list(self.models)
-            more = f" ({len(known) - 8} more)" if len(known) > 8 else ""
-            raise ValueError(f"There is no model {name!r}: choose one of {', '.join(known[:8])}{more}.")
+            names = list(self.models)
+            more = f" ({len(names) - 8} more)" if len(names) > 8 else ""
+            raise ValueError(f"There is no model {name!r}: choose one of {', '.join(names[:8])}{more}.")
         return location
 
     def find(self, name: Any, otherwise: str) -> str:

@@ -55,7 +55,7 @@ def frames_of(
         stored: indices of the steps that can be looked at again afterwards.
     """
     start = time.perf_counter()
-    shown, cost = -math.inf, 0.0
+    latest, cost = -math.inf, 0.0  # when the last preview was drawn, and the seconds that it took
     for step in steps:
         now = time.perf_counter()
         index, total = step.index, step.total
@@ -72,10 +72,10 @@ def frames_of(
             stored=index in stored,
             images=step.images,
         )
-        if frame.stored or now - shown >= max(PREVIEW_SECONDS, cost * (1 / PREVIEW_SHARE - 1)):
+        if frame.stored or now - latest >= max(PREVIEW_SECONDS, cost * (1 / PREVIEW_SHARE - 1)):
             frame = replace(frame, **draw(step))
-            shown = time.perf_counter()
-            cost = shown - now
+            latest = time.perf_counter()
+            cost = latest - now
         yield frame
 
 

@@ -36,11 +36,11 @@ class Models(Mapping[str, str]):
 
     def checkpoints(self) -> dict[str, str]:
         """Those that can be opened: of every run, the latest first."""
-        found = {}
+        locations = {}
         for run, folder in find_runs(self.runs).items():
             folders = checkpoint_folders(folder)
-            found |= {checkpoint_name(run, step): str(folders[step]) for step in reversed(folders)}
-        return found
+            locations |= {checkpoint_name(run, step): str(folders[step]) for step in reversed(folders)}
+        return locations
 
 
 def find_models(chosen: str, shipped: Path = MODELS) -> dict[str, str]:

@@ -63,20 +63,25 @@ class TimedPresets:
     def wire(self, studio: Studio, controls: RequestControls, run: Dependency) -> None:
         """`controls`: what the presets set, and what their times depend on. `run`: tells how long it took."""
         self.controls = controls
-        asked, told = [studio.model, *controls.inputs], [self.picker, self.description]
+        inputs, outputs = [studio.model, *controls.inputs], [self.picker, self.description]
         gr.on(
-            [control.change for control in controls.inputs], self.tell, asked, told, trigger_mode="always_last", **GLUE
+            [control.change for control in controls.inputs],
+            self.update_times,
+            inputs,
+            outputs,
+            trigger_mode="always_last",
+            **GLUE,
         )
-        run.then(self.tell, asked, told, **GLUE)
-        for look in (studio.page.load, studio.opened.success, self.timer.tick):
-            look(self.tell_when_warm, asked, [*told, self.timer], **GLUE)
+        run.then(self.update_times, inputs, outputs, **GLUE)
+        for event in (studio.page.load, studio.model_opened.success, self.timer.tick):
+            event(self.update_when_warm, inputs, [*outputs, self.timer], **GLUE)
         self.picker.input(self.apply, self.picker, [*controls.settings.values()], **GLUE)
 
     def apply(self, name: str) -> Update:
         """Set what a preset sets; the other controls stay."""
         return apply_preset(PRESETS[name], self.controls.settings)
 
-    def tell(self, model: str, *values: Any) -> Update:
+    def update_times(self, model: str, *values: Any) -> Update:
         """What a run of each preset takes, as far as runs have told, and which of them the settings are."""
         try:
             request = self.controls.request(model, *values)
@@ -88,7 +93,7 @@ class TimedPresets:
             self.description: describe_preset(preset),
         }
 
-    def tell_when_warm(self, model: str, *values: Any) -> Update:
+    def update_when_warm(self, model: str, *values: Any) -> Update:
         """The same as soon as the warm-up has told. Until then the timer asks: waiting would hold a thread per page."""
         warming = self.engine.warming
-        return ({} if warming else self.tell(model, *values)) | {self.timer: gr.Timer(active=warming)}
+        return ({} if warming else self.update_times(model, *values)) | {self.timer: gr.Timer(active=warming)}

@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from app.common import recipes
-from app.common.class_picker import NO_CLASS, check_offered, class_picker, follow_model, room_for
+from app.common.class_picker import NO_CLASS, bind_to_model, check_classes, class_picker, room_for
 from app.common.controls import (
     RequestControls,
     bring_steps,
@@ -53,7 +53,7 @@ class Generate(RunTab):
                 self._lay_out_result()
         self.choice = gr.State(PreviewChoice())
         self.picture = gr.State()  # the file of the picture chosen in the gallery
-        self.offered = follow_model(studio, self.controls.classes)
+        self.picker_model = bind_to_model(studio, self.controls.classes)
         self._wire(studio)
         studio.actions, studio.picture = self.actions, self.picture
 
@@ -119,7 +119,7 @@ class Generate(RunTab):
 
         at_once = [self.start, self.stop, self.status, self.step, self.again]
         self.start.click(None, outputs=at_once, js=STARTED, **GLUE)  # first: behind the run it waits for its end
-        run = self.wire_run([self.choice, self.offered, model, *self.controls.inputs], page, check_first=False)
+        run = self.wire_run([self.choice, self.picker_model, model, *self.controls.inputs], page, check_first=False)
         self.presets.wire(studio, self.controls, run)
 
         scrubbed = {"outputs": [self.stage, self.gallery], "trigger_mode": "always_last"} | GLUE
@@ -127,7 +127,7 @@ class Generate(RunTab):
         self.preview_kind.input(self.choose_preview, [self.choice, job, self.step, self.preview_kind], **scrubbed)
         self.gallery.select(self.select, job, page, **GLUE)
         self.again.click(self.use_again, [job, self.picture], [classes, count, self.controls.seed], **GLUE)
-        self.wire_recipe([self.offered, *self.controls.inputs])
+        self.wire_recipe([self.picker_model, *self.controls.inputs])
         gr.api(self.generate, api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
@@ -141,14 +141,14 @@ class Generate(RunTab):
         # A picture of before may have been clicked while this run waited.
         yield {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
         with plain_errors():
-            job = self.ask(*asked)
-        yield from self.follow(job)
+            job = self.make_job(*asked)
+        yield from self.updates(job)
 
-    def ask(self, choice: PreviewChoice, offered: ModelInfo, *settings: Any) -> StepHistory:
+    def make_job(self, choice: PreviewChoice, picker_model: ModelInfo, *settings: Any) -> StepHistory:
         """The run of these settings."""
         request = self.controls.request(*settings)
         info = self.engine.describe(request.model)
-        check_offered(offered, info)
+        check_classes(picker_model, info)
         return StepHistory(request.for_labels(info.labels), info, choice)
 
     def preview(self, job: StepHistory, step: Frame) -> Update:
@@ -216,7 +216,7 @@ class Generate(RunTab):
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved picture says."""
         request, notes = recipes.to_request(recipe, info)
-        return request, {self.offered: info} | self.controls.updates(request, info), notes
+        return request, {self.picker_model: info} | self.controls.updates(request, info), notes
 
     def generate(
         self,

@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 
 from app.common import recipes
-from app.common.class_picker import NO_CLASS, check_offered, follow_model
+from app.common.class_picker import NO_CLASS, bind_to_model, check_classes
 from app.common.controls import setting_update
 from app.common.errors import plain_errors, sentence
 from app.common.images import publish, publish_picture
@@ -37,20 +37,20 @@ class Inpaint(Page):
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
-        self.offered = follow_model(studio, self.controls.classes)
+        self.picker_model = bind_to_model(studio, self.controls.classes)
         self._wire_settings(studio)
         self._wire_picture(studio)
         settings, model = self.controls.inputs, studio.model
         page = [self.source, self.results, studio.kept, *self.switched]
-        self.wire_run([self.painter, self.offered, model, self.source, *settings], page, js=SETTLED)
-        self.wire_recipe([self.preset, self.offered, self.job, *settings, *page], [self.source])
+        self.wire_run([self.painter, self.picker_model, model, self.source, *settings], page, js=SETTLED)
+        self.wire_recipe([self.preset, self.picker_model, self.job, *settings, *page], [self.source])
         gr.api(make_endpoint(self.engine, self.painter), api_name="inpaint", **GPU)
 
     def _wire_settings(self, studio: Studio) -> None:
         """A preset sets method, sampler and steps; so does a method, to its own; each by hand is no preset."""
         settings, model = self.controls.settings, studio.model
         method, sampler, steps = (settings[key] for key in ("method", "sampler", "num_inference_steps"))
-        for event in (studio.opened.success, studio.page.load):
+        for event in (studio.model_opened.success, studio.page.load):
             event(self.offer_methods, [model, method], [method, sampler, steps, self.preset], **GLUE)
         self.preset.input(self.apply_preset, [self.preset, model], [method, sampler, steps], **GLUE)
         method.input(self.bring_schedule, method, [sampler, steps, self.preset], **GLUE)
@@ -219,12 +219,12 @@ class Inpaint(Page):
 
     # --- a run -----------------------------------------------------------------------------------------------
 
-    def ask(
-        self, painted: Painted, offered: ModelInfo, model: str, source: SourceImage | None, *settings: Any
+    def make_job(
+        self, painted: Painted, picker_model: ModelInfo, model: str, source: SourceImage | None, *settings: Any
     ) -> InpaintJob:
         """The run of this picture, mask and settings."""
         info = self.engine.describe(model)
-        check_offered(offered, info)
+        check_classes(picker_model, info)
         if source is None:
             raise ValueError("There is no picture yet: open or paste one, or take an example.")
         request = self._request(model, painted, source, settings)
@@ -232,7 +232,7 @@ class Inpaint(Page):
         self.engine.check_time((request,))
         return InpaintJob(request, source)
 
-    def begun(self, job: InpaintJob) -> Update:
+    def queued(self, job: InpaintJob) -> Update:
         """The picture as it is, in the place of each variant."""
         before = pictures([job.source.display()] * len(job.captions), job.captions)
         return self.switch_to(RESULT, job) | {self.stage: gr.update(value=before, visible=True)}
@@ -280,7 +280,7 @@ class Inpaint(Page):
             notes.append("its mask is missing, or does not fit the picture: paint one")
         else:  # older recipes have it as the painter had it
             update |= self._edit(source, enlarge(mask, source.size))
-        update |= {self.preset: preset_of(request, presets_for(info)), self.offered: info}
+        update |= {self.preset: preset_of(request, presets_for(info)), self.picker_model: info}
         update |= self.controls.updates(request, info)
         method = gr.update(choices=method_choices(info), value=request.method)
         update[self.controls.settings["method"]] = method

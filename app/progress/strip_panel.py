@@ -120,13 +120,13 @@ class StripPanel(RunTab):
 
     # --- a run -----------------------------------------------------------------------------------------------
 
-    def ask(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> StripJob:
+    def make_job(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> StripJob:
         """The strip of these runs and settings."""
         choice = NO_CLASS if label is None else label
         request = to_request("", choice, 1, seed, num_inference_steps=steps, guidance_scale=scale)
         return StripJob(plan(self.runs(first, second), request))
 
-    def begun(self, job: StripJob) -> Update:
+    def queued(self, job: StripJob) -> Update:
         """The strip without its pictures."""
         return {self.bottom: gr.update(visible=True), self.stage: show(job.strip)}
 

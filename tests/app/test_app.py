@@ -17,12 +17,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.common import recipes
-from app.common.class_picker import NO_CLASS, check_offered, class_choices, for_model, room_for
+from app.common.class_picker import NO_CLASS, check_classes, class_choices, for_model, room_for
 from app.common.controls import draw_curve, steps_of, to_request
 from app.common.guidance_curve import guidance_curve
 from app.engine.engine import Engine
 from app.engine.settings import MAX_SEED
-from app.ui import build, launch, launch_options, offer
+from app.ui import build, launch, launch_options, model_choices
 from tests.helpers.stand_in import StandInPipeline
 
 ROOT = Path(__file__).parents[2]
@@ -174,15 +174,15 @@ def test_another_model_keeps_the_classes_that_it_has(engine: Engine) -> None:
     assert for_model(other, [2, 1], before=info)["value"] == [1, 0]
     assert for_model(info, [7], before=other)["value"] == [0]
     with pytest.raises(ValueError, match="still those of other: wait until shapes is open"):
-        check_offered(other, info)
+        check_classes(other, info)
     with pytest.raises(ValueError, match="shapes was replaced and has other classes now: load the page again"):
-        check_offered(dataclasses.replace(info, labels={0: "square", 1: "circle"}), info)
+        check_classes(dataclasses.replace(info, labels={0: "square", 1: "circle"}), info)
 
 
 def test_a_model_that_is_gone_stays_the_chosen_one(engine: Engine) -> None:
     """Catches a dropdown whose value is none of its choices: Gradio refuses every event that sends it."""
-    assert offer(engine, "shapes")["choices"] == ["shapes", "others"]
-    assert offer(engine, "run @ 7")["choices"] == ["shapes", "others", ("run @ 7 · gone", "run @ 7")]
+    assert model_choices(engine, "shapes")["choices"] == ["shapes", "others"]
+    assert model_choices(engine, "run @ 7")["choices"] == ["shapes", "others", ("run @ 7 · gone", "run @ 7")]
 
 
 def test_ddpm_offers_a_thousand_steps() -> None:

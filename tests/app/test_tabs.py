@@ -100,14 +100,14 @@ def test_a_page_does_not_wait_for_the_warm_up(engine: Engine, monkeypatch: pytes
     presets, over = handlers(engine, TimedPresets), threading.Event()
     monkeypatch.setattr(engine, "warm", lambda name: over.wait(60))
     engine.warm_in_background("shapes")
-    told = in_time(lambda: presets.tell_when_warm("shapes", *SETTINGS))
+    told = in_time(lambda: presets.update_when_warm("shapes", *SETTINGS))
     assert told.keys() == {presets.timer} and told[presets.timer].active
     over.set()
     engine._warming.join()
-    told = presets.tell_when_warm("shapes", *SETTINGS)
+    told = presets.update_when_warm("shapes", *SETTINGS)
     assert told.keys() == {presets.picker, presets.description, presets.timer} and not told[presets.timer].active
     empty = ("shapes", [0], None, *SETTINGS[2:])  # a number that is being typed
-    assert not presets.tell_when_warm(*empty)[presets.timer].active
+    assert not presets.update_when_warm(*empty)[presets.timer].active
 
 
 # --- Compare ---------------------------------------------------------------------------------------------------------

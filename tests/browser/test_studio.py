@@ -10,6 +10,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from app.common import recipes
+from app.engine.settings import SAMPLING
 
 WATCH = """() => {
   window.previews = new Set();
@@ -76,6 +77,16 @@ def test_the_page_fits_without_scrolling(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     assert "tiny" in page.inner_text("#about")
     assert "CPU" in page.inner_text("#about")
+
+
+def test_a_settings_help_is_seen_where_the_pointer_rests(page: Page) -> None:
+    """Catches a control without its line of help, and one whose help lies over the page all the time."""
+    for setting in SAMPLING.values():
+        help_line = page.locator(f"#generate-{setting.id} .info-text")
+        expect(help_line).to_have_text(setting.help)
+        expect(help_line).to_have_css("opacity", "0")
+        page.hover(f"#generate-{setting.id}")
+        expect(help_line).to_have_css("opacity", "1")
 
 
 def test_a_class_by_typing_previews_and_a_picture(page: Page) -> None:
