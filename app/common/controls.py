@@ -25,7 +25,7 @@ class RequestControls(Generic[AnyRequest]):
     classes: gr.Dropdown
     count: Component | None  # None: one image
     seed: gr.Number
-    settings: Mapping[str, Component]  # a key of the kind's table -> its control; what has none keeps its default
+    settings: dict[str, Component]  # a key of the kind's table -> its control; what has none keeps its default
 
     @property
     def inputs(self) -> list[Component]:

@@ -1,7 +1,6 @@
-"""What every tab that runs a model does: check what is asked, follow the run, end however it ends, load a recipe.
+"""What every tab that runs a model does: check what is asked, show the run, end however it ends, load a recipe.
 
-start button -> begin: ask -> job -> run: start, preview, preview, ..., result -> finish: summary
-                in no queue         in the queue of all visitors          however it ended
+start button -> begin: make_job, queued -> run: started, preview, preview, ..., result -> finish: ended
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,6 +52,22 @@ class RunTab:
     def __init__(self, studio: Studio):
         self.studio, self.engine = studio, studio.engine
         self.job = gr.State()  # the session's latest; None: forget it, also while it runs
+
+    def lay_out_columns(self) -> None:
+        """The controls in a narrow column at the left, what they make at the right."""
+        with gr.Row(equal_height=False, elem_classes="tab"):
+            with gr.Column(scale=0, min_width=400, elem_classes="controls"):
+                self.lay_out_controls()
+            with gr.Column(min_width=500, elem_classes="result", elem_id=f"{self.verb.lower()}-result"):
+                self.lay_out_result()
+
+    def lay_out_controls(self) -> None:
+        """The left column ..."""
+        raise NotImplementedError
+
+    def lay_out_result(self) -> None:
+        """The right column ..."""
+        raise NotImplementedError
 
     def lay_out_run(self) -> None:
         """The button that starts a run, and the one that takes its place to stop it."""

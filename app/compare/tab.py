@@ -55,22 +55,16 @@ class Compare(RunTab):
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=0, min_width=400, elem_classes="controls"):
-                self._lay_out_controls(studio)
-            with gr.Column(min_width=500, elem_classes="result"):
-                self.lay_out_status()
-                self.stage = gr.HTML(message("The grid comes here, cell by cell."), elem_id="compare-stage")
-                self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
+        self.lay_out_columns()
         self.picker_model = bind_to_model(studio, self.controls.classes)
         settings = [self.axis, self.values, *self.controls.inputs]
         self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
         self.wire_run([self.picker_model, studio.model, *settings], [self.stage, self.save])
         self.wire_recipe([self.picker_model, *settings])
 
-    def _lay_out_controls(self, studio: Studio) -> None:
-        labels = list(studio.info.labels)
-        classes = class_picker(studio.info, labels[:3], MAX_ROWS, "compare")
+    def lay_out_controls(self) -> None:
+        labels = list(self.studio.info.labels)
+        classes = class_picker(self.studio.info, labels[:3], MAX_ROWS, "compare")
         with gr.Row():
             self.axis = gr.Dropdown(
                 [(axis.name, key) for key, axis in AXES.items()],
@@ -81,7 +75,7 @@ class Compare(RunTab):
             )
             default = AXES["guidance_scale"].default
             self.values = gr.Textbox(default, label="Values", max_lines=1, min_width=120, elem_id="compare-values")
-        start, seed = Request.first(studio.info), seed_picker("compare")
+        start, seed = Request.first(self.studio.info), seed_picker("compare")
         settings = setting_controls(start, "compare", "sampler", "num_inference_steps")
         settings |= setting_controls(start, "compare", "guidance_scale", "guidance_power")
         settings |= setting_controls(start, "compare", "skip_unconditional")
@@ -89,6 +83,11 @@ class Compare(RunTab):
         bring_steps(settings)
         self.lay_out_run()
         self.lay_out_recipe()
+
+    def lay_out_result(self) -> None:
+        self.lay_out_status()
+        self.stage = gr.HTML(message("The grid comes here, cell by cell."), elem_id="compare-stage")
+        self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
 
     def offer_values(self, axis: str) -> str:
         """Values to begin with: of models, those there are now, oldest checkpoint first."""

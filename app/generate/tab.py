@@ -46,27 +46,24 @@ class Generate(RunTab):
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
-        with gr.Row(equal_height=False, elem_classes="tab"):
-            with gr.Column(scale=0, min_width=400, elem_classes="controls"):
-                self._lay_out_controls(studio)
-            with gr.Column(min_width=500, elem_classes="result"):
-                self._lay_out_result()
+        self.lay_out_columns()
         self.choice = gr.State(PreviewChoice())
         self.picture = gr.State()  # the file of the picture chosen in the gallery
         self.picker_model = bind_to_model(studio, self.controls.classes)
         self._wire(studio)
         studio.actions, studio.picture = self.actions, self.picture
 
-    def _lay_out_controls(self, studio: Studio) -> None:
-        start = Request.first(studio.info)
-        classes = class_picker(studio.info, [next(iter(studio.info.labels))], MAX_IMAGES, "generate")
+    def lay_out_controls(self) -> None:
+        info = self.studio.info
+        start = Request.first(info)
+        classes = class_picker(info, [next(iter(info.labels))], MAX_IMAGES, "generate")
         with gr.Row():
             self.any_class = gr.Button("Random class", size="sm", elem_id="generate-any-class")
             self.no_class = gr.Button("No class", size="sm", elem_id="generate-no-class")
         with gr.Row():
             count = control(NUM_IMAGES, 4, "generate")
             seed = seed_picker("generate")
-        self.presets = TimedPresets(studio.engine, start)
+        self.presets = TimedPresets(self.engine, start)
         settings = setting_controls(start, "generate", "sampler", "num_inference_steps")
         settings |= setting_controls(start, "generate", "guidance_scale", "guidance_power")
         curve = gr.HTML(elem_id="generate-curve")
@@ -77,7 +74,7 @@ class Generate(RunTab):
         self.lay_out_run()
         self.lay_out_recipe()
 
-    def _lay_out_result(self) -> None:
+    def lay_out_result(self) -> None:
         self.lay_out_status()
         self.stage = gr.HTML(
             message("The pictures come here, out of the noise."), elem_id="generate-stage", elem_classes="stage-box"

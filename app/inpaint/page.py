@@ -31,22 +31,15 @@ class Page(RunTab):
     def __init__(self, studio: Studio):
         super().__init__(studio)
         self.examples = find_examples()
-        first = InpaintRequest.first(studio.info)
-        with gr.Row(equal_height=False, elem_classes="tab"):
-            with gr.Column(scale=0, min_width=400, elem_classes="controls"):
-                classes, count, seed, settings = self._lay_out_controls(studio, first)
-            with gr.Column(min_width=500, elem_classes="result", elem_id="inpaint-result"):
-                self._lay_out_result()
-                settings |= setting_controls(first, "inpaint", "area", "grow", "feather")
-        self.controls = RequestControls(InpaintRequest, classes, count, seed, settings)
+        self.lay_out_columns()
         self.status.value = status_line(0, "Open a picture, paste one, or take an example.")
         self.source, self.results = gr.State(), gr.State()
         with studio.actions:
             self.send = gr.Button("Send to Inpaint", size="sm", scale=0, min_width=160, elem_id="generate-send")
 
-    def _lay_out_controls(
-        self, studio: Studio, first: InpaintRequest
-    ) -> tuple[gr.Dropdown, Component, gr.Number, dict[str, Component]]:
+    def lay_out_controls(self) -> None:
+        info = self.studio.info
+        self.first = InpaintRequest.first(info)
         with gr.Row():
             kinds = {"file_types": ["image"], "size": "sm", "min_width": 120}
             self.open_button = gr.UploadButton("Open picture", elem_id="inpaint-open", **kinds)
@@ -64,25 +57,25 @@ class Page(RunTab):
             elem_classes="strip",
         )
         classes = gr.Dropdown(
-            class_choices(studio.info.labels),
-            value=next(iter(studio.info.labels)),
+            class_choices(info.labels),
+            value=next(iter(info.labels)),
             label="Class (type to filter)",
             elem_id="inpaint-class",
         )
-        self.preset = preset_picker(presets_for(studio.info), FIRST_PRESET, "inpaint")
-        settings = setting_controls(first, "inpaint", "method", "sampler")
-        settings["method"].choices = method_choices(studio.info)
-        settings |= setting_controls(first, "inpaint", "num_inference_steps", "strength")
-        settings |= setting_controls(first, "inpaint", "guidance_scale", "guidance_power")
+        self.preset = preset_picker(presets_for(info), FIRST_PRESET, "inpaint")
+        settings = setting_controls(self.first, "inpaint", "method", "sampler")
+        settings["method"].choices = method_choices(info)
+        settings |= setting_controls(self.first, "inpaint", "num_inference_steps", "strength")
+        settings |= setting_controls(self.first, "inpaint", "guidance_scale", "guidance_power")
         with gr.Row():
             count = control(NUM_VARIANTS, 1, "inpaint")
             seed = seed_picker("inpaint")
-        settings |= setting_controls(first, "inpaint", "masked_content")
+        settings |= setting_controls(self.first, "inpaint", "masked_content")
+        self.controls = RequestControls(InpaintRequest, classes, count, seed, settings)
         self.lay_out_run()
         self.lay_out_recipe()
-        return classes, count, seed, settings
 
-    def _lay_out_result(self) -> None:
+    def lay_out_result(self) -> None:
         self.lay_out_status()
         self.painter = Painter(elem_id="inpaint-painter")
         self.stage = gr.HTML(visible=False, elem_id="inpaint-stage")
@@ -114,6 +107,8 @@ class Page(RunTab):
                 elem_id="inpaint-keep",
             )
             self.save = gr.DownloadButton("Save PNG", min_width=160, elem_id="inpaint-save", **small)
+        edges = setting_controls(self.first, "inpaint", "area", "grow", "feather")
+        self.controls.settings.update(edges)
 
     @property
     def switched(self) -> list[Component]:

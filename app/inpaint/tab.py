@@ -73,7 +73,7 @@ class Inpaint(Page):
         self.view.input(self.choose_view, [self.view, self.job, self.results], [*self.switched], **latest)
         edges = [self.controls.settings[key].change for key in ("area", "grow", "feather")]
         asked = [painter, model, source, *self.controls.inputs]
-        for event in (painter.overlay, studio.opened.success, *edges):
+        for event in (painter.overlay, studio.model_opened.success, *edges):
             event(self.draw_overlay, asked, painter, js=SETTLED, **latest)
         self.variants.select(self.select, self.results, [self.comparison, self.save, self.results], **GLUE)
 

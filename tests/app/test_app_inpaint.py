@@ -26,6 +26,7 @@ from app.ui import build
 from mdt_core.fingerprint import fingerprint
 from mdt_core.samplers import SAMPLERS
 from tests.helpers.stand_in_inpaint import InpaintingStandIn
+from tests.helpers.tiny import tiny_pipeline
 
 SETTINGS = InpaintRequest("a", (1, 1), (5, 6), method="repaint", num_inference_steps=6, grow=2, feather=1)
 PICTURE = Image.effect_noise((48, 40), 80).convert("RGB")
@@ -202,6 +203,19 @@ def test_previews_of_a_large_picture_are_small() -> None:
     assert max(frames[0].x_0[0].size) <= 640
     assert frames[-1].images[0].size == (4000, 3000)
     assert (np.asarray(frames[-1].images[0])[:990] == np.asarray(large)[:990]).all()
+
+
+@pytest.mark.parametrize(("method", "strength"), [("mdt", 1.0), ("repaint", 0.6), ("blend", 0.3)])
+def test_the_time_left_knows_what_the_pipeline_will_do(method: str, strength: float) -> None:
+    """Repeated steps, a shorter trajectory, passes left out: catches an estimate for other steps than those to come."""
+    change = {"method": method, "strength": strength, "num_inference_steps": 9, "masked_content": "auto"}
+    request = dataclasses.replace(REQUEST, class_labels=(0, 1), **change)
+    pipe, passes = tiny_pipeline(), []
+    stream = pipe.stream_inpaint
+    pipe.stream_inpaint = lambda *asked, **more: (passes.append(s.evaluations) or s for s in stream(*asked, **more))
+    *_, last = request.frames(pipe)
+    assert (last.evaluations, last.total) == (passes[-1], len(passes))
+    assert last.evaluations == sum(request.evaluations)
 
 
 # --- recipes -----------------------------------------------------------------------------------------------
