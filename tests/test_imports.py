@@ -123,6 +123,7 @@ def test_training_and_app_build_on_the_core_and_never_on_each_other():
 
 def test_gradio_only_in_the_app():
     assert {name for name in importers("gradio") if name.split(".")[0] != "app"} == set()
+    assert {name for name in importers("gradio") if name.startswith("app.engine")} == set()  # it knows no browser
 
 
 def test_accelerate_only_in_training():
