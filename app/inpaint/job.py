@@ -46,7 +46,7 @@ class InpaintJob(Job):
     def publish(self, images: Sequence[Image.Image], at: Component) -> None:
         """The results as files, and copies small enough for a browser."""
         source = self.source
-        before = publish_picture(source.display(), "display", at)
+        before = source.publish_display(at)
         files = display_files = publish_variants(self.requests[0], images, self.info, source.name, at)
         if source.display_size != source.size:
             display_files = [publish_picture(image.resize(source.display_size), "variant", at) for image in images]

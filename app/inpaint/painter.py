@@ -67,7 +67,7 @@ class Painter(Canvas):
         """The value that shows a picture, and a mask (H, W) bool of its own size."""
         shown = source.set_mask(mask)
         return {
-            "picture": publish_picture(source.display(), "display", self),
+            "picture": source.publish_display(self),
             "mask": publish_picture(to_image(shown), "mask", self) if shown.any() else None,
             "size": list(source.size),
             "turn": time_ns() // 1000,  # a larger number for every picture or mask that a page is sent

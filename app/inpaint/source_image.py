@@ -10,9 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from gradio.components import Component
 from PIL import Image
 
-from app.common.images import open_image
+from app.common.images import open_image, publish, to_png
 from app.inpaint.masks import enlarge, mask_png, read_mask, reduce
 from mdt_core.pipeline.canvas import MIN_SIDE
 
@@ -35,9 +36,10 @@ class SourceImage:
                 f"The picture has {width} x {height} pixels: it takes at least {MIN_SIDE} along each side."
             )
         self._folder = TemporaryDirectory(prefix="mdt-studio-")
-        image.save(self._file("image"))
+        image.save(self._file("image.bmp"))  # not compressed: a large picture is saved in a second
         self.display_size = fit_within(self.size, DISPLAY_SIDE)  # (W, H) pixels of the copy
-        image.resize(self.display_size, Image.Resampling.LANCZOS).save(self._file("display"))
+        copy = image.resize(self.display_size, Image.Resampling.LANCZOS)
+        self._file("display.png").write_bytes(to_png(copy))  # as it is sent: at every mask, and after every run
         self._mask: bytes | None = None  # the one that was set, as a PNG
 
     @classmethod
@@ -47,11 +49,15 @@ class SourceImage:
 
     def image(self) -> Image.Image:
         """The picture itself, RGB."""
-        return Image.open(self._file("image"))
+        return Image.open(self._file("image.bmp"))
 
     def display(self) -> Image.Image:
         """The copy, RGB."""
-        return Image.open(self._file("display"))
+        return Image.open(self._file("display.png"))
+
+    def publish_display(self, at: Component) -> str:
+        """The copy as a file that the browser can fetch where `at` serves its files from; the path."""
+        return publish(self._file("display.png").read_bytes(), "display", at)
 
     def set_mask(self, mask: np.ndarray | None) -> np.ndarray:
         """Take a mask of the picture's own size (H, W), or none -> what is shown of it, (h, w)."""
@@ -70,7 +76,7 @@ class SourceImage:
         return before & seen | enlarge(painted & ~reduce(before, self.display_size), self.size)
 
     def _file(self, name: str) -> Path:
-        return Path(self._folder.name) / f"{name}.bmp"  # not compressed: a large picture is saved in a second
+        return Path(self._folder.name) / name
 
 
 def fit_within(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -25,7 +25,8 @@ def class_index(label: ClassLabel, id2label: Mapping[int, str]) -> int:
     if label is None:
         return len(id2label)
     if isinstance(label, str):
-        alike = [index for index, name in id2label.items() if _loose(name) == _loose(label)]
+        loose = _loose(label)
+        alike = [index for index, name in id2label.items() if _loose(name) == loose]
         named = [index for index in alike if id2label[index] == label] or alike
         if len(named) > 1:
             candidates = " or ".join(f"{index} ({id2label[index]})" for index in named)

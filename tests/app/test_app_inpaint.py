@@ -32,6 +32,18 @@ SETTINGS = InpaintRequest("a", (1, 1), (5, 6), method="repaint", num_inference_s
 PICTURE = Image.effect_noise((48, 40), 80).convert("RGB")
 MASK = np.zeros((40, 48), bool)
 MASK[10:26, 12:30] = True
+NO_DEFAULTS = {
+    "guidance_scale": 2.5,
+    "guidance_power": 1.25,
+    "num_inference_steps": 9,
+    "sampler": "ddim",
+    "method": "blend",
+    "strength": 0.5,
+    "masked_content": "original",
+    "area": "masked",
+    "grow": 3,
+    "feather": 1,
+}
 
 
 def request_for(settings: InpaintRequest, picture: Image.Image, mask: np.ndarray) -> InpaintRequest:
@@ -225,21 +237,7 @@ def test_a_recipe_keeps_every_setting_the_mask_and_the_picture_it_was_for(tmp_pa
     """Catches a setting that is forgotten, a batch's seed, and a mask that is inverted."""
     engine, _ = make_engine()
     info = engine.describe("a")
-    settings = InpaintRequest(
-        "a",
-        (2, 2),
-        (7, 8),
-        2.5,
-        1.25,
-        9,
-        "ddim",
-        method="blend",
-        strength=0.5,
-        masked_content="original",
-        area="masked",
-        grow=3,
-        feather=1,
-    )
+    settings = InpaintRequest("a", (2, 2), (7, 8), **NO_DEFAULTS)
     request = request_for(settings, PICTURE, MASK)
     (tmp_path / "a.png").write_bytes(to_png(PICTURE, recipe_of(request, 1, info)))
     recipe = recipes.read(tmp_path / "a.png", kind="inpaint")
@@ -272,21 +270,7 @@ def test_controls_and_settings_are_each_others_inverse() -> None:
     """Catches controls in another order than their values."""
     engine, _ = make_engine()
     controls = tab_of(engine).controls
-    settings = InpaintRequest(
-        "a",
-        (2, 2, 2),
-        (7, 8, 9),
-        2.5,
-        1.25,
-        9,
-        "ddim",
-        method="blend",
-        strength=0.5,
-        masked_content="original",
-        area="masked",
-        grow=3,
-        feather=1,
-    )
+    settings = InpaintRequest("a", (2, 2, 2), (7, 8, 9), **NO_DEFAULTS)
     updates = controls.updates(settings, engine.describe("a"))
     values = {key: update["value"] if isinstance(update, dict) else update for key, update in updates.items()}
     assert controls.request("a", *[values[control] for control in controls.inputs]) == settings
