@@ -2,7 +2,9 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 class Parser(argparse.ArgumentParser):
@@ -11,6 +13,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Exit with status 2 and one line, without the usage."""
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse does, which takes the `--` of `--size=--` for no value at all and says nothing."""
+        args = sys.argv[1:] if args is None else list(args)
+        if empty := [arg for arg in args if arg.startswith("-") and arg.endswith("=--")]:
+            self.error(f"argument {empty[0][:-3]}: -- is no value")
+        return super().parse_known_args(args, namespace)
 
     def run(self, command: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None = None) -> None:
         """Parse and call; an error in what the arguments name ends as a wrong argument does."""
@@ -22,11 +31,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], int | float]:
-    """A type for `add_argument`: an int or a float from `low` to `high`; NaN is none."""
+    """A type for `add_argument`: an int or a float from `low` to `high`; NaN and infinity are none."""
 
     def convert(text: str) -> int | float:
         value = kind(text)
-        if not low <= value <= high or value == math.inf:
+        if not low <= value <= high or math.isinf(value):
             bounds = f"{low} or more" if high == math.inf else f"{low} to {high}"
             raise argparse.ArgumentTypeError(f"must be {bounds}, not {text}")
         return value

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from mdt_core.command_line import number
 from mdt_core.runs import write_whole
 from train.command import Parser
 
@@ -176,11 +177,11 @@ def load(folder: Path, split: str) -> Split:
 def main() -> None:
     parser = Parser(prog="python -m train.avatars", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", type=int, default=64, help="side in pixels (default 64)")
-    parser.add_argument("--train", type=int, default=3000, help="training images per class")
-    parser.add_argument("--validation", type=int, default=50, help="validation images per class")
-    parser.add_argument("--test", type=int, default=170, help="test images per class")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--size", type=number(int, 1), default=64, help="side in pixels (default 64)")
+    parser.add_argument("--train", type=number(int, 1), default=3000, help="training images per class")
+    parser.add_argument("--validation", type=number(int, 1), default=50, help="validation images per class")
+    parser.add_argument("--test", type=number(int, 1), default=170, help="test images per class")
+    parser.add_argument("--workers", type=number(int, 1), default=2)
 
     def command(folder: Path, size: int, workers: int, **counts: int) -> None:
         build(folder, size, counts, workers)

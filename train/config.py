@@ -3,6 +3,7 @@
 `python -m train --list` prints them with what each costs and what to expect of it.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from mdt_core.training.config import TrainingConfig
@@ -32,6 +33,8 @@ class Recipe:
         for name in ("samples_per_class", "sample_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.sample_guidance_scale < math.inf:
+            raise ValueError(f"sample_guidance_scale must be at least 0, not {self.sample_guidance_scale}")
 
     def describe(self) -> dict:
         return asdict(self)

@@ -14,6 +14,7 @@ import torch
 
 from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.acceleration.machine import choose_device
+from mdt_core.command_line import number
 from mdt_core.runs import Run, write_whole
 from mdt_core.saved_config import tidy_config
 from mdt_core.training.checkpoints import resumable
@@ -160,11 +161,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="run", help="the run folder")
     parser.add_argument("--vae", help="autoencoder folder or hub id; by default the run's own")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--step", type=int, help="checkpoint; by default the last")
+    parser.add_argument("--step", type=number(int, 0), help="checkpoint; by default the last")
     parser.add_argument("--half", action="store_true", help="store the weights in float16, in half the space")
     parser.add_argument("--as-run", action="store_true", help="write a small run folder for the Training progress tab")
-    parser.add_argument("--weights", type=int, nargs="*", default=[], help="with --as-run: steps whose weights to keep")
-    parser.add_argument("--until", type=int, metavar="STEP", help="with --as-run: leave out what came later")
+    parser.add_argument(
+        "--weights", type=number(int, 0), nargs="*", default=[], help="with --as-run: steps whose weights to keep"
+    )
+    parser.add_argument("--until", type=number(int, 0), metavar="STEP", help="with --as-run: leave out what came later")
     parser.call(write_export)
 
 

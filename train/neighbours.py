@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import trange
 
 from mdt_core.acceleration.machine import choose_device
+from mdt_core.command_line import number
 from mdt_core.pipeline.labelled_grid import LabelledGrid
 from train.command import Parser
 from train.evaluate import features, sources
@@ -148,8 +149,8 @@ def build_parser() -> Parser:
     parser.add_argument("--training", required=True, metavar="SOURCE", help="the training images, likewise")
     parser.add_argument("--held-out", metavar="SOURCE", help="default SET:validation; for others none, so no rates")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
-    parser.add_argument("--rows", type=int, default=12, help="samples in the picture (default 12)")
-    parser.add_argument("--neighbours", type=int, default=5, help="training images beside each (default 5)")
+    parser.add_argument("--rows", type=number(int, 1), default=12, help="samples in the picture (default 12)")
+    parser.add_argument("--neighbours", type=number(int, 1), default=5, help="training images beside each (default 5)")
     parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="whose features")
     sources.add_source_options(parser.add_argument)
     return parser
@@ -172,8 +173,6 @@ def spaces_of(args: argparse.Namespace) -> list[Space]:
 
 def run(args: argparse.Namespace) -> None:
     """Search, draw, report."""
-    if min(args.rows, args.neighbours) < 1:
-        raise ValueError("--rows and --neighbours must be at least 1")
     args.device = choose_device(args.device)
     spaces = spaces_of(args)
     neighbours = {s.name: nearest(s.samples, s.training, args.neighbours, args.device, s.name) for s in spaces}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from mdt_core.bench.rows import ROWS, Row, Setting
-from mdt_core.command_line import Parser
+from mdt_core.command_line import Parser, number
 
 Rows = Mapping[str, Callable[[Setting], Iterator[Row]]]
 
@@ -37,14 +37,10 @@ def main(
     """The command line over a table of rows, by name."""
     parser = Parser(prog=program, description=description)
     parser.add_argument("--rows", nargs="+", choices=table, default=list(table), metavar="ROW", help=", ".join(table))
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of every row (default 3)")
+    parser.add_argument("--repeats", type=number(int, 1), default=3, help="rounds of every row (default 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: as torch sets them)")
+    parser.add_argument("--threads", type=number(int, 1), help="CPU threads (default: as torch sets them)")
     options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        parser.error(f"--repeats must be at least 1, not {options.repeats}")
-    if options.threads is not None and options.threads < 1:
-        parser.error(f"--threads must be at least 1, not {options.threads}")
     if options.device not in ("cpu", "cuda") or (options.device == "cuda" and not torch.cuda.is_available()):
         parser.error(f"--device {options.device} is not here: choose cpu{' or cuda' * torch.cuda.is_available()}")
     if options.threads:

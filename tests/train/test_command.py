@@ -1,13 +1,19 @@
 """The programs of train/ tell what was wrong with a call in one line."""
 
+import re
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import train.latents.__main__ as latents_command
 from train.command import use_machine
+from train.config import RECIPES
+from train.settings import find_recipe
+
+ROOT = Path(__file__).parents[2]
 
 CALLS = {
     "autoencoder": "avatars --output-dir made --set data=nowhere",
@@ -52,10 +58,27 @@ def test_a_gpu_multiplies_by_tf32_and_a_cpu_as_ever(gpu, precision, monkeypatch)
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("wrong", ["--size=0", "--batch-size=0", "--workers=-1", "--balance=nan", "--balance=2"])
+@pytest.mark.parametrize(
+    "wrong", ["--size=0", "--size=--", "--batch-size=0", "--workers=-1", "--balance=nan", "--balance=2"]
+)
 def test_a_number_out_of_range_is_named_before_the_work(wrong, capsys, monkeypatch):
     """Catches a traceback, or hours of work with a setting that means nothing."""
     monkeypatch.setattr(sys, "argv", ["train.latents", "nowhere", "--vae", "nowhere", "--out", "nowhere", wrong])
     with pytest.raises(SystemExit, match="2"):
         latents_command.main()
-    assert f"argument {wrong.partition('=')[0]}: must be " in capsys.readouterr().err
+    assert f"argument {wrong.partition('=')[0]}: " in capsys.readouterr().err
+
+
+def test_no_program_takes_a_number_that_it_does_not_check():
+    """Catches a plain int or float on any command line: NaN, or a batch of 0 images, would pass."""
+    for path in (*ROOT.glob("mdt_core/bench/*.py"), *ROOT.glob("train/**/*.py"), ROOT / "app.py"):
+        assert not re.search(r"\btype=(int|float)\b", path.read_text("utf-8")), path
+
+
+@pytest.mark.parametrize(
+    "setting", ["learning_rate=-1e-3", "learning_rate=1e999", "weight_decay=-1", "min_snr_gamma=0", "max_bad_steps=-1"]
+)
+def test_a_setting_that_means_nothing_is_refused(setting):
+    """Catches hours of training uphill, or with weights of NaN."""
+    with pytest.raises(ValueError, match=setting.partition("=")[0]):
+        find_recipe(RECIPES, "avatars", [setting])

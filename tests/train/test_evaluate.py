@@ -229,14 +229,14 @@ def test_a_wrong_sweep_is_refused(sweep):
         ("--floor", "--reference is missing"),
         ("--floor --reference real.npz --grid g.png", "--floor has none"),
         ("--reconstruct avatars:test --samples real.npz", "needs the --model"),
-        ("--model m --num-images 0", "must be at least 1, got 0"),
+        ("--model m --num-images 0", "argument --num-images: must be 1 or more, not 0"),
         ("--samples real.npz --reference nowhere", "nowhere is neither"),
         ("--samples real.npz --reference avatars:test", "python -m train.avatars"),
         ("--model m --sweep scale=1:2:1 --grid g.png", "--sweep goes with"),
         ("--samples real.npz --reference real.npz --out x.npz", "sampled from a --model"),
         ("--model m --num-images 6 --out real.npz", "already, with other images"),
         ("--model is-not-opened-first --reference nowhere", "nowhere is neither"),
-        ("--model m --num-images many", "invalid int value"),
+        ("--model m --num-images many", "invalid number value"),
     ],
 )
 def test_a_wrong_call_ends_with_one_line(command, message, capsys):

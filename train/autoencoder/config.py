@@ -3,6 +3,7 @@
 A run folder holds its configuration as config.json, beside the weights. `--list` prints the recipes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -36,7 +37,7 @@ class StageConfig:
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, not {self.minutes}")
         for name in ("learning_rate", "critic_learning_rate", "critic_weight", "difference_weight"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.ema_decay <= 1:
             raise ValueError(f"ema_decay must be 0 to 1, not {self.ema_decay}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
+from mdt_core.command_line import number
 from mdt_core.runs import Run
 from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser
@@ -33,15 +34,24 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True)
     option = commands.add_parser("evaluate", help="KID and loss at milestones -> evaluation.jsonl").add_argument
     option("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    option("--num-images", type=int, default=400, help="samples of each milestone (default 400)")
-    option("--at", type=int, nargs="+", metavar="STEP", help="these checkpoints; default: all milestones")
-    option("--steps", type=int, default=20, help="of dpm++ (default 20)")
-    option("--scale", type=float, default=1.0, help="guidance scale (default 1: no guidance, the model alone)")
-    option("--power", type=float, default=0.0, help="guidance power (default 0: the same weight at all steps)")
-    option("--seed", type=int, default=0, help="seed of the first sample (default 0)")
+    option("--num-images", type=number(int, 1), default=400, help="samples of each milestone (default 400)")
+    option("--at", type=number(int, 0), nargs="+", metavar="STEP", help="these checkpoints; default: all milestones")
+    option("--steps", type=number(int, 1), default=20, help="of dpm++ (default 20)")
+    option(
+        "--scale", type=number(float, 0), default=1.0, help="guidance scale (default 1: no guidance, the model alone)"
+    )
+    option(
+        "--power", type=number(float, 0), default=0.0, help="guidance power (default 0: the same weight at all steps)"
+    )
+    option("--seed", type=number(int, 0), default=0, help="seed of the first sample (default 0)")
     option("--reference", metavar="SOURCE", default="avatars:test", help=f"real images: {sources.HELP}")
-    option("--validation-images", type=int, default=VALIDATION_IMAGES, help="latents of the loss, four draws each")
-    option("--batch-size", type=int, default=64, help="changes the speed, not the figures")
+    option(
+        "--validation-images",
+        type=number(int, 1),
+        default=VALIDATION_IMAGES,
+        help="latents of the loss, four draws each",
+    )
+    option("--batch-size", type=number(int, 1), default=64, help="changes the speed, not the figures")
     sources.add_source_options(option)
 
     option = commands.add_parser("report", help="evaluation.jsonl of several runs -> a table and a plot").add_argument
@@ -49,7 +59,7 @@ def build_parser() -> Parser:
     option("--baseline", required=True, metavar="NAME", help="the run whose final quality is to be reached")
     option("--out", type=Path, required=True, metavar="FOLDER", help="for report.md and convergence.png")
     in_turns = "take so many steps of each run in turns, for seconds that compare; default: the runs' own logs"
-    option("--in-turns", type=int, metavar="STEPS", help=in_turns)
+    option("--in-turns", type=number(int, 1), metavar="STEPS", help=in_turns)
     return parser
 
 

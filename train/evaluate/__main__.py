@@ -25,6 +25,7 @@ import torch
 from accelerate import PartialState
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
+from mdt_core.command_line import number
 from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser
 from train.evaluate import features, metrics, samples, sources
@@ -63,19 +64,21 @@ def build_parser() -> Parser:
     parser.add_argument("--reference", metavar="SOURCE", help="the real images; without it nothing is judged")
     parser.add_argument("--judge", choices=list(JUDGES), default="efflite0", help="the network that looks")
     parser.add_argument("--reconstruct", metavar="SOURCE", help="judge what the model's autoencoder makes of these")
-    parser.add_argument("--num-images", type=int, help="default 5000, or what --grid needs where nothing is judged")
+    parser.add_argument(
+        "--num-images", type=number(int, 1), help="default 5000, or what --grid needs where nothing is judged"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="default samples.npz, or beside the grid")
     parser.add_argument("--png-folder", type=Path, metavar="FOLDER", help="keep every image as a PNG too")
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw a labelled grid, one row per class")
-    parser.add_argument("--per-class", type=int, default=8, help="images in a row of the grid (default 8)")
+    parser.add_argument("--per-class", type=number(int, 1), default=8, help="images in a row of the grid (default 8)")
     parser.add_argument("--sampler", help="default of this and the next three: the model's own, or as published")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--scale", type=float, help="guidance scale")
-    parser.add_argument("--power", type=float, help="guidance power")
+    parser.add_argument("--steps", type=number(int, 1))
+    parser.add_argument("--scale", type=number(float, 0), help="guidance scale")
+    parser.add_argument("--power", type=number(float, 0), help="guidance power")
     sweep = f"one run per value of {', '.join(SWEEPS)}, and a plot beside --out"
     parser.add_argument("--sweep", metavar="WORD=FIRST:LAST:STEP", help=sweep)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
-    parser.add_argument("--batch-size", type=int, default=32, help="changes the speed, not the images")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="seed of the first image (default 0)")
+    parser.add_argument("--batch-size", type=number(int, 1), default=32, help="changes the speed, not the images")
     sources.add_source_options(parser.add_argument)
     return parser
 
@@ -92,9 +95,6 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--out and --png-folder are for images sampled from a --model")
     if args.sweep and (args.grid or args.png_folder or args.reconstruct or not args.model):
         raise ValueError("--sweep goes with --model alone, without --grid, --png-folder and --reconstruct")
-    for word in ("num_images", "per_class", "batch_size", "size"):
-        if getattr(args, word) is not None and getattr(args, word) < 1:
-            raise ValueError(f"--{word.replace('_', '-')} must be at least 1, got {getattr(args, word)}")
     if args.reference:
         sources.locate(args.reference, args.data)  # before anything is drawn
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mdt_core.command_line import number
 from train import avatars
 from train.latents.images import BrokenImage, DrawnImages, ImageFolder, check_readable
 
@@ -71,7 +72,7 @@ def add_source_options(option: Callable) -> None:
     """--data, --size and --device; `option` is a parser's `add_argument`."""
     option("--data", type=Path, default=Path("data"), help="folder of the drawn sets (default data)")
     as_training = "cut image files to squares of this side, as training does; default: they are of one size already"
-    option("--size", type=int, metavar="PX", help=as_training)
+    option("--size", type=number(int, 1), metavar="PX", help=as_training)
     option("--device", help="default: the best there is")
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mdt_core.acceleration.machine import choose_device
+from mdt_core.command_line import number
 from mdt_core.inpainting import DEFAULT_SCALE, METHODS, resampling_order
 from mdt_core.pipeline.pipeline import MDTPipeline
 from train.command import Parser
@@ -40,15 +41,21 @@ def build_parser() -> Parser:
     reference = "real pictures that the results are held against (default: SET:test of the same set)"
     parser.add_argument("--reference", metavar="SOURCE", help=reference)
     parser.add_argument("--out", type=Path, default=Path("runs/inpainting"), help="for results, grid.png, report.json")
-    parser.add_argument("--num-images", type=int, default=200)
-    parser.add_argument("--calls", type=int, default=100, help="model calls of every method (default 100)")
+    parser.add_argument("--num-images", type=number(int, 1), default=200)
+    parser.add_argument("--calls", type=number(int, 1), default=100, help="model calls of every method (default 100)")
     parser.add_argument("--methods", nargs="+", default=[*WITHOUT_MODEL, *METHODS], help=parse_method.__doc__)
     parser.add_argument("--masks", nargs="+", choices=MASKS, default=MASKS)
-    parser.add_argument("--scale", type=float, default=DEFAULT_SCALE, help="guidance scale (default %(default)s)")
-    parser.add_argument("--power", type=float, default=4.0, help="guidance power")
-    parser.add_argument("--grow", type=int, default=8, help="pixels by which the mask is dilated (default 8)")
-    parser.add_argument("--feather", type=int, default=8, help="pixels over which the new part fades in (default 8)")
-    parser.add_argument("--batch-size", type=int, default=25, help="changes the speed, not the pictures")
+    parser.add_argument(
+        "--scale", type=number(float, 0), default=DEFAULT_SCALE, help="guidance scale (default %(default)s)"
+    )
+    parser.add_argument("--power", type=number(float, 0), default=4.0, help="guidance power")
+    parser.add_argument(
+        "--grow", type=number(int, 0), default=8, help="pixels by which the mask is dilated (default 8)"
+    )
+    parser.add_argument(
+        "--feather", type=number(int, 0), default=8, help="pixels over which the new part fades in (default 8)"
+    )
+    parser.add_argument("--batch-size", type=number(int, 1), default=25, help="changes the speed, not the pictures")
     parser.add_argument("--device", help="default: the best there is")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the drawn sets (default data)")
     return parser
