@@ -84,9 +84,9 @@ def from_recipe(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Comparison,
     base, notes = to_request(recipe, info)
     columns = [recipe.get(name) for name in ("class_labels", "class_names", "values")]
     if not all(isinstance(column, list) for column in columns):
-        raise ValueError("The recipe in this PNG is damaged: it names no classes or values.")
+        raise ValueError("The recipe in this picture is damaged: it names no classes or values.")
     labels, names, values = columns
     try:
         return Comparison(base, find_classes(labels, names, info, notes), recipe.get("axis"), tuple(values)), notes
     except TypeError as error:
-        raise ValueError("The recipe in this PNG is damaged: its values cannot be used.") from error
+        raise ValueError("The recipe in this picture is damaged: its values cannot be used.") from error

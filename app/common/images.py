@@ -7,7 +7,6 @@ upright RGB picture.
 import base64
 import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,12 @@ from urllib.parse import quote
 import gradio as gr
 from gradio.components import Component
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
 from mdt_core.pipeline.image_arrays import to_rgb
+from mdt_core.pipeline.recipe import save_picture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 8192 * 8192
-RECIPE_KEY = "mdt-studio"  # of the text in a PNG that holds its recipe
 
 
 def open_image(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
@@ -66,12 +64,9 @@ def jpeg_uri(image: Image.Image, max_side: int) -> str:
 
 
 def to_png(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes:
-    """The picture as PNG bytes, with its recipe in a text of the file where there is one (see `recipes`)."""
-    text = PngInfo()
-    if recipe is not None:
-        text.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False))
+    """The picture as PNG bytes, with its recipe inside where there is one."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=text)
+    save_picture(image, buffer, recipe, "PNG")
     return buffer.getvalue()
 
 

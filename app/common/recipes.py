@@ -1,4 +1,4 @@
-"""Recipes: how a picture was made, kept in the text of its PNG, and read back.
+"""Recipes: how a picture was made, kept inside its file, and read back.
 
 A recipe is a flat JSON object. Reading is safe (a size limit, plain JSON, no pixel decoded, every value checked) and
 tolerant (unknown fields are ignored, missing or useless ones are named and keep their defaults), so that pictures of
@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.common.images import RECIPE_KEY, open_header
+from app.common.images import open_header
 from app.engine.model_info import ModelInfo
 from app.engine.request import NOWHERE, Request, class_named
 from app.engine.settings import SEED
+from mdt_core.pipeline.recipe import FORMATS, recipe_text
 
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels
 
@@ -56,20 +57,20 @@ def name_of(label: int | None, info: ModelInfo) -> str | None:
 
 
 def read(path: str | Path, kind: str = Request.kind) -> dict[str, Any]:
-    """The recipe in a PNG. ValueError where there is none, or one of another kind."""
-    image = open_header(path, formats=("PNG",))
+    """The recipe in a saved picture. ValueError where there is none, or one of another kind."""
+    image = open_header(path, FORMATS)
     try:
-        text = image.info.get(RECIPE_KEY) or image.text.get(RECIPE_KEY)  # the latter also finds text after the pixels
+        text = recipe_text(image)
     except Exception as error:  # a damaged file
-        raise ValueError("The PNG is damaged: its recipe cannot be read.") from error
+        raise ValueError("The picture is damaged: its recipe cannot be read.") from error
     if text is None:
-        raise ValueError("This PNG carries no recipe: only pictures saved by MDT Studio do.")
+        raise ValueError("This picture carries no recipe: only those saved by MDT Studio do.")
     try:
         recipe = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError("The recipe in this PNG is damaged.") from error
+        raise ValueError("The recipe in this picture is damaged.") from error
     if not isinstance(recipe, dict):
-        raise ValueError("The recipe in this PNG is damaged.")
+        raise ValueError("The recipe in this picture is damaged.")
     if recipe.get("kind") != kind:
         raise ValueError(f"This is a recipe for another tab: {shorten(recipe.get('kind'))}, not {kind!r}.")
     return recipe

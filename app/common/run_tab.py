@@ -79,7 +79,7 @@ class RunTab:
         """Where a recipe is dropped."""
         self.recipe = gr.File(
             label=f"Load recipe: drop a saved {self.makes}, or click",
-            file_types=[".png"],
+            file_types=[".png", ".jpg", ".jpeg", ".webp"],
             height=38,
             elem_id=f"{self.verb.lower()}-recipe",
             elem_classes="drop",

@@ -9,21 +9,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.common import recipes
 from app.common.comparison import Comparison, from_recipe, to_recipe
-from app.common.images import RECIPE_KEY, to_png
+from app.common.images import to_png
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 from app.engine.settings import MAX_SEED
+from mdt_core.pipeline.recipe import KEY, save_picture
 
 INFO = ModelInfo("avatars", "MDTv2", 10, {0: "circle", 1: "naïve ☂", 2: "crane", 3: "crane"}, 32, 8, 4, True, "cpu")
 PICTURE = Image.linear_gradient("L").convert("RGB")
 
 
-def save(folder: Path, recipe: object, key: str = RECIPE_KEY) -> Path:
+def save(folder: Path, recipe: object, key: str = KEY) -> Path:
     """A PNG that carries `recipe` as it is."""
     text = PngInfo()
     text.add_itxt(key, recipe if isinstance(recipe, str) else json.dumps(recipe))
@@ -140,7 +141,7 @@ def test_fields_of_later_versions_are_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "nonsense", "[1, 2]", "null", "{" * 3, "[" * 100_000])
 def test_damaged_recipes_are_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
     """Catches a JSON error, or a deep nesting, that reaches the visitor as a traceback."""
-    with pytest.raises(ValueError, match=r"The recipe in this PNG is damaged\."):
+    with pytest.raises(ValueError, match=r"The recipe in this picture is damaged\."):
         recipes.read(save(tmp_path, text))
 
 
@@ -148,12 +149,13 @@ def test_pictures_without_a_recipe_are_refused(tmp_path: Path) -> None:
     """Catches a foreign PNG, another format, no picture at all, a cut file."""
     with pytest.raises(ValueError, match="carries no recipe"):
         recipes.read(save(tmp_path, "{}", key="parameters"))
-    PICTURE.save(tmp_path / "a.jpg")
-    (tmp_path / "a.jpg").rename(tmp_path / "jpeg.png")
-    with pytest.raises(ValueError, match="not a PNG picture"):
-        recipes.read(tmp_path / "jpeg.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "A holiday"
+    PICTURE.save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(ValueError, match="carries no recipe"):
+        recipes.read(tmp_path / "a.jpg")
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(ValueError, match="not a PNG picture"):
+    with pytest.raises(ValueError, match="not a PNG/JPEG/WEBP picture"):
         recipes.read(tmp_path / "text.png")
     PICTURE.save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
@@ -161,14 +163,22 @@ def test_pictures_without_a_recipe_are_refused(tmp_path: Path) -> None:
         recipes.read(tmp_path / "cut.png")
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_every_format_that_can_hold_a_recipe_does(tmp_path: Path, suffix: str) -> None:
+    """Catches names lost outside ASCII, and a JPEG or WebP that forgets how it was made."""
+    recipe = recipes.of_image(Request("avatars", (1,), (7,)), 0, INFO)
+    save_picture(PICTURE, tmp_path / f"a.{suffix}", recipe)
+    assert recipes.read(tmp_path / f"a.{suffix}") == recipe
+
+
 def test_a_text_that_swells_when_unpacked_is_refused(tmp_path: Path) -> None:
     """A compressed text of 300 MB in a small file: catches a reader that unpacks it all."""
     PICTURE.save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
-    body = RECIPE_KEY.encode() + b"\0\0" + zlib.compress(b" " * 300_000_000, 9)
+    body = KEY.encode() + b"\0\0" + zlib.compress(b" " * 300_000_000, 9)
     chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
-    with pytest.raises(ValueError, match=r"not a PNG picture|damaged|no recipe"):
+    with pytest.raises(ValueError, match=r"not a PNG/JPEG/WEBP picture|damaged|no recipe"):
         recipes.read(tmp_path / "a.png")
 
 

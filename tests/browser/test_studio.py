@@ -190,7 +190,7 @@ def test_a_file_without_recipe_is_told(page: Page, tmp_path: Path) -> None:
     """Catches a bare "Error" on a picture from elsewhere."""
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     page.set_input_files("#generate-recipe input[type=file]", tmp_path / "a.png")
-    expect(page.locator(".toast-body")).to_contain_text("This PNG carries no recipe")
+    expect(page.locator(".toast-body")).to_contain_text("This picture carries no recipe")
 
 
 def test_two_visitors_take_turns(page: Page, another: Page) -> None:
