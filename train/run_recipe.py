@@ -20,8 +20,9 @@ from mdt_core.acceleration.machine import cpus_alone, devices
 from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.presets import model_config
 from mdt_core.runs import Run
-from mdt_core.training.checkpoints import initialize_from, resumable
+from mdt_core.training.checkpoints import resumable
 from mdt_core.training.config import exponential_steps
+from mdt_core.training.initialize import initialize_from
 from mdt_core.training.loop import PROCESS_TIMEOUT, explain_write_errors, train
 from mdt_core.weights.hub import open_autoencoder
 from train.config import Recipe
@@ -52,7 +53,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     model = create_model(recipe.model, side, len(id2label), recipe.decoder_layers, channels, recipe.without)
     begun = ""
     if recipe.init_from is not None and not resumable(run):
-        begun = ", " + initialize_from(model, recipe.init_from)
+        begun = ", " + initialize_from(model, recipe.init_from, id2label)
     if accelerator.is_main_process:
         with explain_write_errors(run):
             run.write_config(config)

@@ -1,0 +1,106 @@
+"""How a training begins with another model's weights, of the same sizes or smaller ones, on any classes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from mdt_core.layers import LabelEmbedder
+from mdt_core.runs import pipeline_of
+from mdt_core.transformer import MDT, MDTTransformer
+from mdt_core.weights.growth import grow
+from mdt_core.weights.hub import listed
+from mdt_core.weights.official import detect, load_official, read_state_dict
+
+Labels = Mapping[int, str]  # class index -> name
+
+
+def initialize_from(model: MDTTransformer, source: str | Path, id2label: Labels | None = None) -> str:
+    """Begin with the weights of another model.
+
+    A class keeps its row of the class table by its name, wherever it stands in the two models; a class that the other
+    model does not know has a fresh row. Where names are missing on one side, the rows go by index if the numbers of
+    classes agree, else all are fresh. The null class is taken over. A narrower or shallower model is grown
+    (`mdt_core.weights.growth`); all else must fit.
+
+    Args:
+        model: freshly initialised.
+        source: a run's checkpoint or a pipeline (a folder with a transformer/), a transformer's own folder, or a
+            published file.
+        id2label: the names of `model`'s classes.
+
+    Returns:
+        in words, what was done, and which classes were kept, added and dropped.
+
+    Raises:
+        ValueError: there is no model, or it is of another class or does not fit; what differs is named.
+    """
+    other = _open(Path(source), model.config.decoder_layers)
+    classes = _adopt_classes(other, model.config.num_classes, _class_names(Path(source)), id2label or {})
+    theirs, ours = ({"class": type(m).__name__, **m.config} for m in (other, model))
+    # A part left out shows in the keys of the state.
+    differing = [key for key in ours if key[0] != "_" and key != "without" and ours[key] != theirs.get(key)]
+    if differing:
+        try:
+            grow(other, model)
+        except ValueError as error:
+            sizes = ", ".join(f"{key} {theirs.get(key)} there and {ours[key]} here" for key in differing)
+            raise ValueError(f"{source} is another model: {sizes}; {error}") from error
+        millions = sum(p.numel() for p in other.parameters()) / 1e6
+        return f"grown from the {millions:.1f}M parameters of {source}{classes}"
+    try:
+        model.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{source} is another model: {' '.join(str(error).split())}") from error
+    return f"beginning with the weights of {source}{classes}"
+
+
+def _adopt_classes(other: MDTTransformer, num_classes: int, theirs: Labels, ours: Labels) -> str:
+    """Give a model the class table of our classes, in place; what became of its own, in words."""
+    old = other.y_embedder.embedding_table.weight
+    if theirs and ours:
+        index_of = {name: index for index, name in theirs.items()}
+        origin = [index_of.get(ours[label]) for label in range(num_classes)]
+    else:
+        agree = num_classes == other.config.num_classes
+        origin = [label if agree else None for label in range(num_classes)]
+    table = LabelEmbedder(num_classes, old.shape[1])
+    torch.nn.init.normal_(table.embedding_table.weight, std=0.02)  # as a fresh model's
+    with torch.no_grad():
+        for row, index in zip(table.embedding_table.weight, [*origin, other.config.num_classes], strict=True):
+            if index is not None:
+                row.copy_(old[index])
+    kept = set(origin) - {None}
+    added = [ours.get(label, f"class {label}") for label, index in enumerate(origin) if index is None]
+    dropped = [theirs.get(index, f"class {index}") for index in range(other.config.num_classes) if index not in kept]
+    other.y_embedder = table
+    other.register_to_config(num_classes=num_classes)
+    return f"; {len(kept)} classes kept{_named('added', added)}{_named('dropped', dropped)}"
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    return f", {len(names)} {what} ({listed(list(names), most=5)})" if names else ""
+
+
+def _class_names(source: Path) -> dict[int, str]:
+    """The class names of a pipeline, or of the run that a checkpoint belongs to; empty where there are none."""
+    index = source / "model_index.json"
+    if not index.is_file():
+        try:
+            index = pipeline_of(source)[1] / "model_index.json"
+        except (ValueError, OSError):
+            return {}
+    names = json.loads(index.read_text("utf-8")).get("id2label") if index.is_file() else None
+    return {int(label): str(name) for label, name in (names or {}).items()}
+
+
+def _open(source: Path, v1_decoder_layers: int) -> MDTTransformer:
+    """The model of a published file, a pipeline, a checkpoint or a transformer's folder."""
+    if source.is_file():
+        is_v1 = detect(read_state_dict(source))[0] is MDT  # its file alone does not say how deep its decoder is
+        return load_official(source, decoder_layers=v1_decoder_layers if is_v1 else None)
+    folder = source / "transformer" if (source / "transformer").is_dir() else source
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{source} holds no model: a checkpoint, a pipeline folder or a published file is needed")
+    return MDTTransformer.from_pretrained(folder)
