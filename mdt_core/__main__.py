@@ -8,6 +8,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -50,6 +51,9 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     """The arguments of `generate`."""
     _add_model(parser)
     _add_sampling(parser, *(f"the model's own, else {value}" for value in ("25", "dpm++", "3.8")))
+    parser.add_argument(
+        "--preset", choices=("fast", "balanced", "slow"), default="balanced", help="the model's own (%(default)s)"
+    )
     parser.set_defaults(run=run_generate)
 
 
@@ -126,7 +130,8 @@ def run_generate(args: argparse.Namespace) -> None:
     """One image of one class into a file."""
     _check_image_path(args.out)
     pipe = _open_pipeline(args)
-    _write_last_image(pipe, args, pipe.stream([args.label], **_sampling(args)))
+    preset = asdict(pipe.sampling_presets[args.preset])
+    _write_last_image(pipe, args, pipe.stream([args.label], **preset | _sampling(args)))
 
 
 def run_inpaint(args: argparse.Namespace) -> None:

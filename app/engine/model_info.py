@@ -9,6 +9,7 @@ import torch
 from app.engine.settings import SAMPLING
 from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.fingerprint import fingerprint
+from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.transformer import MDT
 from mdt_core.weights.hub import expand
 
@@ -32,6 +33,7 @@ class ModelInfo:
     dtype: str = "float32"
     weights: str = ""  # tells whether they are those that a recipe was made with
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)  # a key of SAMPLING -> the model's own value
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "fast", "balanced", "slow" -> the same
 
     @property
     def slow(self) -> bool:
@@ -44,7 +46,7 @@ def describe_pipeline(name: str, pipe: Any, device: str, dtype: str) -> ModelInf
     config = pipe.transformer.config
     parameters = sum(p.numel() for p in pipe.transformer.parameters())
     chosen = choose_dtype(dtype, torch.device(device), config.hidden_size)
-    own = getattr(pipe, "sampling_defaults", None)
+    presets = {name: usable(own) for name, own in getattr(pipe, "sampling_presets", {}).items()}
     info = ModelInfo(
         name=name,
         architecture=type(pipe.transformer).__name__,
@@ -57,14 +59,18 @@ def describe_pipeline(name: str, pipe: Any, device: str, dtype: str) -> ModelInf
         device=device,
         dtype=str(chosen).removeprefix("torch."),
         weights=weights_of(pipe),
-        sampling_defaults={
-            key: setting.nearest(getattr(own, key)) for key, setting in SAMPLING.items() if hasattr(own, key)
-        },
+        sampling_defaults=presets.get("balanced", {}),
+        presets=presets,
     )
     if not info.slow:
         return info
     steps = min(FEW_STEPS, info.sampling_defaults.get("num_inference_steps", FEW_STEPS))
     return replace(info, sampling_defaults=info.sampling_defaults | {"num_inference_steps": steps})
+
+
+def usable(own: SamplingSettings) -> dict[str, Any]:
+    """A model's own settings by their keys in SAMPLING, each the nearest that the page can show."""
+    return {key: setting.nearest(getattr(own, key)) for key, setting in SAMPLING.items() if hasattr(own, key)}
 
 
 def weights_of(pipe: Any) -> str:

@@ -28,7 +28,7 @@ from mdt_core.pipeline.image_arrays import Picture, mask_array, picture_array, t
 from mdt_core.pipeline.labels import ClassLabel, ClassLabels, Seeds, class_index, class_indices, image_seeds
 from mdt_core.pipeline.outputs import MDTPipelineOutput, PipelineStep, pipeline_steps
 from mdt_core.pipeline.parts import published_parts, read_folder
-from mdt_core.pipeline.settings import SamplingSettings
+from mdt_core.pipeline.settings import SamplingSettings, sampling_presets
 from mdt_core.samplers import generators, initial_latents, sample, sampling_timesteps
 from mdt_core.saved_config import tidy_config
 from mdt_core.transformer import MDTTransformer
@@ -46,7 +46,8 @@ class MDTPipeline(DiffusionPipeline):
             when first needed if absent.
         guidance_channels: epsilon channels that guidance acts on by default; 3 as published, None for all.
         sampling_defaults: what `stream` begins with where a call leaves it open, any of `sampler`,
-            `num_inference_steps`, `guidance_scale` and `guidance_power`; the others as published.
+            `num_inference_steps`, `guidance_scale` and `guidance_power`; the others as published. Under "presets" it
+            may carry "fast" and "slow" too, see `mdt_core.pipeline.settings.sampling_presets`.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class MDTPipeline(DiffusionPipeline):
         self.register_modules(transformer=transformer.eval(), vae=vae.eval())
         names = {int(index): name for index, name in (id2label or {}).items()}
         self.id2label = {i: names.get(i, f"class {i}") for i in range(transformer.config.num_classes)}
-        SamplingSettings.of_model(sampling_defaults)  # checked
+        sampling_presets(sampling_defaults)  # checked
         self.register_to_config(
             id2label=self.id2label,
             preview_weights=preview_weights,
@@ -124,12 +125,17 @@ class MDTPipeline(DiffusionPipeline):
     @property
     def sampling_defaults(self) -> SamplingSettings:
         """What `stream` begins with where a call leaves it open. Set it to a dict, or to None for the published."""
-        return SamplingSettings.of_model(self.config.sampling_defaults)
+        return self.sampling_presets["balanced"]
 
     @sampling_defaults.setter
     def sampling_defaults(self, entries: dict | None) -> None:
-        SamplingSettings.of_model(entries)  # checked
+        sampling_presets(entries)  # checked
         self.register_to_config(sampling_defaults=entries)
+
+    @property
+    def sampling_presets(self) -> dict[str, SamplingSettings]:
+        """The settings of "fast", "balanced" (the `sampling_defaults`) and "slow", whole, for any model."""
+        return sampling_presets(self.config.sampling_defaults)
 
     def class_index(self, label: ClassLabel) -> int:
         """The index of a class given by index or name, as `mdt_core.pipeline.labels.class_index` finds it."""

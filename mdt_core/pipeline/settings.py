@@ -1,7 +1,7 @@
 """How a trajectory is run: sampler, steps and guidance, as published or as a model carries them in its folder."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
@@ -28,21 +28,6 @@ class SamplingSettings:
         find_sampler(self.sampler, self.num_inference_steps)
         check_guidance(self.guidance_scale, self.guidance_power)
 
-    @classmethod
-    def of_model(cls, entries: Mapping[str, Any] | None) -> "SamplingSettings":
-        """The settings of a model that carries these entries; the others are as published.
-
-        Raises:
-            ValueError: an entry is wrong, or there is none of its name.
-        """
-        entries, names = entries or {}, [field.name for field in fields(cls)]
-        if not isinstance(entries, Mapping) or set(entries) - set(names):
-            raise ValueError(f"sampling_defaults is a dict with any of {', '.join(names)}, not {entries!r}")
-        try:
-            return cls(**entries)
-        except ValueError as error:
-            raise ValueError(f"sampling_defaults: {error}") from error
-
     def but(
         self,
         sampler: str | None = None,
@@ -63,3 +48,43 @@ class SamplingSettings:
     def guidance(self) -> dict[str, float]:
         """Scale and power, as `guidance.guide` takes them."""
         return {"guidance_scale": self.guidance_scale, "guidance_power": self.guidance_power}
+
+
+# A preset -> what it changes of "balanced", where a model carries no such preset of its own: `slow` is the paper's.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "fast": {"sampler": "dpm++", "num_inference_steps": 10},
+    "balanced": {},
+    "slow": {"sampler": "ddpm", "num_inference_steps": 250},
+}
+
+
+def sampling_presets(entries: Mapping[str, Any] | None) -> dict[str, SamplingSettings]:
+    """The settings of each preset for a model that carries these `sampling_defaults`.
+
+    Args:
+        entries: any fields of `SamplingSettings`, which are "balanced", the others as published; and under "presets"
+            the names "fast" and "slow", each with the fields in which it differs from "balanced".
+
+    Raises:
+        ValueError: an entry is wrong, or there is none of its name.
+    """
+    entries = {} if entries is None else entries
+    own = entries.get("presets", {}) if isinstance(entries, Mapping) else {}
+    if not isinstance(own, Mapping) or set(own) - {"fast", "slow"}:
+        raise ValueError(f'the presets in sampling_defaults are a dict with any of "fast" and "slow", not {own!r}')
+    balanced = _replaced(SamplingSettings(), entries, "sampling_defaults", also=("presets",))
+    changes = {**PRESETS, **own}
+    return {name: _replaced(balanced, changes[name], f'the preset "{name}" in sampling_defaults') for name in PRESETS}
+
+
+def _replaced(
+    settings: SamplingSettings, entries: Mapping[str, Any], name: str, also: tuple[str, ...] = ()
+) -> SamplingSettings:
+    """Settings with these entries in place of their own; `name` is what an error calls them."""
+    names = [field.name for field in fields(SamplingSettings)]
+    if not isinstance(entries, Mapping) or set(entries) - {*names, *also}:
+        raise ValueError(f"{name} is a dict with any of {', '.join([*names, *also])}, not {entries!r}")
+    try:
+        return replace(settings, **{key: value for key, value in entries.items() if key in names})
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -9,7 +9,7 @@ import torch
 from gradio_client import Client
 
 from app.engine.engine import Engine
-from app.engine.model_info import version_of, weights_of
+from app.engine.model_info import describe_pipeline, version_of, weights_of
 from app.engine.models import Models, checkpoint_name, find_models, name_of
 from app.engine.request import Request
 from app.ui import build, launch
@@ -47,6 +47,17 @@ def test_weights_are_told_apart(run: Run) -> None:
     with torch.no_grad():
         one.vae.decoder.layers[-1].bias += 1e-3
     assert weights_of(one) != before
+
+
+def test_a_page_is_told_a_models_presets_as_far_as_it_can_show_them() -> None:
+    """Catches presets that stay in the pipeline, and a scale beyond the slider's end."""
+    pipe = tiny_pipeline()
+    pipe.sampling_defaults = {"guidance_scale": 12, "presets": {"fast": {"num_inference_steps": 4}}}
+    info = describe_pipeline("tiny", pipe, "cpu", "float32")
+    balanced = {"sampler": "dpm++", "num_inference_steps": 25, "guidance_scale": 10, "guidance_power": 4.0}
+    slow = balanced | {"sampler": "ddpm", "num_inference_steps": 250}
+    assert info.presets == {"fast": balanced | {"num_inference_steps": 4}, "balanced": balanced, "slow": slow}
+    assert info.sampling_defaults == balanced
 
 
 @pytest.mark.parametrize("harm", ["cut short", "empty", "no config", "a key less", "another model's", "no pipeline"])

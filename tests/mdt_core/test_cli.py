@@ -93,12 +93,19 @@ def test_generate_writes_what_the_pipeline_makes(pipeline, tmp_path, capsys):
 def test_a_model_is_drawn_with_its_own_settings_unless_others_are_chosen(pipeline, tmp_path, capsys):
     """Catches a default of the command line that stands before the one that the model carries."""
     own = {"sampler": "ddim", "num_inference_steps": 3, "guidance_scale": 2.5, "guidance_power": 0.5}
+    fast = {"num_inference_steps": 2, "guidance_scale": 1.5}
     saved = MDTPipeline.from_pretrained(pipeline)
-    MDTPipeline(saved.transformer, saved.vae, id2label=NAMES, sampling_defaults=own).save_pretrained(tmp_path / "own")
+    MDTPipeline(
+        saved.transformer, saved.vae, id2label=NAMES, sampling_defaults=own | {"presets": {"fast": fast}}
+    ).save_pretrained(tmp_path / "own")
     run("info", "--model", tmp_path / "own")
     assert "3 steps of ddim, guidance scale 2.5, power 0.5" in capsys.readouterr().out
-    for flags, chosen in [([], {}), (["--steps", 2, "--power", 1], {"num_inference_steps": 2, "guidance_power": 1.0})]:
-        out = tmp_path / f"{len(flags)}.png"
+    for flags, chosen in [
+        ([], {}),
+        (["--steps", 2, "--power", 1], {"num_inference_steps": 2, "guidance_power": 1.0}),
+        (["--preset", "fast", "--scale", 2], fast | {"guidance_scale": 2.0}),
+    ]:
+        out = tmp_path / "star.png"
         run("generate", "--model", tmp_path / "own", "--class", "star", "--seed", 7, *flags, "--out", out)
         expected = saved.optimize()(class_labels=[2], seeds=[7], **own | chosen).images[0]
         assert Image.open(out).tobytes() == expected.tobytes()

@@ -71,6 +71,11 @@ def test_they_are_saved_with_the_folder(pipe, tmp_path):
         ({"guidance_scale": -1}, "guidance_scale must be a finite number of at least 0, not -1"),
         ({"guidance_power": "4"}, "guidance_power must be a finite number of at least 0, not '4'"),
         ("ddim", "sampling_defaults is a dict with any of .* not 'ddim'"),
+        ({"presets": ["fast"]}, r"the presets in sampling_defaults are .* not \['fast'\]"),
+        ({"presets": {"balanced": {}}}, "the presets in sampling_defaults are .* not {'balanced': {}}"),
+        ({"presets": {"fast": 6}}, 'the preset "fast" in sampling_defaults is a dict with any of sampler, .* not 6'),
+        ({"presets": {"slow": {"presets": {}}}}, 'the preset "slow" in sampling_defaults is a dict with any of'),
+        ({"presets": {"slow": {"sampler": "dpm++", "num_inference_steps": 300}}}, '"slow" in .*: dpm.. takes 1 to 250'),
     ],
 )
 def test_a_wrong_entry_is_named_when_it_is_set_and_when_it_is_opened(pipe, tmp_path, wrong, message):
@@ -85,6 +90,29 @@ def test_a_wrong_entry_is_named_when_it_is_set_and_when_it_is_opened(pipe, tmp_p
     index.write_text(json.dumps(json.loads(index.read_text()) | {"sampling_defaults": wrong}))
     with pytest.raises(ValueError, match=f"cannot be opened: .*{message}"):
         MDTPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "own, fast, slow",
+    [
+        (None, {"num_inference_steps": 10}, {"sampler": "ddpm", "num_inference_steps": 250}),
+        ({"guidance_scale": 2}, {"num_inference_steps": 10}, {"sampler": "ddpm", "num_inference_steps": 250}),
+        (
+            OWN | {"presets": {"fast": {"num_inference_steps": 2}, "slow": {"guidance_scale": 3.0}}},
+            {"num_inference_steps": 2},
+            {"guidance_scale": 3.0},
+        ),
+    ],
+)
+def test_every_model_has_three_presets_and_carries_what_is_its_own(pipe, tmp_path, own, fast, slow):
+    """Catches a preset that is not whole, or that forgets what "balanced" says, and one that is lost on the way."""
+    pipe.sampling_defaults = own
+    pipe.save_pretrained(tmp_path)
+    presets = MDTPipeline.from_pretrained(tmp_path).sampling_presets
+    balanced = PUBLISHED | {key: value for key, value in (own or {}).items() if key != "presets"}
+    expected = {"fast": balanced | fast, "balanced": balanced, "slow": balanced | slow}
+    assert presets == {name: SamplingSettings(**settings) for name, settings in expected.items()}
+    assert presets["balanced"] == pipe.sampling_defaults
 
 
 def test_inpainting_has_its_methods_settings_and_the_models_power(pipe):

@@ -21,11 +21,12 @@ class Pipeline:
     """Stands in for the pipeline: class c is a grey of 60 c with noise that grows with the guidance scale."""
 
     num_classes, id2label = 3, {0: "cat", 1: "dog", 2: "owl"}
-    sampling_defaults = SamplingSettings(guidance_scale=2.5, num_inference_steps=12)
     calls = 0
 
     def __init__(self) -> None:
         self.components = {}
+        balanced = SamplingSettings(guidance_scale=2.5, num_inference_steps=12)
+        self.sampling_presets = {"fast": balanced.but(num_inference_steps=5), "balanced": balanced}
 
     def __call__(self, class_labels, seeds, guidance_scale, **settings):
         Pipeline.calls += 1
@@ -78,8 +79,8 @@ def test_the_models_own_settings_are_what_it_begins_with(capsys):
     own = call(capsys, SAMPLE)
     assert (own["guidance_scale"], own["num_inference_steps"]) == (2.5, 12)
     assert (own["guidance_power"], own["sampler"]) == (4.0, "dpm++")  # as published, where it carries none
-    given = call(capsys, f"{SAMPLE.replace('out.npz', 'given.npz')} --scale 1 --sampler ddim")
-    assert (given["guidance_scale"], given["num_inference_steps"], given["sampler"]) == (1, 12, "ddim")
+    given = call(capsys, f"{SAMPLE.replace('out.npz', 'given.npz')} --preset fast --scale 1 --sampler ddim")
+    assert (given["guidance_scale"], given["num_inference_steps"], given["sampler"]) == (1, 5, "ddim")
 
 
 def test_the_figures_tell_good_from_bad(capsys):

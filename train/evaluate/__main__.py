@@ -26,6 +26,7 @@ from accelerate import PartialState
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
 from mdt_core.command_line import number
+from mdt_core.pipeline.settings import PRESETS
 from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser
 from train.evaluate import features, metrics, samples, sources
@@ -71,7 +72,8 @@ def build_parser() -> Parser:
     parser.add_argument("--png-folder", type=Path, metavar="FOLDER", help="keep every image as a PNG too")
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw a labelled grid, one row per class")
     parser.add_argument("--per-class", type=number(int, 1), default=8, help="images in a row of the grid (default 8)")
-    parser.add_argument("--sampler", help="default of this and the next three: the model's own, or as published")
+    parser.add_argument("--preset", choices=list(PRESETS), default="balanced", help="of the model (default balanced)")
+    parser.add_argument("--sampler", help="default of this and the next three: the preset's")
     parser.add_argument("--steps", type=number(int, 1))
     parser.add_argument("--scale", type=number(float, 0), help="guidance scale")
     parser.add_argument("--power", type=number(float, 0), help="guidance power")
@@ -107,7 +109,7 @@ def sample(args: argparse.Namespace, state: PartialState) -> list[Candidate]:
         weights=samples.weights_fingerprint(pipe),
         num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
         first_seed=args.seed,
-        **asdict(pipe.sampling_defaults.but(args.sampler, args.steps, args.scale, args.power)),
+        **asdict(pipe.sampling_presets[args.preset].but(args.sampler, args.steps, args.scale, args.power)),
     )
     out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
     runs = {out: sampling}
