@@ -13,7 +13,7 @@ from app.common.guidance_curve import guidance_curve
 from app.common.studio import GLUE, Update
 from app.engine.model_info import ModelInfo
 from app.engine.request import AnyRequest, Request, counting
-from app.engine.settings import SEED, Choice, Number, Setting, steps_for
+from app.engine.settings import KEEP_SEED, SEED, Choice, Number, Setting, steps_for
 from mdt_core.samplers import SAMPLERS
 
 
@@ -26,6 +26,7 @@ class RequestControls(Generic[AnyRequest]):
     count: Component | None  # None: one image
     seed: gr.Number
     settings: dict[str, Component]  # a key of the kind's table -> its control; what has none keeps its default
+    keep_seed: gr.Checkbox | None = None  # off: every run draws a seed of its own; None: it never does
 
     @property
     def inputs(self) -> list[Component]:
@@ -48,6 +49,8 @@ class RequestControls(Generic[AnyRequest]):
             self.classes: gr.update(choices=class_choices(info.labels), value=value),
             self.seed: request.seeds[0],
         }
+        if self.keep_seed is not None:
+            update[self.keep_seed] = True
         if self.count is not None:
             update[self.count] = len(request.seeds)
         values = {key: getattr(request, key) for key in self.settings}
@@ -100,22 +103,40 @@ def control(setting: Setting, value: Any, prefix: str) -> Component:
             return gr.Checkbox(value, container=False, elem_classes="small", **named)
 
 
-def seed_picker(prefix: str) -> gr.Number:
-    """A seed with dice."""
-    with gr.Row(elem_classes="seed"):
-        seed = gr.Number(
-            0,
-            label=SEED.label,
-            info=SEED.help,
-            precision=0,
-            minimum=SEED.low,
-            maximum=SEED.high,
-            min_width=80,
-            elem_id=f"{prefix}-{SEED.id}",
-        )
-        dice = gr.Button("⚄", size="sm", min_width=40, scale=0, elem_id=f"{prefix}-dice", elem_classes="dice")
+def seed_picker(prefix: str, keep_seed: gr.Checkbox | None = None) -> gr.Number:
+    """A seed with dice. `keep_seed`: turned on where one is typed or thrown."""
+    with gr.Column(min_width=140, elem_classes="tight"):
+        with gr.Row(elem_classes="seed"):
+            seed = gr.Number(
+                0,
+                label=SEED.label,
+                info=SEED.help,
+                precision=0,
+                minimum=SEED.low,
+                maximum=SEED.high,
+                min_width=80,
+                elem_id=f"{prefix}-{SEED.id}",
+            )
+            dice = gr.Button(
+                "Draw a new seed", size="sm", min_width=40, scale=0, elem_id=f"{prefix}-dice", elem_classes="dice"
+            )
+        if keep_seed is not None:
+            keep_seed.render()
+            gr.on([seed.input, dice.click], lambda: True, outputs=keep_seed, **GLUE)
     dice.click(random_seed, outputs=seed, **GLUE)
     return seed
+
+
+def keep_seed_switch(prefix: str) -> gr.Checkbox:
+    """Whether runs keep the seed; shown by `seed_picker`."""
+    return gr.Checkbox(
+        label=KEEP_SEED.label,
+        info=KEEP_SEED.help,
+        container=False,
+        render=False,
+        elem_id=f"{prefix}-{KEEP_SEED.id}",
+        elem_classes="small",
+    )
 
 
 def random_seed() -> int:

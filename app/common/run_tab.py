@@ -14,6 +14,7 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from app.common import recipes
+from app.common.controls import RequestControls, random_seed
 from app.common.errors import plain_errors, warn
 from app.common.stage import WAITING, status_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update
@@ -48,6 +49,8 @@ class RunTab:
     makes: str = "picture"  # what is saved, and loaded again as a recipe
     kind: str  # of its recipes
     ready: str  # the status line before a run
+    controls: RequestControls | None = None
+    seed_at: int | None = None  # where the seed stands among what `make_job` takes, if a run may draw a new one
 
     def __init__(self, studio: Studio):
         self.studio, self.engine = studio, studio.engine
@@ -101,6 +104,9 @@ class RunTab:
             js: what the browser does first: a function of the values of `asked` that returns them.
         """
         page = [*page, self.start, self.stop, self.status, self.job]
+        if self.controls and self.controls.keep_seed:
+            self.seed_at = asked.index(self.controls.seed)
+            asked, page = [*asked, self.controls.keep_seed], [*page, self.controls.seed]
         begun, inputs = self.start.click, asked
         if check_first:
             begun, inputs = self.start.click(self.begin, asked, page, js=js, **CHECK).success, [self.job]
@@ -120,10 +126,21 @@ class RunTab:
 
     def begin(self, *asked: Any) -> Update:
         """Check what is asked before the run joins the queue."""
+        values, seed = self.with_seed(asked)
         with plain_errors():
-            job = self.make_job(*asked)
+            job = self.make_job(*values)
         waiting = {self.start: gr.update(visible=False), self.stop: gr.update(visible=True), self.status: WAITING}
-        return waiting | {self.job: job} | self.queued(job)
+        return waiting | seed | {self.job: job} | self.queued(job)
+
+    def with_seed(self, asked: Sequence[Any]) -> tuple[Sequence[Any], Update]:
+        """What `make_job` takes, with a new seed unless the last of `asked` says to keep it; and how that is shown."""
+        if self.seed_at is None:
+            return asked, {}
+        *values, keep = asked
+        if keep:
+            return values, {}
+        values[self.seed_at] = random_seed()
+        return values, {self.controls.seed: values[self.seed_at]}
 
     def run(self, job: Job | None) -> Iterator[Update]:
         """Step by step; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""

@@ -69,6 +69,9 @@ class Switch(Setting):
 
 
 SEED = Number("seed", "Seed", "seed", "The noise to begin with: the same seed gives the same picture.", 0, MAX_SEED)
+KEEP_SEED = Switch(
+    "choice to keep the seed", "Keep the seed", "keep-seed", "Off: every run begins with a seed of its own."
+)
 NUM_IMAGES = Number("number of images", "Images", "count", "How many to draw; their seeds count up.", 1, MAX_IMAGES)
 NUM_STEPS = Number(
     "number of steps",

@@ -14,6 +14,7 @@ from app.common.controls import (
     RequestControls,
     bring_steps,
     control,
+    keep_seed_switch,
     seed_picker,
     setting_controls,
     show_guidance_curve,
@@ -62,13 +63,14 @@ class Generate(RunTab):
             self.no_class = gr.Button("No class", size="sm", elem_id="generate-no-class")
         with gr.Row():
             count = control(NUM_IMAGES, 4, "generate")
-            seed = seed_picker("generate")
+            keep_seed = keep_seed_switch("generate")
+            seed = seed_picker("generate", keep_seed)
         self.presets = TimedPresets(self.engine, start)
         settings = setting_controls(start, "generate", "sampler", "num_inference_steps")
         settings |= setting_controls(start, "generate", "guidance_scale", "guidance_power")
         curve = gr.HTML(elem_id="generate-curve")
         settings |= setting_controls(start, "generate", "skip_unconditional")
-        self.controls = RequestControls(Request, classes, count, seed, settings)
+        self.controls = RequestControls(Request, classes, count, seed, settings, keep_seed)
         bring_steps(settings)
         show_guidance_curve(self.controls, curve)
         self.lay_out_run()
@@ -123,8 +125,9 @@ class Generate(RunTab):
         self.step.input(self.scrub, [job, self.step], **scrubbed)
         self.preview_kind.input(self.choose_preview, [self.choice, job, self.step, self.preview_kind], **scrubbed)
         self.gallery.select(self.select, job, page, **GLUE)
-        self.again.click(self.use_again, [job, self.picture], [classes, count, self.controls.seed], **GLUE)
-        self.wire_recipe([self.picker_model, *self.controls.inputs])
+        used = [classes, count, self.controls.seed, self.controls.keep_seed]
+        self.again.click(self.use_again, [job, self.picture], used, **GLUE)
+        self.wire_recipe([self.picker_model, *self.controls.inputs, self.controls.keep_seed])
         gr.api(self.generate, api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
@@ -136,9 +139,10 @@ class Generate(RunTab):
     def run(self, *asked: Any) -> Iterator[Update]:
         """Asks when its turn has come: a check before the queue would delay the first preview by a round trip."""
         # A picture of before may have been clicked while this run waited.
-        yield {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
+        values, seed = self.with_seed(asked)
+        yield seed | {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
         with plain_errors():
-            job = self.make_job(*asked)
+            job = self.make_job(*values)
         yield from self.updates(job)
 
     def make_job(self, choice: PreviewChoice, picker_model: ModelInfo, *settings: Any) -> StepHistory:
@@ -200,13 +204,13 @@ class Generate(RunTab):
         label = f"Use seed {job.request.seeds[index]} again"
         return {self.picture: job.files[index], self.again: gr.update(value=label, interactive=True)}
 
-    def use_again(self, job: StepHistory, picture: str) -> tuple[list[int], int, int]:
-        """The chosen picture's class and seed, for one image."""
+    def use_again(self, job: StepHistory, picture: str) -> tuple[list[int], int, int, bool]:
+        """The chosen picture's class and seed, for one image, and the seed is kept."""
         if picture not in job.files:  # another run has begun
-            return gr.skip(), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         index = job.files.index(picture)
         label = job.request.class_labels[index]
-        return [NO_CLASS if label is None else label], 1, job.request.seeds[index]
+        return [NO_CLASS if label is None else label], 1, job.request.seeds[index], True
 
     # --- recipes and clients ---------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app.common.class_picker import class_choices
-from app.common.controls import RequestControls, control, seed_picker, setting_controls
+from app.common.controls import RequestControls, control, keep_seed_switch, seed_picker, setting_controls
 from app.common.presets import preset_picker
 from app.common.run_tab import RunTab
 from app.common.stage import status_line
@@ -69,9 +69,10 @@ class Page(RunTab):
         settings |= setting_controls(self.first, "inpaint", "guidance_scale", "guidance_power")
         with gr.Row():
             count = control(NUM_VARIANTS, 1, "inpaint")
-            seed = seed_picker("inpaint")
+            keep_seed = keep_seed_switch("inpaint")
+            seed = seed_picker("inpaint", keep_seed)
         settings |= setting_controls(self.first, "inpaint", "masked_content")
-        self.controls = RequestControls(InpaintRequest, classes, count, seed, settings)
+        self.controls = RequestControls(InpaintRequest, classes, count, seed, settings, keep_seed)
         self.lay_out_run()
         self.lay_out_recipe()
 

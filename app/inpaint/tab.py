@@ -43,7 +43,8 @@ class Inpaint(Page):
         settings, model = self.controls.inputs, studio.model
         page = [self.source, self.results, studio.kept, *self.switched]
         self.wire_run([self.painter, self.picker_model, model, self.source, *settings], page, js=SETTLED)
-        self.wire_recipe([self.preset, self.picker_model, self.job, *settings, *page], [self.source])
+        set_by_recipe = [self.preset, self.picker_model, self.job, *settings, self.controls.keep_seed, *page]
+        self.wire_recipe(set_by_recipe, [self.source])
         gr.api(make_endpoint(self.engine, self.painter), api_name="inpaint", **GPU)
 
     def _wire_settings(self, studio: Studio) -> None:

@@ -167,6 +167,7 @@ def test_paint_run_compare_and_paint_on(page: Page, picture: Path, tmp_path: Pat
     mask before the last stroke, and a variant that cannot be painted on, or not with its mask."""
     start_with(page, picture)
     put(page, "count", 2)
+    put(page, "seed", 0)
     paint(page, (0.45, 0.4), (0.55, 0.5))
     page.keyboard.press("Control+Enter")  # at once: the server does not have the mask yet
     first = inpaint(page, tmp_path, "first.png", start=False)

@@ -93,6 +93,7 @@ def test_a_class_by_typing_previews_and_a_picture(page: Page) -> None:
     """Catches a filter that does not filter a thousand classes, a preview that stands still, a flat result."""
     pick(page, "golden retr")
     expect(page.locator("#generate-classes")).to_contain_text("golden retriever")
+    put(page, "generate-seed", 0)
     put(page, "generate-steps", 20)
     page.evaluate(WATCH)
     found = generate(page)
@@ -167,14 +168,17 @@ def test_a_dropped_picture_sets_all_controls_and_comes_out_again(page: Page) -> 
 
 
 def test_ctrl_enter_and_the_same_seed_again(page: Page) -> None:
-    """Catches a shortcut that fires twice or not at all, and a button that takes another picture's seed."""
+    """Catches a shortcut that fires twice or not at all, and a button that takes another seed or keeps none."""
     put(page, "generate-steps", 3)
     page.click("#generate-seed input")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#generate-gallery img").first).to_be_visible()
     page.locator("#generate-gallery .grid-container button").nth(2).click()
-    page.click("text=Use seed 2 again")
-    page.wait_for_function("document.querySelector('#generate-seed input').value == 2")
+    seed = value_of(page, "generate-seed")  # of its own, for nobody typed one
+    expect(page.get_by_label("Keep the seed").first).not_to_be_checked()
+    page.click(f"text=Use seed {seed + 2:.0f} again")
+    expect(page.locator("#generate-seed input")).to_have_value(f"{seed + 2:.0f}")
+    expect(page.get_by_label("Keep the seed").first).to_be_checked()
     assert value_of(page, "generate-count") == 1
 
 
@@ -229,6 +233,7 @@ def test_another_model_can_be_chosen(page: Page) -> None:
     expect(page.locator("#about")).to_contain_text("128 px")
     expect(page.locator("#generate-classes")).not_to_contain_text("tench")
     pick(page, "landscape")
+    put(page, "generate-seed", 0)
     put(page, "generate-steps", 8)
     page.evaluate(WATCH)
     found = generate(page)
