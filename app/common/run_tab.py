@@ -34,7 +34,7 @@ class Job:
 
     def add(self, step: Any) -> bool:
         """Take in what the run yields, a `Frame` of its one request; whether it brings a new preview."""
-        self.done, self.total, self.seconds = step.index + 1, step.total, step.seconds
+        self.done, self.total, self.seconds = step.position + 1, step.num_steps, step.seconds
         return bool(step.x_0) and not step.images
 
 

@@ -59,7 +59,7 @@ WAITING = status_line(0, "Waiting for the model …")  # until a run's first ste
 def describe_step(frame: Frame) -> str:
     """Where a run is: step, speed, time left."""
     return (
-        f"Step <b>{frame.index + 1}</b> of {frame.total} · {frame.seconds_per_step:.2f} s per step"
+        f"Step <b>{frame.position + 1}</b> of {frame.num_steps} · {frame.seconds_per_step:.2f} s per step"
         f" · {duration(frame.seconds_left)} left"
     )
 

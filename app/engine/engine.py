@@ -123,16 +123,19 @@ class Engine:
         if ON_ZERO_GPU or self._visitors:  # there, the GPU is for visitors' runs alone
             return
         timed = Request(name, (0,), (0,), num_inference_steps=10)
+        batch = replace(timed, class_labels=(0,) * 4, seeds=(0,) * 4)  # takes less than four single pictures
         # steps of both kinds, which compile and fill caches
         guided = replace(timed, num_inference_steps=1, skip_unconditional=False)
         unguided = replace(timed, num_inference_steps=1, class_labels=(None,))
-        with closing(self._start((guided, unguided, timed))) as frames:
+        requests = (guided, unguided, timed, batch)
+        with closing(self._start(requests)) as frames:
             for frame in frames:
                 if self._visitors:
                     return
-                if frame.request_index == 2 and (frame.images or frame.seconds > WARM_SECONDS):
-                    self.record_time(timed, frame)
-                    return
+                if frame.request_index >= 2 and (frame.images or frame.seconds > WARM_SECONDS):
+                    self.record_time(requests[frame.request_index], frame)
+                    if not frame.images:
+                        return
 
     def warm_in_background(self, name: str) -> None:
         """`warm` beside whatever else goes on."""
@@ -157,8 +160,12 @@ class Engine:
             )
 
     def seconds(self, request: Request) -> float | None:
-        """What a request will take on this machine, as others of its model and kind did; None before the first."""
-        return self.speeds.estimate((request.model, request.kind), len(request.seeds), sum(request.evaluations))
+        """What a request will take on this machine, as others of its model did, of its kind if any; None before."""
+        of_kinds = (
+            self.speeds.estimate((request.model, kind), len(request.seeds), sum(request.evaluations))
+            for kind in (request.kind, Request.kind)
+        )
+        return next((seconds for seconds in of_kinds if seconds is not None), None)
 
     def _run(self, requests: Sequence[Request]) -> Iterator[Frame]:
         """As `run`. On ZeroGPU it works in another process."""

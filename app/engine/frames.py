@@ -21,7 +21,9 @@ class Frame:
 
     request_index: int  # among the requests of the run
     index: int  # of the step, from 0
-    total: int  # steps of this request
+    total: int  # steps of this request, repeated ones counted
+    position: int  # of the step on its trajectory, from 0: what is repeated comes back to it
+    num_steps: int  # of the whole trajectory, as was asked for
     seconds_per_step: float
     seconds_left: float  # of this request
     evaluations: int  # of the model for one image, so far
@@ -43,6 +45,8 @@ def frames_of(
     request_index: int = 0,
     costs: Sequence[int] | None = None,
     stored: Collection[int] = (),
+    positions: Sequence[int] | None = None,
+    num_steps: int | None = None,
 ) -> Iterator[Frame]:
     """The steps of a stream as frames.
 
@@ -53,6 +57,8 @@ def frames_of(
         draw: a step -> its previews, as a frame's `x_0` and `x_t`.
         costs: model evaluations of every step; all alike by default.
         stored: indices of the steps that can be looked at again afterwards.
+        positions: of every step on the trajectory; by default each step is one further.
+        num_steps: of the whole trajectory; by default as many as are run.
     """
     start = time.perf_counter()
     latest, cost = -math.inf, 0.0  # when the last preview was drawn, and the seconds that it took
@@ -65,6 +71,8 @@ def frames_of(
             request_index=request_index,
             index=index,
             total=total,
+            position=index if positions is None else positions[index],
+            num_steps=num_steps or total,
             seconds_per_step=(now - start) / (index + 1),
             seconds_left=(now - start) / done * left,
             evaluations=done,

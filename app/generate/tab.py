@@ -22,6 +22,7 @@ from app.common.controls import (
 )
 from app.common.errors import plain_errors
 from app.common.images import publish_picture, served
+from app.common.presets import TimedPresets
 from app.common.run_tab import RunTab
 from app.common.stage import WAITING, caption, describe_step, duration, message, status_line
 from app.common.studio import GLUE, GPU, Studio, Update
@@ -29,7 +30,7 @@ from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 from app.engine.settings import MAX_IMAGES, NUM_IMAGES
-from app.generate.presets import TimedPresets
+from app.generate.presets import describe_preset, presets_for
 from app.generate.step_history import PREVIEWS, PreviewChoice, StepHistory
 
 # What a click on Generate changes at once in the browser, while the run's first step is on its way
@@ -65,7 +66,7 @@ class Generate(RunTab):
             count = control(NUM_IMAGES, 4, "generate")
             keep_seed = keep_seed_switch("generate")
             seed = seed_picker("generate", keep_seed)
-        self.presets = TimedPresets(self.engine, start)
+        self.presets = TimedPresets(self.studio, start, presets_for, describe_preset)
         settings = setting_controls(start, "generate", "sampler", "num_inference_steps")
         settings |= setting_controls(start, "generate", "guidance_scale", "guidance_power")
         curve = gr.HTML(elem_id="generate-curve")
@@ -127,7 +128,7 @@ class Generate(RunTab):
         self.gallery.select(self.select, job, page, **GLUE)
         used = [classes, count, self.controls.seed, self.controls.keep_seed]
         self.again.click(self.use_again, [job, self.picture], used, **GLUE)
-        self.wire_recipe([self.picker_model, *self.controls.inputs, self.controls.keep_seed])
+        self.wire_recipe([self.picker_model, self.presets.model, *self.controls.inputs, self.controls.keep_seed])
         gr.api(self.generate, api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
@@ -217,7 +218,8 @@ class Generate(RunTab):
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved picture says."""
         request, notes = recipes.to_request(recipe, info)
-        return request, {self.picker_model: info} | self.controls.updates(request, info), notes
+        models = {self.picker_model: info, self.presets.model: info}
+        return request, models | self.controls.updates(request, info), notes
 
     def generate(
         self,

@@ -7,14 +7,14 @@ from gradio.components import Component
 
 from app.common.class_picker import class_choices
 from app.common.controls import RequestControls, control, keep_seed_switch, seed_picker, setting_controls
-from app.common.presets import preset_picker
+from app.common.presets import TimedPresets
 from app.common.run_tab import RunTab
 from app.common.stage import status_line
 from app.common.studio import Studio, Update
 from app.engine.model_info import ModelInfo
 from app.inpaint.job import InpaintJob, Results
 from app.inpaint.painter import BeforeAfter, Painter
-from app.inpaint.request import FIRST_PRESET, NUM_VARIANTS, InpaintRequest, presets_for
+from app.inpaint.request import NUM_VARIANTS, InpaintRequest, presets_for
 from mdt_core.inpainting import METHODS
 
 PAINTING, RESULT = "paint", "result"
@@ -62,7 +62,7 @@ class Page(RunTab):
             label="Class (type to filter)",
             elem_id="inpaint-class",
         )
-        self.preset = preset_picker(presets_for(info), FIRST_PRESET, "inpaint")
+        self.presets = TimedPresets(self.studio, self.first, presets_for)
         settings = setting_controls(self.first, "inpaint", "method", "sampler")
         settings["method"].choices = method_choices(info)
         settings |= setting_controls(self.first, "inpaint", "num_inference_steps", "strength")

@@ -114,8 +114,13 @@ class InpaintRequest(Request):
     @property
     def evaluations(self) -> list[int]:
         per_step = super().evaluations
-        start = len(per_step) - max(1, round(self.strength * len(per_step)))
-        return [per_step[i] for i in resampling_order(start, len(per_step), METHODS[self.method])]
+        return [per_step[i] for i in self.positions]
+
+    @property
+    def positions(self) -> list[int]:
+        """Of every step on the trajectory, in the order of the run: a lower strength begins later, methods repeat."""
+        total = self.num_inference_steps
+        return resampling_order(total - max(1, round(self.strength * total)), total, METHODS[self.method])
 
     def check_mask(self, info: ModelInfo) -> None:
         """ValueError where the mask does not suit the picture or the model; cheap, and done before the queue."""
@@ -137,7 +142,8 @@ class InpaintRequest(Request):
 
         own = {key: getattr(self, key) for key in INPAINTING if key not in SAMPLING}
         steps = pipe.stream_inpaint(self.image, self.mask, **self.pipeline_arguments, **own)
-        return frames_of(steps, draw, request_index, self.evaluations)
+        places = {"positions": self.positions, "num_steps": self.num_inference_steps}
+        return frames_of(steps, draw, request_index, self.evaluations, **places)
 
 
 def presets_for(info: ModelInfo) -> Presets:

@@ -6,13 +6,14 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.events import Dependency
 
 from app.common import recipes
 from app.common.class_picker import NO_CLASS, bind_to_model, check_classes
 from app.common.controls import setting_update
 from app.common.errors import plain_errors, sentence
 from app.common.images import publish, publish_picture
-from app.common.presets import apply_preset, preset_of
+from app.common.presets import apply_preset
 from app.common.stage import describe_step, duration, message, pictures, status_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update
 from app.engine.frames import Frame
@@ -24,7 +25,7 @@ from app.inpaint.job import InpaintJob, Results
 from app.inpaint.masks import enlarge, open_mask
 from app.inpaint.page import PAINTING, RESULT, Page, method_choices
 from app.inpaint.painter import SETTLED, Painted, mask_of, uploaded
-from app.inpaint.request import FALLBACK, InpaintRequest, from_recipe, mask_from, presets_for, source_of
+from app.inpaint.request import FALLBACK, InpaintRequest, from_recipe, mask_from, source_of
 from app.inpaint.source_image import SourceImage
 from mdt_core.inpainting import METHODS
 
@@ -38,25 +39,22 @@ class Inpaint(Page):
     def __init__(self, studio: Studio):
         super().__init__(studio)
         self.picker_model = bind_to_model(studio, self.controls.classes)
-        self._wire_settings(studio)
         self._wire_picture(studio)
         settings, model = self.controls.inputs, studio.model
         page = [self.source, self.results, studio.kept, *self.switched]
-        self.wire_run([self.painter, self.picker_model, model, self.source, *settings], page, js=SETTLED)
-        set_by_recipe = [self.preset, self.picker_model, self.job, *settings, self.controls.keep_seed, *page]
+        run = self.wire_run([self.painter, self.picker_model, model, self.source, *settings], page, js=SETTLED)
+        self._wire_settings(studio, run)
+        set_by_recipe = [self.presets.model, self.picker_model, self.job, *settings, self.controls.keep_seed, *page]
         self.wire_recipe(set_by_recipe, [self.source])
         gr.api(make_endpoint(self.engine, self.painter), api_name="inpaint", **GPU)
 
-    def _wire_settings(self, studio: Studio) -> None:
-        """A preset sets method, sampler and steps; so does a method, to its own; each by hand is no preset."""
-        settings, model = self.controls.settings, studio.model
+    def _wire_settings(self, studio: Studio, run: Dependency) -> None:
+        """A method brings its sampler and its steps along; a model what it can do, and its own settings."""
+        settings = self.controls.settings
         method, sampler, steps = (settings[key] for key in ("method", "sampler", "num_inference_steps"))
-        for event in (studio.model_opened.success, studio.page.load):
-            event(self.offer_methods, [model, method], [method, sampler, steps, self.preset], **GLUE)
-        self.preset.input(self.apply_preset, [self.preset, model], [method, sampler, steps], **GLUE)
-        method.input(self.bring_schedule, method, [sampler, steps, self.preset], **GLUE)
-        sampler.input(self.bound_steps, [sampler, steps], [steps, self.preset], **GLUE)
-        steps.input(lambda: None, outputs=self.preset, **GLUE)
+        self.presets.wire(studio, self.controls, run, self.offer_methods)
+        method.input(self.bring_schedule, method, [sampler, steps], **GLUE)
+        sampler.input(self.bound_steps, [sampler, steps], steps, **GLUE)
 
     def _wire_picture(self, studio: Studio) -> None:
         model, source, painter, classes = studio.model, self.source, self.painter, self.controls.classes
@@ -80,29 +78,25 @@ class Inpaint(Page):
 
     # --- the settings ----------------------------------------------------------------------------------------
 
-    def offer_methods(self, model: str, method: str) -> Update:
-        """Another model was chosen: the methods that it can do, and another one where it cannot do the chosen one."""
+    def offer_methods(self, model: str, before: ModelInfo, *values: Any) -> Update:
+        """Another model was chosen: its own settings, and the methods that it can do, the chosen one among them."""
+        update = self.presets.follow(model, before, *values)
         choices = method_choices(self.engine.describe(model))
         control = self.controls.settings["method"]
-        if method in dict(choices).values():
-            return {control: gr.update(choices=choices)}
-        return self.bring_schedule(FALLBACK) | {control: gr.update(choices=choices, value=FALLBACK)}
-
-    def apply_preset(self, name: str, model: str) -> Update:
-        """Set what a preset sets; the other controls stay."""
-        return apply_preset(presets_for(self.engine.describe(model))[name], self.controls.settings)
+        method = update.get(control, dict(zip(self.controls.inputs, values, strict=True))[control])
+        possible = method if method in dict(choices).values() else FALLBACK
+        return update | {control: gr.update(choices=choices, value=possible)}
 
     def bring_schedule(self, method: str) -> Update:
         """A method was chosen: it brings its sampler and its steps along."""
         row = METHODS[method]
         schedule = {"sampler": row.sampler, "num_inference_steps": row.num_inference_steps}
-        return apply_preset(schedule, self.controls.settings) | {self.preset: None}
+        return apply_preset(schedule, self.controls.settings)
 
-    def bound_steps(self, sampler: str, steps: int) -> Update:
+    def bound_steps(self, sampler: str, steps: int) -> Any:
         """A sampler was chosen: no more steps than it takes."""
         values = {"sampler": sampler, "num_inference_steps": min(steps, steps_for(sampler).high)}
-        update = setting_update("num_inference_steps", values)
-        return {self.controls.settings["num_inference_steps"]: update, self.preset: None}
+        return setting_update("num_inference_steps", values)
 
     # --- the picture -----------------------------------------------------------------------------------------
 
@@ -281,7 +275,7 @@ class Inpaint(Page):
             notes.append("its mask is missing, or does not fit the picture: paint one")
         else:  # older recipes have it as the painter had it
             update |= self._edit(source, enlarge(mask, source.size))
-        update |= {self.preset: preset_of(request, presets_for(info)), self.picker_model: info}
+        update |= {self.presets.model: info, self.picker_model: info}
         update |= self.controls.updates(request, info)
         method = gr.update(choices=method_choices(info), value=request.method)
         update[self.controls.settings["method"]] = method

@@ -87,7 +87,7 @@ def test_a_trajectory_keeps_both_views_on_disk_and_goes_with_its_owner() -> None
     for index in range(0, 4, 2):
         tiles = [Image.new("RGB", (8, 8), (index * 60, 0, 0))] * 2
         noisy = [Image.new("RGB", (8, 8), (0, 0, index * 60))] * 2
-        history.add(Frame(0, index, 4, 0.1, 1.0, index + 1, 0, stored=True, x_0=tiles, x_t=noisy))
+        history.add(Frame(0, index, 4, index, 4, 0.1, 1.0, index + 1, 0, stored=True, x_0=tiles, x_t=noisy))
     assert history.stored == [0, 2]
     assert jpeg_uri(Image.new("RGB", (8, 8), (120, 0, 0)), 64) in history.at(3)
     history.choice.key = "x_t"

@@ -265,6 +265,6 @@ def test_a_warm_up_sees_both_kinds_of_step_and_tells_the_time() -> None:
     stream = loaded["A"].stream
     loaded["A"].stream = lambda **settings: asked.append(settings) or stream(**settings)
     engine.warm("a")
-    assert [len(request["class_labels"]) for request in asked] == [1, 1, 1]
+    assert [len(request["class_labels"]) for request in asked] == [1, 1, 1, 4]
     assert (asked[0]["skip_tolerance"], asked[1]["class_labels"]) == (0, [None])
     assert engine.seconds(ONE) > 0

@@ -12,14 +12,14 @@ import torch
 from app.common import recipes
 from app.common.comparison import Comparison
 from app.common.errors import MAX_NOTES, plain_errors, warn
+from app.common.presets import TimedPresets
 from app.common.stage import WAITING
 from app.compare.tab import Compare, GridJob
 from app.engine.engine import Engine
 from app.engine.request import Request
-from app.generate.presets import TimedPresets
 from app.generate.step_history import PreviewChoice
 from app.generate.tab import Generate
-from app.inpaint.request import FALLBACK
+from app.inpaint.request import FALLBACK, InpaintRequest, presets_for
 from app.inpaint.tab import Inpaint
 from app.ui import build
 from mdt_core.inpainting import METHODS
@@ -204,13 +204,22 @@ def test_of_many_notes_a_few_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_that_cannot_do_the_method_brings_another_with_its_own_steps(engine, monkeypatch):
     """Catches RePaint in half of the steps that it wants: those of the method before."""
-    tab, info = handlers(engine, Inpaint), engine.describe("shapes")
+    tab, info = handlers(engine, Inpaint), replace(engine.describe("shapes"), masked_pass=True)
     plain = replace(info, name="others", masked_pass=False)
     monkeypatch.setattr(engine, "describe", {"shapes": info, "others": plain}.get)
-    controls = tab.controls.settings
-    changed = tab.offer_methods("others", "mdt")
-    assert changed[controls["method"]]["value"] == FALLBACK and changed[tab.preset] is None
-    assert changed[controls["num_inference_steps"]]["value"] == METHODS[FALLBACK].num_inference_steps
-    assert changed[controls["sampler"]] == METHODS[FALLBACK].sampler
-    same = tab.offer_methods("others", "blend")
-    assert "value" not in same[controls["method"]] and controls["num_inference_steps"] not in same
+    controls = tab.controls
+
+    def follow(request: InpaintRequest) -> tuple[str, str, int]:
+        shown = controls.updates(request, info)
+        values = [value["value"] if isinstance(value, dict) else value for value in map(shown.get, controls.inputs)]
+        changed = tab.offer_methods("others", info, *values)
+        assert changed[tab.presets.model] == plain
+        method, sampler, steps = (controls.settings[key] for key in ("method", "sampler", "num_inference_steps"))
+        assert {name for _, name in changed[method]["choices"]} == {"blend", "repaint"}
+        return changed[method]["value"], changed[sampler], changed[steps]["value"]
+
+    best = InpaintRequest("shapes", (0,), (0,), **presets_for(info)["Best"])
+    row = METHODS[FALLBACK]
+    assert follow(best) == (FALLBACK, row.sampler, row.num_inference_steps)
+    assert follow(InpaintRequest.first(info)) == (FALLBACK, row.sampler, row.num_inference_steps // 2)
+    assert follow(replace(best, method="blend", num_inference_steps=33)) == ("blend", row.sampler, 33)

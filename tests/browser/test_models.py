@@ -1,5 +1,6 @@
 """Any checkpoint of a run draws in the browser, presets set what they say, and the first preview comes at once."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,16 @@ from mdt_core.runs import Run
 from tests.browser.test_studio import files, generate, put, value_of
 from tests.helpers.tiny import NAMES, write_run
 
+OWN = {"num_inference_steps": 9, "guidance_scale": 1.5}  # settings that a model carries
+
 
 @pytest.fixture
 def run(runs: Path) -> Iterator[Run]:
-    """A run that comes up while the app is running."""
-    yield write_run(runs / "tried", steps=(1, 2))
+    """A run that comes up while the app is running; it carries settings of its own."""
+    run = write_run(runs / "tried", steps=(1, 2))
+    index = runs / "tried" / "pipeline" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"sampling_defaults": OWN}))
+    yield run
     shutil.rmtree(runs / "tried")
 
 
@@ -27,10 +33,13 @@ def choose(page: Page, name: str) -> None:
 
 
 def test_a_checkpoint_draws_and_a_broken_one_is_told(page: Page, run: Run, tmp_path: Path) -> None:
-    """Catches a list made at start, classes of the model before, a recipe that hides the checkpoint, a bare "Error"."""
+    """Catches a list made at start, classes and settings of the model before, a recipe that hides the checkpoint, a
+    bare "Error"."""
     choose(page, "tried @ 2")
     expect(page.locator("#about")).to_contain_text("tried @ 2")
     expect(page.locator("#generate-classes")).to_contain_text(NAMES[0])
+    expect(page.locator("#generate-steps input[type=number]")).to_have_value("9")
+    assert value_of(page, "generate-scale") == 1.5 and value_of(page, "generate-power") == 4
     put(page, "generate-steps", 100)  # long enough for Stop to be seen
     put(page, "generate-count", 1)
     generate(page)
@@ -48,11 +57,11 @@ def test_presets_set_the_controls_and_say_what_they_take(page: Page) -> None:
     """Catches a preset that sets half of its settings, a figure that never comes, a picker that lies afterwards."""
     presets = page.locator("#generate-preset")
     expect(presets.get_by_text("Balanced · ")).to_be_visible()
-    presets.get_by_label("Paper").click()
+    presets.get_by_label("Slow").click()
     page.wait_for_function("document.querySelector('#generate-steps input[type=number]').value == 250")
     expect(page.locator("#generate-sampler input")).to_have_value("ddpm")
     expect(page.locator("#generate-skip input")).not_to_be_checked()
-    expect(page.locator("#generate-note")).to_contain_text("nothing skipped")
+    expect(page.locator("#generate-note")).to_contain_text("The paper's settings")
     put(page, "generate-steps", 7)
     expect(page.locator("#generate-note")).to_contain_text("Your own settings")
     assert presets.locator("input:checked").count() == 0

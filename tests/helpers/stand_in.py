@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from mdt_core.guidance import guidance_weight
+from mdt_core.pipeline.settings import sampling_presets
 from mdt_core.samplers import sampling_timesteps
 
 LABELS = {0: "circle", 1: "square", 2: "golden retriever", 3: "star <b>"}
@@ -42,6 +43,7 @@ class StandInPipeline:
         self.num_classes = len(self.id2label)
         self.transformer = torch.nn.Linear(4, 4)
         self.transformer.config = SimpleNamespace(hidden_size=4, patch_size=2)
+        self.sampling_presets = sampling_presets(None)
         self.seconds = seconds
         self.log: list[str] = []
 
