@@ -15,10 +15,11 @@ from app.engine.model_info import ModelInfo
 from app.generate.tab import Generate
 from app.inpaint.tab import Inpaint
 from app.progress.tab import NAME, TrainingProgress
+from app.walk.tab import Walk
 
 ROOM = Path(__file__).parent
 ASSETS = ROOM / "page"
-TABS = {"Generate": Generate, "Inpaint": Inpaint, "Compare": Compare, NAME: TrainingProgress}
+TABS = {"Generate": Generate, "Inpaint": Inpaint, "Compare": Compare, "Walk": Walk, NAME: TrainingProgress}
 
 # Fonts of the system: the page loads nothing from elsewhere.
 THEME = gr.themes.Base(

@@ -20,6 +20,7 @@ from mdt_core.presets import DEFAULT_VAE
 if TYPE_CHECKING:
     from PIL import Image
 
+    from mdt_core.pipeline.labels import ClassLabel, ClassMix
     from mdt_core.pipeline.outputs import PipelineStep
     from mdt_core.pipeline.pipeline import MDTPipeline
 
@@ -113,7 +114,8 @@ def _add_out_folder(parser: argparse.ArgumentParser) -> None:
 
 def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, scale: str) -> None:
     """What `generate` and `inpaint` share, and what stands in the place of a setting that is left out."""
-    parser.add_argument("--class", dest="label", metavar="NAME_OR_INDEX", help="leave out for an unconditional image")
+    note = "or a mix of classes, NAME:0.6,NAME:0.4; leave out for an unconditional image"
+    parser.add_argument("--class", dest="label", metavar="NAME_OR_INDEX", help=note)
     parser.add_argument("--out", type=Path, required=True, help="the image file to write")
     parser.add_argument("--seed", type=int, default=0, help="0 or more (%(default)s)")
     parser.add_argument("--steps", type=int, help=f"({steps})")
@@ -130,8 +132,8 @@ def run_generate(args: argparse.Namespace) -> None:
     """One image of one class into a file."""
     _check_image_path(args.out)
     pipe = _open_pipeline(args)
-    preset = asdict(pipe.sampling_presets[args.preset])
-    _write_last_image(pipe, args, pipe.stream([args.label], **preset | _sampling(args)))
+    label, preset = _class_label(pipe, args), asdict(pipe.sampling_presets[args.preset])
+    _write_last_image(pipe, args, label, pipe.stream([label], **preset | _sampling(args)))
 
 
 def run_inpaint(args: argparse.Namespace) -> None:
@@ -141,7 +143,8 @@ def run_inpaint(args: argparse.Namespace) -> None:
     pipe = _open_pipeline(args)
     settings = {name: getattr(args, name) for name in ("method", "strength", "area", "masked_content")}
     settings |= {"grow": args.grow, "feather": args.feather}
-    _write_last_image(pipe, args, pipe.stream_inpaint(image, mask, [args.label], **settings, **_sampling(args)))
+    label = _class_label(pipe, args)
+    _write_last_image(pipe, args, label, pipe.stream_inpaint(image, mask, [label], **settings, **_sampling(args)))
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -219,9 +222,20 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def _write_last_image(pipe: "MDTPipeline", args: argparse.Namespace, steps: Iterator["PipelineStep"]) -> None:
+def _class_label(pipe: "MDTPipeline", args: argparse.Namespace) -> "ClassLabel | ClassMix":
+    """What --class names."""
+    from mdt_core.pipeline.labels import parse_label
+
+    return None if args.label is None else parse_label(args.label, pipe.id2label)
+
+
+def _write_last_image(
+    pipe: "MDTPipeline", args: argparse.Namespace, label: "ClassLabel | ClassMix", steps: Iterator["PipelineStep"]
+) -> None:
     """Follow a stream with a progress bar and keep its picture."""
     from tqdm import tqdm
+
+    from mdt_core.pipeline.labels import label_text
 
     with tqdm(unit="step") as bar:
         for step in steps:
@@ -229,8 +243,8 @@ def _write_last_image(pipe: "MDTPipeline", args: argparse.Namespace, steps: Iter
             bar.update()
     lossy = args.out.suffix.lower() in (".jpg", ".jpeg", ".jfif", ".webp")
     step.images[0].save(args.out, **({"quality": 95, "subsampling": 0} if lossy else {}))
-    name = "no class" if args.label is None else pipe.id2label[pipe.class_index(args.label)]
-    print(f"{args.out}: {name}, seed {args.seed}; {step.evaluations} model evaluations, {step.skipped} skipped")
+    drawn = f"{label_text(label, pipe.id2label)}, seed {args.seed}"
+    print(f"{args.out}: {drawn}; {step.evaluations} model evaluations, {step.skipped} skipped")
 
 
 def _check_out_folder(folder: Path) -> None:

@@ -5,7 +5,8 @@ Papers: classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598); its pow
 the other way. Where the weight is within a tolerance of 1 the unconditional branch would change next to nothing, and is
 not run.
 
-Shapes: x_t is (N, C, H, W), class_labels (N,), model output (N, 2C, H, W), epsilon channels then variance channels.
+Shapes: x_t is (N, C, H, W), class_labels (N,) or, as weights of every class, (N, num_classes + 1), model output
+(N, 2C, H, W), epsilon channels then variance channels.
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from numbers import Real
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mdt_core.diffusion import NUM_TIMESTEPS
@@ -35,6 +37,12 @@ def check_guidance(guidance_scale: float, guidance_power: float) -> None:
             raise ValueError(f"guidance_{name} must be a finite number of at least 0, not {value!r}")
 
 
+def null_labels(class_labels: Tensor, null_class: int) -> Tensor:
+    """Of no class, as many as `class_labels` and like them: (N,), or (N, num_classes + 1) weights."""
+    null = torch.full((len(class_labels),), null_class, device=class_labels.device)
+    return null if class_labels.ndim == 1 else F.one_hot(null, class_labels.shape[1]).to(class_labels.dtype)
+
+
 class Guided:
     """A denoiser for one batch of labels, `denoise(x_t, t) -> (N, 2C, H, W)`; made by `guide`.
 
@@ -54,9 +62,9 @@ class Guided:
     ):
         self.model, self.class_labels, self.weight = model, class_labels, weight
         self.guidance_channels, self.skip_tolerance = guidance_channels, skip_tolerance
-        null_labels = torch.full_like(class_labels, null_class)
-        self.both_labels = torch.cat([class_labels, null_labels])
-        self.unconditional = torch.equal(class_labels, null_labels)  # then both branches are the same
+        null = null_labels(class_labels, null_class)
+        self.both_labels = torch.cat([class_labels, null])
+        self.unconditional = torch.equal(class_labels, null)  # then both branches are the same
         self.evaluations = self.skipped = 0
 
     def __call__(self, x_t: Tensor, t: int, keep: Tensor | None = None) -> Tensor:
@@ -113,7 +121,8 @@ def guide(
     The model is given its timesteps on the CPU.
 
     Args:
-        class_labels: (N,) int64. Entries equal to `null_class` are unconditional: both branches agree, nothing changes.
+        class_labels: (N,) int64, or (N, num_classes + 1) weights that mix classes. Where an image is of `null_class`
+            alone, both branches agree: nothing changes.
         null_class: the label of "no class".
         guidance_scale: w, at least 0; 1 is conditional only.
         guidance_power: s, at least 0; 0 is constant guidance.

@@ -53,15 +53,19 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Class labels (N,) in 0..num_classes -> (N, D); num_classes itself is the null class."""
+    """Class labels -> (N, D). They are (N,) in 0..num_classes, the null class; or (N, num_classes + 1) weights."""
 
     def __init__(self, num_classes: int, width: int):
         super().__init__()
         self.embedding_table = nn.Embedding(num_classes + 1, width)
 
     def forward(self, class_labels: Tensor) -> Tensor:
-        """A row of the table for each label."""
-        return self.embedding_table(class_labels)
+        """A row of the table for each label; for a mix the mean of the rows, each as heavy as its weight."""
+        if class_labels.ndim == 1:
+            return self.embedding_table(class_labels)
+        table = self.embedding_table.weight
+        with torch.autocast(table.device.type, enabled=False):  # as exact as a row: autocast leaves those alone
+            return class_labels.to(table.dtype) @ table
 
 
 class RelativePositionBias(nn.Module):

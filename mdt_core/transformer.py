@@ -131,7 +131,8 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         Args:
             x: (N, C, h, w) noisy latents x_t.
             timesteps: (N,) training timesteps, 0..999.
-            class_labels: (N,) int64 in 0..num_classes; num_classes is the null class.
+            class_labels: (N,) int64 in 0..num_classes; num_classes is the null class. Or mixes of their embeddings,
+                (N, num_classes + 1) weights.
             keep: (N, K) indices of the tokens the encoder may see, in any order: the masked pass. None: all.
 
         Returns:
@@ -141,7 +142,7 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         return self.predict(x, c, keep)
 
     def embed(self, timesteps: Tensor, class_labels: Tensor) -> Tensor:
-        """What a pass is conditioned on: (N,), (N,) -> (N, D)."""
+        """What a pass is conditioned on: (N,), and (N,) or (N, num_classes + 1) -> (N, D)."""
         return self.t_embedder(timesteps) + self.y_embedder(class_labels)
 
     def predict(self, x: Tensor, c: Conditioning, keep: Tensor | None = None) -> Tensor:

@@ -5,9 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from app.common.studio import GLUE, Studio
+from app.common.studio import GLUE, Studio, Update
 from app.engine.model_info import ModelInfo
-from app.engine.request import class_named
+from app.engine.request import Label, class_named
 
 NO_CLASS = -1  # a dropdown's value for "no class"
 
@@ -33,9 +33,14 @@ def class_choices(labels: Mapping[int, str]) -> list[tuple[str, int]]:
     ]
 
 
-def to_label(choice: int) -> int | None:
-    """A class picker's value -> a class label."""
+def to_label(choice: Label) -> Label:
+    """A class picker's value -> a class label; other labels are left as they are."""
     return None if choice == NO_CLASS else choice
+
+
+def to_choice(label: int | None) -> int:
+    """A class label -> a class picker's value."""
+    return NO_CLASS if label is None else label
 
 
 def room_for(classes: Sequence[int], count: int | None) -> Any:
@@ -54,18 +59,21 @@ def for_model(info: ModelInfo, chosen: Sequence[int], before: ModelInfo) -> dict
     return gr.update(choices=class_choices(info.labels), value=same or [next(iter(info.labels))])
 
 
-def bind_to_model(studio: Studio, picker: gr.Dropdown) -> gr.State:
-    """Let a class picker show the classes of the model in use. The state that is returned holds that model."""
+def bind_to_model(studio: Studio, *pickers: gr.Dropdown) -> gr.State:
+    """Let class pickers show the classes of the model in use. The state that is returned holds that model."""
     picker_model = gr.State(studio.info)
 
-    def update(model: str, chosen: Any, before: ModelInfo) -> tuple[dict, ModelInfo]:
+    def update(model: str, before: ModelInfo, *chosen: Any) -> Update:
         info = studio.engine.describe(model)
         if info == before:
-            return gr.skip(), gr.skip()
-        changed = for_model(info, chosen if picker.multiselect else [chosen], before)
-        return changed if picker.multiselect else changed | {"value": changed["value"][0]}, info
+            return gr.skip()
+        update: Update = {picker_model: info}
+        for picker, value in zip(pickers, chosen, strict=True):
+            changed = for_model(info, value if picker.multiselect else [value], before)
+            update[picker] = changed if picker.multiselect else changed | {"value": changed["value"][0]}
+        return update
 
-    inputs, outputs = [studio.model, picker, picker_model], [picker, picker_model]
+    inputs, outputs = [studio.model, picker_model, *pickers], [picker_model, *pickers]
     studio.model_opened.success(update, inputs, outputs, **GLUE)
     studio.page.load(update, inputs, outputs, **GLUE)  # it may have been replaced since the app was started
     return picker_model

@@ -1,79 +1,115 @@
-"""A comparison: classes down, one setting across, every cell at the same seed; and its recipe, kept in a PNG."""
+"""A comparison: one setting varies across the columns, another one down the rows; and its recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from operator import itemgetter
 from typing import Any
 
-from app.common.recipes import find_classes, name_of, settings_of, to_request
+from app.common.recipes import class_of, find_classes, find_label, settings_of, to_request
 from app.engine.model_info import ModelInfo
-from app.engine.request import Request
+from app.engine.request import Label, Request
+from app.engine.settings import MAX_IMAGES
 
 MAX_CELLS = 64
 
+AXES = {  # what can vary -> how the page calls it
+    "class": "Class",
+    "seed": "Seed",
+    "guidance_scale": "Guidance scale",
+    "guidance_power": "Guidance power",
+    "num_inference_steps": "Steps",
+    "sampler": "Sampler",
+    "model": "Model or checkpoint",
+}
+Cell = tuple[int, int]  # row and column
+
 
 @dataclass(frozen=True)
-class Axis:
-    """A setting that can vary across the columns."""
+class Side:
+    """What varies along one side of the grid: a key of AXES, and its values, each of which is drawn."""
 
-    name: str  # as the page says it
-    read: type  # of one value
-    default: str  # values to begin with
+    axis: str
+    values: tuple[Any, ...]
 
-
-AXES = {
-    "guidance_scale": Axis("Guidance scale", float, "1, 2, 4, 6, 8"),
-    "guidance_power": Axis("Guidance power", float, "0.01, 1, 2, 4, 8"),
-    "num_inference_steps": Axis("Steps", int, "5, 10, 25, 50"),
-    "sampler": Axis("Sampler", str, "dpm++, ddim, ddpm"),
-    "model": Axis("Model or checkpoint", str, ""),  # the page knows which there are
-}
+    def setting(self, index: int) -> dict[str, Any]:
+        """The fields of a request that one of the values sets."""
+        value = self.values[index]
+        return {"class": {"class_labels": (value,)}, "seed": {"seeds": (value,)}}.get(self.axis, {self.axis: value})
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Raises ValueError where a value does not suit its axis, or the grid is empty or too large."""
+    """Raises ValueError, which names the setting, where a value does not suit, or the grid is empty or too large."""
 
-    base: Request  # one image: the model, the seed and the settings that do not vary
-    class_labels: tuple[int | None, ...]  # rows
-    axis: str  # a key of AXES
-    values: tuple[float | int | str, ...]  # columns
+    base: Request  # one image: what does not vary
+    columns: Side
+    rows: Side
 
     def __post_init__(self) -> None:
-        if self.axis not in AXES:
-            raise ValueError(f"A grid can vary {', '.join(AXES)}, not {self.axis!r}.")
-        if not self.class_labels or not self.values:
-            raise ValueError("A comparison needs at least one class and one value.")
-        if len(self.class_labels) * len(self.values) > MAX_CELLS:
-            raise ValueError(
-                f"{len(self.class_labels)} classes times {len(self.values)} values are too many: "
-                f"at most {MAX_CELLS} cells fit on a sheet."
-            )
-        self.requests()  # checks every value
+        for place, side in (("Columns", self.columns), ("Rows", self.rows)):
+            if not isinstance(side.axis, str) or side.axis not in AXES:
+                raise ValueError(f"{place}: a grid can vary {', '.join(AXES)}, not {side.axis!r}.")
+            if not side.values:
+                raise ValueError(f"{place}: give at least one value for the {AXES[side.axis].lower()}.")
+        if self.columns.axis == self.rows.axis:
+            raise ValueError(f"Columns and rows both vary the {AXES[self.rows.axis].lower()}: choose another for one.")
+        rows, columns = len(self.rows.values), len(self.columns.values)
+        if rows * columns > MAX_CELLS:
+            raise ValueError(f"{rows} rows of {columns} are too many: at most {MAX_CELLS} cells fit on a sheet.")
+        self.batches()  # checks every value
 
-    def requests(self, labels: Mapping[int, str] | None = None) -> list[Request]:
-        """One request per cell, in the order of `cells`; `labels`: names of the rows' classes, for other models."""
-        rows = [
-            {"class_labels": (label,), "class_names": None if labels is None else (labels.get(label),)}
-            for label in self.class_labels
+    def request(self, row: int, column: int) -> Request:
+        """What draws one cell."""
+        return replace(self.base, **self.rows.setting(row), **self.columns.setting(column))
+
+    def batches(self, labels: Mapping[int, str] | None = None) -> list[tuple[Request, list[Cell]]]:
+        """What to ask of the engine: cells that differ by class and seed alone are drawn together.
+
+        Row by row, but models one after the other, each opened once. `labels`: names of the classes, for models that
+        number theirs differently.
+        """
+        alike: dict[Request, list[Cell]] = {}
+        for cell in product(range(len(self.rows.values)), range(len(self.columns.values))):
+            settings = replace(self.request(*cell), class_labels=(None,), seeds=(0,))
+            alike.setdefault(settings, []).append(cell)
+        models = list(dict.fromkeys(settings.model for settings in alike))
+        ordered = sorted(alike.items(), key=lambda item: models.index(item[0].model))
+        return [
+            (self._together(cells[i : i + MAX_IMAGES], labels), cells[i : i + MAX_IMAGES])
+            for _, cells in ordered
+            for i in range(0, len(cells), MAX_IMAGES)
         ]
-        return [replace(self.base, **rows[row], **{self.axis: self.values[column]}) for row, column in self.cells()]
 
-    def cells(self) -> list[tuple[int, int]]:
-        """(row, column) in the order they are drawn: row by row, but models one after the other, each loaded once."""
-        cells = list(product(range(len(self.class_labels)), range(len(self.values))))
-        return sorted(cells, key=itemgetter(1)) if self.axis == "model" else cells
+    def _together(self, cells: list[Cell], labels: Mapping[int, str] | None) -> Request:
+        requests = [self.request(*cell) for cell in cells]
+        classes = tuple(request.class_labels[0] for request in requests)
+        names = None if labels is None else tuple(names_of(label, labels) for label in classes)
+        seeds = tuple(request.seeds[0] for request in requests)
+        return replace(requests[0], class_labels=classes, class_names=names, seeds=seeds)
+
+
+def names_of(label: Label, labels: Mapping[int, str]) -> Any:
+    """A class's name, of a mix those of its classes; None for no class."""
+    if isinstance(label, tuple):
+        return tuple(names_of(each, labels) for each, _ in label)
+    return None if label is None else labels.get(label)
+
+
+# --- recipes -------------------------------------------------------------------------------------------------
 
 
 def to_recipe(comparison: Comparison, info: ModelInfo) -> dict[str, Any]:
     """The recipe of a comparison."""
+    sides = {"columns": comparison.columns, "rows": comparison.rows}
     return {
         "kind": "compare",
-        "class_labels": comparison.class_labels,
-        "class_names": [name_of(label, info) for label in comparison.class_labels],
-        "axis": comparison.axis,
-        "values": comparison.values,
+        **{
+            name: {"axis": side.axis, "values": [class_of(value, info) for value in side.values]}
+            if side.axis == "class"
+            else {"axis": side.axis, "values": side.values}
+            for name, side in sides.items()
+        },
+        **class_of(comparison.base.class_labels[0], info),
         "seed": comparison.base.seeds[0],
         **settings_of(comparison.base, info),
     }
@@ -82,11 +118,28 @@ def to_recipe(comparison: Comparison, info: ModelInfo) -> dict[str, Any]:
 def from_recipe(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Comparison, list[str]]:
     """The comparison of a recipe, and what could not be taken over. ValueError where nothing is left of it."""
     base, notes = to_request(recipe, info)
-    columns = [recipe.get(name) for name in ("class_labels", "class_names", "values")]
-    if not all(isinstance(column, list) for column in columns):
-        raise ValueError("The recipe in this picture is damaged: it names no classes or values.")
-    labels, names, values = columns
     try:
-        return Comparison(base, find_classes(labels, names, info, notes), recipe.get("axis"), tuple(values)), notes
-    except TypeError as error:
-        raise ValueError("The recipe in this picture is damaged: its values cannot be used.") from error
+        if "columns" in recipe:
+            base = replace(base, class_labels=(find_label(recipe, info, notes),))
+            columns, rows = (_side(recipe[name], info, notes) for name in ("columns", "rows"))
+        else:  # as before there were two: classes down, one setting across
+            labels = find_classes(recipe["class_labels"], recipe["class_names"], info, notes)
+            columns, rows = Side(recipe["axis"], tuple(recipe["values"])), Side("class", labels)
+        return Comparison(base, columns, rows), notes
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError("The recipe in this picture is damaged: its rows or columns cannot be used.") from error
+
+
+def _side(side: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> Side:
+    axis, values = side["axis"], side["values"]
+    if not isinstance(values, list) or len(values) > MAX_CELLS:
+        raise TypeError
+    if axis != "class":
+        return Side(axis, tuple(values))
+    labels = []
+    for value in values:
+        known = len(notes)
+        label = find_label(value, info, notes)
+        if len(notes) == known:  # else the model lacks it
+            labels.append(label)
+    return Side(axis, tuple(labels))

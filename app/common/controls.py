@@ -10,9 +10,10 @@ from gradio.components import Component
 
 from app.common.class_picker import NO_CLASS, class_choices, to_label
 from app.common.guidance_curve import guidance_curve
+from app.common.mixing import MixControls, mixed
 from app.common.studio import GLUE, Update
 from app.engine.model_info import ModelInfo
-from app.engine.request import AnyRequest, Request, counting
+from app.engine.request import AnyRequest, Label, Request, counting
 from app.engine.settings import KEEP_SEED, SEED, Choice, Number, Setting, steps_for
 from mdt_core.samplers import SAMPLERS
 
@@ -27,28 +28,35 @@ class RequestControls(Generic[AnyRequest]):
     seed: gr.Number
     settings: dict[str, Component]  # a key of the kind's table -> its control; what has none keeps its default
     keep_seed: gr.Checkbox | None = None  # off: every run draws a seed of its own; None: it never does
+    mix: MixControls | None = None  # None: nothing is mixed
 
     @property
     def inputs(self) -> list[Component]:
         """In the order that `request` takes their values."""
+        mix = [] if self.mix is None else self.mix.inputs
         count = [] if self.count is None else [self.count]
-        return [self.classes, *count, self.seed, *self.settings.values()]
+        return [self.classes, *count, self.seed, *self.settings.values(), *mix]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `updates` sets."""
+        keep_seed = [] if self.keep_seed is None else [self.keep_seed]
+        return [*self.inputs, *keep_seed, *([] if self.mix is None else [self.mix.fold])]
 
     def request(self, model: str, classes: Any, *values: Any) -> AnyRequest:
         """What the controls ask for. ValueError where a value cannot be used."""
+        if self.mix is not None:
+            values, (other, share) = values[:-2], values[-2:]
+            chosen = classes if isinstance(classes, list) else [classes]
+            classes = [mixed(choice, other, share) for choice in chosen]
         count, seed, *chosen = values if self.count is not None else (1, *values)
         settings = dict(zip(self.settings, chosen, strict=True))
         return to_request(model, classes, count, seed, self.kind, **settings)
 
     def updates(self, request: Request, info: ModelInfo, class_labels: Sequence[int | None] = ()) -> Update:
         """Set the controls to a request. `class_labels`: other classes than the request's own."""
-        labels = dict.fromkeys(class_labels or request.class_labels)
-        chosen = [NO_CLASS if label is None else label for label in labels]
-        value = chosen if self.classes.multiselect else chosen[0]
-        update: Update = {
-            self.classes: gr.update(choices=class_choices(info.labels), value=value),
-            self.seed: request.seeds[0],
-        }
+        update: Update = self.class_updates(class_labels or request.class_labels, info)
+        update[self.seed] = request.seeds[0]
         if self.keep_seed is not None:
             update[self.keep_seed] = True
         if self.count is not None:
@@ -56,10 +64,21 @@ class RequestControls(Generic[AnyRequest]):
         values = {key: getattr(request, key) for key in self.settings}
         return update | {control: setting_update(key, values) for key, control in self.settings.items()}
 
+    def class_updates(self, labels: Sequence[Label], info: ModelInfo) -> Update:
+        """Set the class picker to labels; what is mixed in is that of the last."""
+        update: Update = {}
+        chosen: dict[int, None] = {}
+        for label in labels:
+            choice, mix = self.mix.updates(label, info) if self.mix else (NO_CLASS if label is None else label, {})
+            chosen[choice] = None
+            update |= mix
+        value = list(chosen) if self.classes.multiselect else next(iter(chosen))
+        return update | {self.classes: gr.update(choices=class_choices(info.labels), value=value)}
+
 
 def to_request(
     model: str,
-    classes: int | Sequence[int],
+    classes: int | Sequence[Label],
     count: int,
     seed: int,
     kind: type[AnyRequest] = Request,

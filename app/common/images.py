@@ -82,7 +82,7 @@ def publish(data: bytes, name: str, component: Component, suffix: str = ".png") 
 
     `name`, of any characters, becomes the name of a download.
     """
-    stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "picture"
+    stem = re.sub(r"\W+", "-", name).strip("-")[:80] or "picture"
     path = Path(component.GRADIO_CACHE) / hashlib.sha256(data).hexdigest() / f"{stem}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=path.parent, delete=False) as partial:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.common.images import open_header
+from app.common.stage import caption
 from app.engine.model_info import ModelInfo
-from app.engine.request import NOWHERE, Request, class_named
+from app.engine.request import NOWHERE, Label, Request, class_named, label_of
 from app.engine.settings import SEED
+from mdt_core.pipeline.labels import MAX_MIXED
 from mdt_core.pipeline.recipe import FORMATS, recipe_text
 
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels
@@ -30,11 +32,9 @@ class Labelled(Protocol):
 
 def of_image(request: Request, index: int, info: ModelInfo) -> dict[str, Any]:
     """The recipe of one image of a request, by itself: a batch changes a picture by rounding, on a GPU alone."""
-    label = request.class_labels[index]
     return {
         "kind": request.kind,
-        "class_label": label,
-        "class_name": name_of(label, info),
+        **class_of(request.class_labels[index], info),
         "seed": request.seeds[index],
         **settings_of(request, info),
     }
@@ -49,6 +49,14 @@ def settings_of(request: Request, info: ModelInfo) -> dict[str, Any]:
         **{key: getattr(request, key) for key in request.settings},
         "versions": {package: version(package) for package in PACKAGES},
     }
+
+
+def class_of(label: Label, info: ModelInfo) -> dict[str, Any]:
+    """What recipes say of the class of an image; of a mix its parts, too, which older versions do not know."""
+    if not isinstance(label, tuple):
+        return {"class_label": label, "class_name": name_of(label, info)}
+    parts = [class_of(each, info) | {"weight": weight} for each, weight in label]
+    return {"class_label": None, "class_name": caption(label, info.labels), "class_mix": parts}
 
 
 def name_of(label: int | None, info: ModelInfo) -> str | None:
@@ -107,9 +115,26 @@ def to_request(recipe: Mapping[str, Any], info: ModelInfo, start: Request | None
         except (ValueError, TypeError):
             notes.append(f"its {setting.name} is missing or not usable")
     if recipe.get("kind") == request.kind:
-        labels = find_classes([recipe.get("class_label")], [recipe.get("class_name")], info, notes)
-        request = replace(request, class_labels=labels or (None,))
+        request = replace(request, class_labels=(find_label(recipe, info, notes),))
     return request, notes
+
+
+def find_label(recipe: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> Label:
+    """The class or the mix of classes of a recipe in this model. Notes what it has not, and what cannot be used."""
+    if "class_mix" not in recipe:
+        labels = find_classes([recipe.get("class_label")], [recipe.get("class_name")], info, notes)
+        return labels[0] if labels else None
+    parts, mix = recipe["class_mix"], {}
+    try:
+        if not isinstance(parts, list) or len(parts) > MAX_MIXED:
+            raise ValueError
+        for part in parts:
+            for label in find_classes([part["class_label"]], [part["class_name"]], info, notes):
+                mix[label] = part["weight"]
+        return label_of(mix, info.labels)
+    except (ValueError, TypeError, KeyError):
+        notes.append("its mix of classes is not usable")
+        return None
 
 
 def find_classes(labels: list, names: list, info: Labelled, notes: list[str]) -> tuple[int | None, ...]:

@@ -7,14 +7,16 @@ from PIL import Image
 
 from app.common.images import jpeg_uri
 from app.engine.frames import Frame
+from app.engine.request import Label
+from mdt_core.pipeline.labels import label_text
 
 STAGE_SIDE = 640  # pixels that the tiles of one frame share
 STAGE_ASPECT = 1.5  # width / height of the place they have on the page
 
 
-def caption(label: int | None, labels: dict[int, str]) -> str:
-    """A class as people read it."""
-    return "no class" if label is None else labels[label]
+def caption(label: Label, labels: dict[int, str]) -> str:
+    """A class, or a mix of classes, as people read it."""
+    return label_text(dict(label) if isinstance(label, tuple) else label, labels)
 
 
 def columns_for(count: int) -> int:

@@ -1,16 +1,19 @@
 """What every tab is handed: the engine, the model that the visitor chose, the folder of runs; and kinds of events."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import Dependency
 
 from app.common.errors import plain_errors
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
 from app.engine.models import checkpoint_name
+from app.engine.request import Request
 
 Update = dict[Any, Any]  # what a handler returns or yields: component -> its new value or gr.update
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # of every event that runs a model: one queue for all
@@ -32,6 +35,8 @@ class Studio:
     tabs: gr.Tabs | None = None  # of the page; a tab's id is its name in lower case
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last
+    show_request: Callable[[Request, ModelInfo], Update] | None = None  # set by Generate: in its controls
+    shown: Sequence[Component] = ()  # set by Generate: what that changes
 
     def choose_model(self, name: str) -> dict:
         """The update of `model` that chooses one, which may have come up after the page was opened."""

@@ -1,78 +1,93 @@
-"""A comparison as text and as a picture: its values in a field of the page, and the grid that is drawn cell by cell."""
+"""A comparison as text and as a picture: values in a field of the page, and the sheet that is saved."""
 
-import csv
-from collections.abc import Iterable, Mapping
+import html
+from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image
 
-from app.common.comparison import AXES, Comparison
-from app.common.stage import caption
+from app.common.comparison import AXES, Comparison, Side
+from app.common.stage import caption, image
+from app.engine.settings import SAMPLING, SEED, Number
 from mdt_core.pipeline.labelled_grid import LabelledGrid
 
 CELL = 128  # pixels; a model with larger images keeps their size up to twice this
+TYPED = {"seed": SEED} | {key: setting for key, setting in SAMPLING.items() if isinstance(setting, Number)}
 
 
-def parse_values(axis: str, text: str) -> tuple[float | int | str, ...]:
-    """Values separated by commas (or blanks, but for models), each once. ValueError where one cannot be read.
-
-    A model's name that has a comma itself stands in double quotes, as in a CSV file.
-    """
-    read = AXES[axis].read
+def parse_values(axis: str, text: str) -> tuple[float | int, ...]:
+    """Numbers separated by commas or blanks, each once. ValueError where one cannot be read."""
+    read = int if isinstance(TYPED[axis].step, int) else float
     try:
-        if axis == "model":
-            words = [word for row in csv.reader(text.splitlines(), skipinitialspace=True) for word in row]
-        else:
-            words = text.replace(",", " ").split()
-        return tuple(dict.fromkeys(read(word.strip()) for word in words if word.strip()))
-    except (ValueError, csv.Error) as error:
-        kind = {int: "whole numbers", float: "numbers"}.get(read, "names")
-        raise ValueError(f"The values for {AXES[axis].name.lower()} must be {kind} separated by commas.") from error
+        return tuple(dict.fromkeys(read(word) for word in text.replace(",", " ").split()))
+    except ValueError as error:
+        kind = "whole numbers" if read is int else "numbers"
+        raise ValueError(f"{AXES[axis]}: give {kind} separated by commas, not {text[:60]!r}.") from error
 
 
-def join_values(values: Iterable[float | int | str]) -> str:
+def join_values(values: Iterable[float | int]) -> str:
     """The text that `parse_values` reads as these values, to the last digit."""
-    return ", ".join(map(exact_text, values))
+    return ", ".join(f"{value:g}" if float(f"{value:g}") == value else repr(value) for value in values)
 
 
-def exact_text(value: float | int | str) -> str:
-    """A value as `parse_values` reads it back."""
-    if isinstance(value, str):
-        return '"' + value.replace('"', '""') + '"' if set(value) & set(',"') else value
-    return value_text(value) if float(value_text(value)) == value else repr(value)
+def value_texts(side: Side, labels: Mapping[int, str]) -> list[str]:
+    """What stands beside the rows or above the columns: each value with its setting's name."""
+    return [text_of(side.axis, value, labels) for value in side.values]
 
 
-def value_text(value: float | int | str) -> str:
-    """A column's value as people write it: a float in six digits."""
-    return value if isinstance(value, str) else f"{value:g}"
+def text_of(axis: str, value: object, labels: Mapping[int, str]) -> str:
+    """A value as people read it."""
+    forms = {
+        "class": lambda label: caption(label, labels),
+        "seed": "seed {}".format,
+        "guidance_scale": "scale {:g}".format,
+        "guidance_power": "power {:g}".format,
+        "num_inference_steps": "{} steps".format,
+    }
+    return forms.get(axis, str)(value)
 
 
 def empty_grid(comparison: Comparison, labels: Mapping[int, str], image_size: int) -> LabelledGrid:
-    """Class names at the left, values on top, the other settings below, and a place for each of the pictures."""
-    rows, columns = len(comparison.class_labels), len(comparison.values)
+    """Rows and columns with their values, what all cells share below, and a place for each of the pictures."""
+    rows, columns = comparison.rows, comparison.columns
     side = min(max(CELL, image_size), 2 * CELL)
     return LabelledGrid(
-        [[None] * columns] * rows,
+        [[None] * len(columns.values)] * len(rows.values),
         (side, side),
-        row_labels=[caption(label, labels) for label in comparison.class_labels],
-        column_labels=[value_text(value) for value in comparison.values],
-        title=AXES[comparison.axis].name,
-        footer=[footer(comparison)],
+        row_labels=value_texts(rows, labels),
+        column_labels=value_texts(columns, labels),
+        footer=[footer(comparison, labels)],
         widen=True,
         resample=Image.Resampling.BICUBIC,
     )
 
 
-def footer(comparison: Comparison) -> str:
+def footer(comparison: Comparison, labels: Mapping[int, str]) -> str:
     """The settings that all cells share."""
     base = comparison.base
-    settings = {
-        "model": base.model,
-        "seed": f"seed {base.seeds[0]}",
-        "num_inference_steps": f"{base.num_inference_steps} steps",
-        "sampler": base.sampler,
-        "guidance_scale": f"scale {base.guidance_scale:g}",
-        "guidance_power": f"power {base.guidance_power:g}",
-    }
-    if not base.skip_unconditional:
-        settings["skip_unconditional"] = "no pass skipped"
-    return " · ".join(text for setting, text in settings.items() if setting != comparison.axis)
+    shared = {"model": base.model, "class": base.class_labels[0], "seed": base.seeds[0]}
+    shared |= {key: getattr(base, key) for key in SAMPLING if key in AXES}
+    texts = [
+        text_of(axis, value, labels)
+        for axis, value in shared.items()
+        if axis not in (comparison.rows.axis, comparison.columns.axis)
+    ]
+    return " · ".join(texts if base.skip_unconditional else [*texts, "no pass skipped"])
+
+
+def sheet(comparison: Comparison, labels: Mapping[int, str], cells: Sequence[Sequence[str | None]], done: bool) -> str:
+    """The grid on the page, as HTML. `cells`: addresses of pictures; when it is done each is a button."""
+    rows, columns = value_texts(comparison.rows, labels), value_texts(comparison.columns, labels)
+    parts = ["<span></span>", *(f'<span class="column">{html.escape(text)}</span>' for text in columns)]
+    for number, (row, line) in enumerate(zip(rows, cells, strict=True)):
+        parts.append(f'<span class="row">{html.escape(row)}</span>')
+        for column, (text, source) in enumerate(zip(columns, line, strict=True)):
+            said = f"{row}, {text}"
+            if source is None:
+                parts.append('<span class="cell"></span>')
+            elif done:
+                button = f'data-row="{number}" data-column="{column}" title="Open in Generate"'
+                parts.append(f'<button class="cell" {button}>{image(source, f"{said}: open in Generate")}</button>')
+            else:
+                parts.append(f'<span class="cell">{image(source, said)}</span>')
+    size = f"--columns: {len(columns)}; --rows: {len(rows)}"
+    return f'<div class="compare-sheet" style="{size}">{"".join(parts)}</div>'

@@ -1,84 +1,106 @@
-"""The Compare tab: classes down, one setting across, all at one seed, drawn cell by cell on one labelled grid."""
+"""The Compare tab: one setting across, another one down, all else the same, drawn on one labelled grid."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import gradio as gr
 
-from app.common.class_picker import bind_to_model, check_classes, class_picker, to_label
-from app.common.comparison import AXES, Comparison, from_recipe, to_recipe
+from app.common.class_picker import bind_to_model, check_classes, class_choices
+from app.common.comparison import Comparison, Side, from_recipe, names_of, to_recipe
 from app.common.controls import RequestControls, bring_steps, seed_picker, setting_controls
-from app.common.images import jpeg_uri, publish_picture, uri
+from app.common.errors import plain_errors
+from app.common.images import jpeg_uri, publish_picture
 from app.common.run_tab import Job, RunTab
-from app.common.stage import duration, image, message, status_line
-from app.common.studio import GLUE, Studio, Update
-from app.compare.grid import empty_grid, join_values, parse_values
+from app.common.stage import duration, message, status_line
+from app.common.studio import CHECK, GLUE, Studio, Update
+from app.compare.grid import empty_grid, sheet
+from app.compare.sides import SideControls, default_values, read_side, side_controls
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
-from mdt_core.pipeline.labelled_grid import LabelledGrid
 
-MAX_ROWS = 16
-OFFERED_MODELS = 6
-SIDE = 1600  # pixels of the largest grid that is streamed
+FEW_STEPS = 10  # to begin with: enough to see a difference, and drawn in seconds
+SIDE = 256  # pixels of a cell on the page
+OPEN = """element.addEventListener("click", ({ target }) => {
+  const cell = target.closest("[data-row]");
+  if (cell) trigger("select", { row: Number(cell.dataset.row), column: Number(cell.dataset.column) });
+});"""
 
 
 class GridJob(Job):
     """A comparison and its picture; what is done is counted in cells."""
 
     def __init__(self, comparison: Comparison):
-        super().__init__(comparison.requests())
-        self.comparison, self.cells, self.total = comparison, comparison.cells(), len(self.requests)
-        self.grid: LabelledGrid | None = None
+        batches = comparison.batches()
+        super().__init__([request for request, _ in batches])
+        self.comparison, self.cells = comparison, [cells for _, cells in batches]
+        self.sources = [[None] * len(comparison.columns.values) for _ in comparison.rows.values]  # of the page
+        self.total = sum(map(len, self.cells))
+        self.grid = None  # of the file
 
     def start(self, info: ModelInfo) -> None:
         """Its turn has come. `info`: of the weights that draw it."""
         self.info, self.start_time = info, perf_counter()
-        self.requests = self.comparison.requests(info.labels)
+        self.requests = [request for request, _ in self.comparison.batches(info.labels)]
         self.grid = empty_grid(self.comparison, info.labels, info.image_size)
 
     def add(self, step: Frame) -> bool:
-        """Put a frame's picture into its cell, where it has one."""
-        self.done = step.request_index + bool(step.images)
+        """Put a frame's pictures into their cells, where it has some."""
+        cells = self.cells[step.request_index]
+        self.done = sum(map(len, self.cells[: step.request_index])) + len(cells) * bool(step.images)
         self.seconds = perf_counter() - self.start_time
-        for picture in (step.images or step.x_0 or [])[:1]:
-            self.grid.paste(picture, *self.cells[step.request_index])
-        return bool(step.images or step.x_0)
+        pictures = step.images or step.x_0 or []
+        for (row, column), picture in zip(cells, pictures, strict=False):
+            self.sources[row][column] = jpeg_uri(picture, SIDE)
+            if step.images:
+                self.grid.paste(picture, row, column)
+        return bool(pictures)
+
+    def sheet(self, done: bool = False) -> str:
+        """The grid as it is, as HTML. `done`: its cells can be opened."""
+        return sheet(self.comparison, self.info.labels, self.sources, done)
 
 
 class Compare(RunTab):
     """The tab's components, and what happens between them."""
 
     verb, makes, kind = "Compare", "grid", "compare"
-    ready = status_line(0, "Pick classes and what varies, and press Compare (Ctrl + Enter).")
+    ready = status_line(0, "Choose what varies, and press Compare (Ctrl + Enter).")
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
         self.lay_out_columns()
-        self.picker_model = bind_to_model(studio, self.controls.classes)
-        settings = [self.axis, self.values, *self.controls.inputs]
-        self.axis.input(self.offer_values, self.axis, self.values, **GLUE)
-        self.wire_run([self.picker_model, studio.model, *settings], [self.stage, self.save])
+        sides, model = (self.columns, self.rows), studio.model
+        self.picker_model = bind_to_model(studio, self.controls.classes, *(side.classes for side in sides))
+        settings = [*self.columns.inputs, *self.rows.inputs, *self.controls.inputs]
+        for side in sides:
+            side.axis.input(partial(self.offer_values, side), [side.axis, model], side.inputs, **GLUE)
+            side.axis.change(self.show_varied, [each.axis for each in sides], [*self.fixed.values()], **GLUE)
+        self.wire_run([self.picker_model, model, *settings], [self.stage, self.save])
         self.wire_recipe([self.picker_model, *settings])
+        self.stage.select(self.open_cell, self.job, [model, studio.tabs, *studio.shown], **CHECK)
 
     def lay_out_controls(self) -> None:
-        labels = list(self.studio.info.labels)
-        classes = class_picker(self.studio.info, labels[:3], MAX_ROWS, "compare")
-        with gr.Row():
-            self.axis = gr.Dropdown(
-                [(axis.name, key) for key, axis in AXES.items()],
-                value="guidance_scale",
-                label="What varies",
-                min_width=120,
-                elem_id="compare-axis",
-            )
-            default = AXES["guidance_scale"].default
-            self.values = gr.Textbox(default, label="Values", max_lines=1, min_width=120, elem_id="compare-values")
-        start, seed = Request.first(self.studio.info), seed_picker("compare")
-        settings = setting_controls(start, "compare", "sampler", "num_inference_steps")
-        settings |= setting_controls(start, "compare", "guidance_scale", "guidance_power")
-        settings |= setting_controls(start, "compare", "skip_unconditional")
+        info = self.studio.info
+        first = Request.first(info)
+        first = replace(first, num_inference_steps=min(FEW_STEPS, first.num_inference_steps))
+        self.columns = side_controls("Columns", "class", info)
+        self.rows = side_controls("Rows", "guidance_scale", info)
+        classes = gr.Dropdown(
+            class_choices(info.labels),
+            value=next(iter(info.labels)),
+            label="Class (type to filter)",
+            interactive=False,
+            elem_id="compare-class",
+        )
+        seed = seed_picker("compare")
+        settings = setting_controls(first, "compare", "sampler", "num_inference_steps")
+        settings |= setting_controls(first, "compare", "guidance_scale", "guidance_power")
+        settings["guidance_scale"].interactive = False
+        settings |= setting_controls(first, "compare", "skip_unconditional")
         self.controls = RequestControls(Request, classes, None, seed, settings)
         bring_steps(settings)
         self.lay_out_run()
@@ -86,23 +108,37 @@ class Compare(RunTab):
 
     def lay_out_result(self) -> None:
         self.lay_out_status()
-        self.stage = gr.HTML(message("The grid comes here, cell by cell."), elem_id="compare-stage")
+        self.stage = gr.HTML(message("The grid comes here, cell by cell."), js_on_load=OPEN, elem_id="compare-stage")
         self.save = gr.DownloadButton("Save as PNG", size="sm", visible=False, elem_id="compare-save")
 
-    def offer_values(self, axis: str) -> str:
-        """Values to begin with: of models, those there are now, oldest checkpoint first."""
-        models = list(self.engine.models)[:OFFERED_MODELS]
-        return join_values(reversed(models)) if axis == "model" else AXES[axis].default
+    # --- what varies -----------------------------------------------------------------------------------------
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What can vary, but for the model -> the control that says it where it does not."""
+        named = {"class": self.controls.classes, "seed": self.controls.seed}
+        return named | {key: control for key, control in self.controls.settings.items() if key != "skip_unconditional"}
+
+    def offer_values(self, side: SideControls, axis: str, model: str) -> Update:
+        """Another setting was chosen to vary: values to begin with."""
+        info = self.engine.describe(model)
+        return side.updates(Side(axis, default_values(axis, info, self.engine)), info, self.engine)
+
+    def show_varied(self, *axes: str) -> Update:
+        """What varies is not set below: its control rests."""
+        return {control: gr.update(interactive=key not in axes) for key, control in self.fixed.items()}
 
     # --- a run -----------------------------------------------------------------------------------------------
 
-    def make_job(
-        self, picker_model: ModelInfo, model: str, axis: str, values: str, classes: list[int], *settings: Any
-    ) -> GridJob:
+    def make_job(self, picker_model: ModelInfo, model: str, *asked: Any) -> GridJob:
         """The grid of these settings."""
-        check_classes(picker_model, self.engine.describe(model))
-        base = self.controls.request(model, [], *settings)
-        job = GridJob(Comparison(base, tuple(map(to_label, classes)), axis, parse_values(axis, values)))
+        info = self.engine.describe(model)
+        check_classes(picker_model, info)
+        number = len(self.columns.inputs)
+        columns, rows, settings = asked[:number], asked[number : 2 * number], asked[2 * number :]
+        base = self.controls.request(model, *settings)
+        comparison = Comparison(base, read_side(*columns), read_side(*rows))
+        job = GridJob(comparison)
         for name in dict.fromkeys(request.model for request in job.requests):
             self.engine.locate(name)  # looks through the runs: once per model, not per cell
         self.engine.check_time(job.requests)
@@ -115,41 +151,52 @@ class Compare(RunTab):
     def started(self, job: GridJob) -> Update:
         """The grid without its pictures."""
         job.start(self.engine.describe(job.comparison.base.model))
-        return {self.stage: show(jpeg_uri(job.grid.image, SIDE))}
+        return {self.stage: job.sheet()}
 
     def preview(self, job: GridJob, step: Frame) -> Update:
         """The grid so far, and how long it will take if the cells to come cost what these did."""
-        done = step.request_index + (step.index + 1) / step.total
-        left = duration(job.seconds * (job.total - done) / done)
-        cell = f"Cell <b>{step.request_index + 1}</b> of {job.total}, step {step.index + 1} of {step.total}"
-        return {
-            self.stage: show(jpeg_uri(job.grid.image, SIDE)),
-            self.status: status_line(done / job.total, f"{cell} · {left} left"),
-        }
+        drawn = len(job.cells[step.request_index]) * (step.index + 1) / step.total
+        fraction = (sum(map(len, job.cells[: step.request_index])) + drawn) / job.total
+        left = duration(job.seconds * (1 - fraction) / fraction)
+        text = f"<b>{job.done}</b> of {job.total} cells, step {step.index + 1} of {step.total} · {left} left"
+        return {self.stage: job.sheet(), self.status: status_line(fraction, text)}
 
     def result(self, job: GridJob, step: Frame | None) -> Update:
-        """The grid as it is, to be looked at and saved with the recipe of the whole."""
+        """The grid as it is, to be opened cell by cell, and saved with the recipe of the whole."""
         comparison = job.comparison
-        name = f"compare-{comparison.axis}-seed-{comparison.base.seeds[0]}"
+        name = f"compare-{comparison.columns.axis}-{comparison.rows.axis}"
         file = publish_picture(job.grid.image, name, self.save, to_recipe(comparison, job.info))
-        return {self.stage: show(uri(file)), self.save: gr.update(value=file, visible=True)}
+        return {self.stage: job.sheet(done=True), self.save: gr.update(value=file, visible=True)}
 
     def ended(self, job: GridJob) -> Update:
         """A grid that was stopped can be saved, too."""
         if job.grid is None:  # it was stopped before its turn
             return {}
         if job.done == job.total:
-            return {self.status: status_line(1, f"{job.total} cells in {duration(job.seconds)}")}
+            text = f"{job.total} cells in {duration(job.seconds)} · click one to open it in Generate"
+            return {self.status: status_line(1, text)}
         text = f"Stopped after {job.done} of {job.total} cells."
         return {self.status: status_line(job.done / job.total, text)} | (self.result(job, None) if job.done else {})
+
+    def open_cell(self, job: GridJob | None, event: gr.EventData) -> Update:
+        """A cell was clicked: its settings on the Generate tab."""
+        with plain_errors():
+            if job is None:
+                raise ValueError("This grid is not there any more: draw it again.")
+            request = job.comparison.request(event.row, event.column)
+            info = self.engine.describe(request.model)
+            names = tuple(names_of(label, job.info.labels) for label in request.class_labels)
+            request = replace(request, class_names=names).for_labels(info.labels)
+        return {
+            self.studio.model: self.studio.choose_model(info.name),
+            self.studio.tabs: gr.Tabs(selected="generate"),
+            **self.studio.show_request(request, info),
+        }
 
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved grid says."""
         comparison, notes = from_recipe(recipe, info)
-        update = {self.picker_model: info, self.axis: comparison.axis, self.values: join_values(comparison.values)}
-        return comparison.base, update | self.controls.updates(comparison.base, info, comparison.class_labels), notes
-
-
-def show(source: str) -> str:
-    """The grid on the stage, as HTML."""
-    return f'<div class="stage sheet">{image(source, "Grid of classes and values")}</div>'
+        update = {self.picker_model: info} | self.controls.updates(comparison.base, info)
+        for controls, side in ((self.columns, comparison.columns), (self.rows, comparison.rows)):
+            update |= controls.updates(side, info, self.engine)
+        return comparison.base, update, notes

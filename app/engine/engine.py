@@ -16,12 +16,12 @@ from PIL import Image
 
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo, describe_pipeline, version_of
-from app.engine.request import Request
+from app.engine.request import Label, Request, label_of
 from app.engine.speed import Speeds
 from app.engine.zero_gpu import ON_ZERO_GPU, gpu
 from mdt_core.acceleration.machine import choose_device
 from mdt_core.acceleration.precision import choose_dtype
-from mdt_core.pipeline.labels import class_index
+from mdt_core.pipeline.labels import parse_label
 from mdt_core.pipeline.open import open_pipeline
 
 WARM_SECONDS = 3.0  # of a timed warm-up that tell enough
@@ -88,11 +88,12 @@ class Engine:
                 info = self._current_info(name) or self._read(name)  # somebody else may have asked for it meanwhile
         return info
 
-    def class_index(self, name: str, label: int | str) -> int:
-        """The index of a class that is given by index or name. ValueError where the model has no such class."""
+    def class_label(self, name: str, label: int | str) -> Label:
+        """A class by number or name, or a mix, as `parse_label` reads them. ValueError where there is no such class."""
         if isinstance(label, bool) or not isinstance(label, int | str):
             raise ValueError(f"A class is given by its number or its name, not by {label!r}.")
-        return class_index(label, self.describe(name).labels)
+        labels = self.describe(name).labels
+        return label_of(parse_label(label, labels) if isinstance(label, str) else label, labels)
 
     def run(self, requests: Sequence[Request]) -> Iterator[Frame]:
         """Work through the requests, one frame per step; what each took is kept in `speeds`."""

@@ -8,25 +8,29 @@ from app.engine.frames import Frame, evenly_spaced, frames_of
 from app.engine.model_info import ModelInfo
 from app.engine.settings import MAX_SEED, NUM_IMAGES, SAMPLING, SEED, Number, Setting, steps_for
 from mdt_core.guidance import guidance_weight
+from mdt_core.pipeline.labels import ClassLabel, ClassMix, class_weights
 from mdt_core.samplers import sampling_timesteps
 
+Mix = tuple[tuple[int | None, float], ...]  # of classes, and how much of each: an image is drawn of the sum of all
+Label = int | Mix | None  # a class, a mix of classes, or None: no class, unconditional
 NOWHERE = -2  # an index that no model has
 SKIP_TOLERANCE = 1e-2  # the unconditional pass is left out where the guidance weight is closer to 1 than this
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw: one class and one seed per image, and how. Raises ValueError where a value cannot be used."""
+    """What to draw: one label and one seed per image, and how. Raises ValueError where a value cannot be used."""
 
     model: str  # a name in Engine.models
-    class_labels: tuple[int | None, ...]  # None: no class, unconditional
+    class_labels: tuple[Label, ...]
     seeds: tuple[int, ...]
     guidance_scale: float = 3.8
     guidance_power: float = 4.0
     num_inference_steps: int = 25
     sampler: str = "dpm++"
     skip_unconditional: bool = True  # leave that pass out where the guidance weight is within SKIP_TOLERANCE of 1
-    class_names: tuple[str | None, ...] | None = None  # what another model calls the classes, which numbers them
+    # what another model calls the classes, which numbers them; of a mix a tuple
+    class_names: tuple[str | tuple[str | None, ...] | None, ...] | None = None
 
     kind: ClassVar[str] = "generate"  # of its recipes
     settings: ClassVar[Mapping[str, Setting]] = SAMPLING  # a field of this class -> what it may be
@@ -71,7 +75,7 @@ class Request:
     def pipeline_arguments(self) -> dict[str, Any]:
         """What the pipeline's `stream` and `stream_inpaint` both take."""
         return {
-            "class_labels": list(self.class_labels),
+            "class_labels": [dict(label) if isinstance(label, tuple) else label for label in self.class_labels],
             "seeds": list(self.seeds),
             "sampler": self.sampler,
             "num_inference_steps": self.num_inference_steps,
@@ -83,11 +87,18 @@ class Request:
     def for_labels(self, labels: Mapping[int, str]) -> Self:
         """The same for a model with these classes, found by name if names are given. ValueError where one lacks."""
         names = self.class_names or (None,) * len(self.class_labels)
-        indices = [class_named(label, name, labels) for label, name in zip(self.class_labels, names, strict=True)]
-        for index, label, name in zip(indices, self.class_labels, names, strict=True):
-            if index is not None and index not in labels:
-                raise ValueError(f"{self.model} has no class {name or label!r}: pick its classes anew.")
-        return replace(self, class_labels=tuple(indices), class_names=None)
+        found = tuple(self._find(label, name, labels) for label, name in zip(self.class_labels, names, strict=True))
+        return replace(self, class_labels=found, class_names=None)
+
+    def _find(self, label: Any, name: Any, labels: Mapping[int, str]) -> Any:
+        """A class by its name, in a mix each of its classes."""
+        if isinstance(label, tuple):
+            parts = zip(label, name or (None,) * len(label), strict=True)
+            return tuple((self._find(index, each, labels), weight) for (index, weight), each in parts)
+        index = class_named(label, name, labels)
+        if index is not None and index not in labels:
+            raise ValueError(f"{self.model} has no class {name or label!r}: pick its classes anew.")
+        return index
 
     def frames(self, pipe: Any, request_index: int = 0) -> Iterator[Frame]:
         """The run, step by step."""
@@ -101,6 +112,13 @@ class Request:
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)  # one to draw or one to inpaint
+
+
+def label_of(label: ClassLabel | ClassMix, labels: Mapping[int, str]) -> Label:
+    """A class or a mix of a model with these classes, as a request has it. ValueError as of `class_weights`."""
+    weights = class_weights(label, labels)
+    mix = tuple((None if index == len(labels) else index, weight) for index, weight in weights.items())
+    return mix if len(mix) > 1 else mix[0][0]
 
 
 def class_named(label: int | None, name: str | None, labels: Mapping[int, str]) -> int | None:

@@ -22,6 +22,7 @@ from app.common.controls import (
 )
 from app.common.errors import plain_errors
 from app.common.images import publish_picture, served
+from app.common.mixing import mix_controls
 from app.common.presets import TimedPresets
 from app.common.run_tab import RunTab
 from app.common.stage import WAITING, caption, describe_step, duration, message, status_line
@@ -51,9 +52,11 @@ class Generate(RunTab):
         self.lay_out_columns()
         self.choice = gr.State(PreviewChoice())
         self.picture = gr.State()  # the file of the picture chosen in the gallery
-        self.picker_model = bind_to_model(studio, self.controls.classes)
+        self.picker_model = bind_to_model(studio, self.controls.classes, self.controls.mix.other)
         self._wire(studio)
         studio.actions, studio.picture = self.actions, self.picture
+        studio.show_request = self.show_request
+        studio.shown = [self.status, self.picker_model, self.presets.model, *self.controls.outputs]
 
     def lay_out_controls(self) -> None:
         info = self.studio.info
@@ -62,6 +65,7 @@ class Generate(RunTab):
         with gr.Row():
             self.any_class = gr.Button("Random class", size="sm", elem_id="generate-any-class")
             self.no_class = gr.Button("No class", size="sm", elem_id="generate-no-class")
+        mix = mix_controls(info, "generate")
         with gr.Row():
             count = control(NUM_IMAGES, 4, "generate")
             keep_seed = keep_seed_switch("generate")
@@ -71,7 +75,7 @@ class Generate(RunTab):
         settings |= setting_controls(start, "generate", "guidance_scale", "guidance_power")
         curve = gr.HTML(elem_id="generate-curve")
         settings |= setting_controls(start, "generate", "skip_unconditional")
-        self.controls = RequestControls(Request, classes, count, seed, settings, keep_seed)
+        self.controls = RequestControls(Request, classes, count, seed, settings, keep_seed, mix)
         bring_steps(settings)
         show_guidance_curve(self.controls, curve)
         self.lay_out_run()
@@ -126,9 +130,8 @@ class Generate(RunTab):
         self.step.input(self.scrub, [job, self.step], **scrubbed)
         self.preview_kind.input(self.choose_preview, [self.choice, job, self.step, self.preview_kind], **scrubbed)
         self.gallery.select(self.select, job, page, **GLUE)
-        used = [classes, count, self.controls.seed, self.controls.keep_seed]
-        self.again.click(self.use_again, [job, self.picture], used, **GLUE)
-        self.wire_recipe([self.picker_model, self.presets.model, *self.controls.inputs, self.controls.keep_seed])
+        self.again.click(self.use_again, [job, self.picture], self.controls.outputs, **GLUE)
+        self.wire_recipe([self.picker_model, self.presets.model, *self.controls.outputs])
         gr.api(self.generate, api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
@@ -205,21 +208,26 @@ class Generate(RunTab):
         label = f"Use seed {job.request.seeds[index]} again"
         return {self.picture: job.files[index], self.again: gr.update(value=label, interactive=True)}
 
-    def use_again(self, job: StepHistory, picture: str) -> tuple[list[int], int, int, bool]:
+    def use_again(self, job: StepHistory, picture: str) -> Update:
         """The chosen picture's class and seed, for one image, and the seed is kept."""
         if picture not in job.files:  # another run has begun
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        index = job.files.index(picture)
-        label = job.request.class_labels[index]
-        return [NO_CLASS if label is None else label], 1, job.request.seeds[index], True
+            return gr.skip()
+        index, controls = job.files.index(picture), self.controls
+        labels = controls.class_updates([job.request.class_labels[index]], job.info)
+        return labels | {controls.count: 1, controls.seed: job.request.seeds[index], controls.keep_seed: True}
 
     # --- recipes and clients ---------------------------------------------------------------------------------
 
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved picture says."""
         request, notes = recipes.to_request(recipe, info)
+        return request, self.show_request(request, info), notes
+
+    def show_request(self, request: Request, info: ModelInfo) -> Update:
+        """All controls as a request says."""
+        text = f"Settings of another picture, seed {request.seeds[0]}. Press Generate to draw it."
         models = {self.picker_model: info, self.presets.model: info}
-        return request, models | self.controls.updates(request, info), notes
+        return models | {self.status: status_line(0, text)} | self.controls.updates(request, info)
 
     def generate(
         self,
@@ -233,7 +241,9 @@ class Generate(RunTab):
         skip_unconditional: bool = True,
         model: str | None = None,
     ) -> list[gr.FileData]:
-        """Draw pictures of one class, by index or name (None: no class). Picture i has the seed `seed` + i.
+        """Draw pictures of one class, by index or name (None: no class), or of a mix such as "cat:0.6,dog:0.4".
+
+        Picture i has the seed `seed` + i.
 
         Steps, sampler, scale and power are the model's own where they are not given.
         """
@@ -246,9 +256,9 @@ class Generate(RunTab):
         with plain_errors():
             name = self.engine.default if model is None else model
             info = self.engine.describe(name)
-            label = NO_CLASS if class_label in (None, "") else self.engine.class_index(name, class_label)
+            label = NO_CLASS if class_label in (None, "") else self.engine.class_label(name, class_label)
             settings = info.sampling_defaults | {key: value for key, value in given.items() if value is not None}
-            request = to_request(name, label, num_images, seed, skip_unconditional=skip_unconditional, **settings)
+            request = to_request(name, [label], num_images, seed, skip_unconditional=skip_unconditional, **settings)
             return served(self._publish(request, self.engine.draw(request), info))
 
     def _publish(self, request: Request, images: Sequence[Image.Image], info: ModelInfo) -> list[str]:

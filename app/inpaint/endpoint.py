@@ -39,17 +39,20 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
         feather: int = 8,
         model: str | None = None,
     ) -> list[gr.FileData]:
-        """Repaint a picture where the mask (of its size) is white. Variant i has the seed `seed` + i."""
+        """Repaint a picture where the mask (of its size) is white. Variant i has the seed `seed` + i.
+
+        The class goes by index or name; a mix of classes is written as "cat:0.6,dog:0.4".
+        """
         with plain_errors():
             name = engine.default if model is None else model
             info = engine.describe(name)
             sampler, num_inference_steps = find_method(method).schedule(sampler, num_inference_steps)
             if guidance_power is None:
                 guidance_power = InpaintRequest.first(info).guidance_power
-            label = NO_CLASS if class_label in (None, "") else engine.class_index(name, class_label)
+            label = NO_CLASS if class_label in (None, "") else engine.class_label(name, class_label)
             request = to_request(
                 name,
-                label,
+                [label],
                 num_variants,
                 seed,
                 InpaintRequest,

@@ -7,6 +7,7 @@ from gradio.components import Component
 
 from app.common.class_picker import class_choices
 from app.common.controls import RequestControls, control, keep_seed_switch, seed_picker, setting_controls
+from app.common.mixing import mix_controls
 from app.common.presets import TimedPresets
 from app.common.run_tab import RunTab
 from app.common.stage import status_line
@@ -62,6 +63,7 @@ class Page(RunTab):
             label="Class (type to filter)",
             elem_id="inpaint-class",
         )
+        mix = mix_controls(info, "inpaint")
         self.presets = TimedPresets(self.studio, self.first, presets_for)
         settings = setting_controls(self.first, "inpaint", "method", "sampler")
         settings["method"].choices = method_choices(info)
@@ -72,7 +74,7 @@ class Page(RunTab):
             keep_seed = keep_seed_switch("inpaint")
             seed = seed_picker("inpaint", keep_seed)
         settings |= setting_controls(self.first, "inpaint", "masked_content")
-        self.controls = RequestControls(InpaintRequest, classes, count, seed, settings, keep_seed)
+        self.controls = RequestControls(InpaintRequest, classes, count, seed, settings, keep_seed, mix)
         self.lay_out_run()
         self.lay_out_recipe()
 

@@ -9,7 +9,7 @@ import numpy as np
 from gradio.events import Dependency
 
 from app.common import recipes
-from app.common.class_picker import NO_CLASS, bind_to_model, check_classes
+from app.common.class_picker import bind_to_model, check_classes
 from app.common.controls import setting_update
 from app.common.errors import plain_errors, sentence
 from app.common.images import publish, publish_picture
@@ -38,13 +38,13 @@ class Inpaint(Page):
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
-        self.picker_model = bind_to_model(studio, self.controls.classes)
+        self.picker_model = bind_to_model(studio, self.controls.classes, self.controls.mix.other)
         self._wire_picture(studio)
         settings, model = self.controls.inputs, studio.model
         page = [self.source, self.results, studio.kept, *self.switched]
         run = self.wire_run([self.painter, self.picker_model, model, self.source, *settings], page, js=SETTLED)
         self._wire_settings(studio, run)
-        set_by_recipe = [self.presets.model, self.picker_model, self.job, *settings, self.controls.keep_seed, *page]
+        set_by_recipe = [self.presets.model, self.picker_model, self.job, *self.controls.outputs, *page]
         self.wire_recipe(set_by_recipe, [self.source])
         gr.api(make_endpoint(self.engine, self.painter), api_name="inpaint", **GPU)
 
@@ -62,7 +62,9 @@ class Inpaint(Page):
         studio.page.load(self.bring_back, studio.kept, page, **GLUE)
         self.open_button.upload(self.load_upload, self.open_button, page, **CHECK)
         self.example.select(self.load_example, model, [*page, classes], **GLUE)
-        self.send.click(self.load_generated, [studio.picture, model], [*page, studio.tabs, classes], **CHECK)
+        self.send.click(
+            self.load_generated, [studio.picture, model], [*page, studio.tabs, *self.controls.outputs], **CHECK
+        )
         used = [painter, self.keep, self.results, source]
         self.use.click(self.load_variant, used, page, js=SETTLED, **CHECK)
         self.open_mask_button.upload(self.load_mask, [self.open_mask_button, source], page, **CHECK)
@@ -122,8 +124,8 @@ class Inpaint(Page):
             update = self._load(SourceImage.open(path)) | {self.studio.tabs: gr.Tabs(selected="inpaint")}
             recipe = recipes.read(path)
         if recipe["model"] == model:
-            label = recipe["class_label"]
-            update[self.controls.classes] = NO_CLASS if label is None else label
+            info = self.engine.describe(model)
+            update |= self.controls.class_updates([recipes.find_label(recipe, info, [])], info)
         return update
 
     def load_variant(self, painted: Painted, keep: bool, results: Results, source: SourceImage) -> Update:

@@ -13,7 +13,7 @@ from time import perf_counter
 from PIL import Image
 
 from app.common import recipes
-from app.common.comparison import Comparison, to_recipe
+from app.common.comparison import Comparison, Side, to_recipe
 from app.common.stage import caption
 from app.engine.engine import Engine
 from app.engine.frames import evenly_spaced
@@ -207,4 +207,5 @@ def recipe_of(strip: Strip, engine: Engine) -> dict | None:
     if len(labels) != 1:
         return None
     base, models = drawn[0].request, tuple(cell.request.model for cell in drawn)
-    return to_recipe(Comparison(base, *labels, "model", models), engine.describe(base.model))
+    columns, rows = Side("model", models), Side("class", *labels)
+    return to_recipe(Comparison(base, columns, rows), engine.describe(base.model))

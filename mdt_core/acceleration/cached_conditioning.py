@@ -3,7 +3,8 @@
 Timesteps and labels of a trajectory are known before it begins. The modulation of every block (adaLN) depends on both,
 the position bias on neither. A cache lives as long as its trajectory, and notices when the weights change meanwhile.
 
-Letters: N batch, W timesteps computed at a time, L distinct labels, M numbers of modulation of all layers, D width.
+Letters: N batch, W timesteps computed at a time, L distinct labels, each a number or a row of weights (a mix of
+classes), M numbers of modulation of all layers, D width.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ class CachedModel:
     Args:
         model: the transformer.
         timesteps: those to come, in their order.
-        class_labels: those to come, null class included; no others may be asked for.
+        class_labels: those to come, null class included, (L,) or (L, num_classes + 1); no others may be asked for.
         budget: bytes of modulation to hold for each label.
         wrap: what to make of the function that evaluates the blocks, such as a CUDA graph of it. A masked pass goes
             without: every number of kept tokens would be recorded anew.
@@ -37,12 +38,12 @@ class CachedModel:
         self,
         model: MDTTransformer,
         timesteps: Sequence[int],
-        class_labels: Sequence[int],
+        class_labels: Sequence[int] | Tensor,
         budget: int = BUDGET,
         wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] | None = None,
     ):
         self.model, self.timesteps, self.budget, self.wrap = model, list(timesteps), budget, wrap
-        self.labels = sorted(set(class_labels))
+        self.labels = torch.as_tensor(class_labels).unique(dim=0)
         self.layers = [m for m in model.modules() if hasattr(m, "adaLN_modulation")]
         self.widths = [layer.adaLN_modulation[-1].out_features for layer in self.layers]
         self.biases = [m for m in model.modules() if hasattr(m, "relative_position_bias_table")]
@@ -64,9 +65,15 @@ class CachedModel:
             self._reset(x.device)
         if t not in self._window:
             self._fill(t, x.device)
-        rows = self._position[class_labels] * len(self._window) + self._window.index(t)
+        rows = self._places(class_labels) * len(self._window) + self._window.index(t)
         run = self._evaluate if keep is None else self._evaluate_masked
         return run(x, self._modulation.index_select(0, rows), keep)
+
+    def _places(self, class_labels: Tensor) -> Tensor:
+        """(N,) places among `labels`. One that is not among them gets a place outside of the table: an error."""
+        same = class_labels[:, None] == self.labels  # (N, L), of mixes (N, L, num_classes + 1)
+        same = same if same.ndim == 2 else same.all(-1)
+        return torch.where(same.any(1), same.int().argmax(1), -(2**31))
 
     def _versions(self, x: Tensor) -> tuple:
         """Changes with the weights that were used, whether written in place, replaced or moved, and with autocast."""
@@ -84,9 +91,7 @@ class CachedModel:
         # garbage collector runs.
         self._evaluate_masked = partial(evaluate, self.model, self.layers, self.widths, bias)
         self._evaluate = self._evaluate_masked if self.wrap is None else self.wrap(self._evaluate_masked)
-        # A label's place among `labels`. One that is not among them gets a place outside of the table: an error.
-        self._position = torch.full((self.model.config.num_classes + 1,), -(2**31), device=device)
-        self._position[self.labels] = torch.arange(len(self.labels), device=device)
+        self.labels = self.labels.to(device)
         self._window = []
 
     def _fill(self, t: int, device: torch.device) -> None:
@@ -99,7 +104,7 @@ class CachedModel:
         at = self.timesteps.index(t) if t in self.timesteps else len(self.timesteps)
         self._window = [t, *dict.fromkeys(s for s in self.timesteps[at:] if s != t)][: max(1, self.budget // row)]
         timesteps = torch.tensor(self._window, device=device)
-        cs = [self.model.embed(timesteps, torch.full_like(timesteps, label)) for label in self.labels]  # each (W, D)
+        cs = [self.model.embed(timesteps, label) for label in self.labels.split(1)]  # each (W, D)
         rows = [torch.cat([layer.adaLN_modulation(c) for layer in self.layers], dim=1) for c in cs]  # each (W, M)
         self._modulation = torch.cat(rows)
 

@@ -41,13 +41,13 @@ class Evaluation:
         self.invariant: dict[tuple, bool] = {}
 
     def for_trajectory(
-        self, timesteps: Sequence[int], class_labels: Sequence[int], batch_size: int
+        self, timesteps: Sequence[int], class_labels: Sequence[int] | Tensor, batch_size: int
     ) -> Callable[..., Tensor]:
         """`model(x, timesteps, class_labels, keep=None)` for the timesteps and labels to come, float32 in and out.
 
         Args:
             timesteps: those to come, in their order; in a call they are all equal, and best on the CPU.
-            class_labels: those to come, null class included.
+            class_labels: those to come, null class included; weights (L, num_classes + 1) where classes are mixed.
             batch_size: rows of x, both branches of guidance counted.
         """
         device = self.model.device

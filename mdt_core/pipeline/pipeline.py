@@ -20,12 +20,12 @@ from torch import Tensor
 from mdt_core.acceleration.evaluation import Evaluation
 from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.autoencoder import downscale
-from mdt_core.guidance import Guided, guide
+from mdt_core.guidance import Guided, guide, null_labels
 from mdt_core.inpainting import DEFAULT_SCALE, Method, choose_content, find_method, inpaint, starting_latents
 from mdt_core.pipeline.canvas import fit_canvas
 from mdt_core.pipeline.decoding import enlarge, preview_weights, smooth_latents, to_latents, to_pixels, to_small_pixels
 from mdt_core.pipeline.image_arrays import Picture, mask_array, picture_array, to_pil
-from mdt_core.pipeline.labels import ClassLabel, ClassLabels, Seeds, class_index, class_indices, image_seeds
+from mdt_core.pipeline.labels import ClassLabel, ClassLabels, Seeds, class_index, image_seeds, label_tensor
 from mdt_core.pipeline.outputs import MDTPipelineOutput, PipelineStep, pipeline_steps
 from mdt_core.pipeline.parts import published_parts, read_folder
 from mdt_core.pipeline.settings import SamplingSettings, sampling_presets
@@ -210,7 +210,8 @@ class MDTPipeline(DiffusionPipeline):
         """Generate pictures, step by step.
 
         Args:
-            class_labels: one per image: index, name, or None for no class. A single one goes with all seeds.
+            class_labels: one per image: index, name, None for no class, or a mix of classes as {"dylan": 0.6,
+                "sprouts": 0.4}, whose weights are brought to a sum of 1. A single one goes with all seeds.
             guidance_scale: w, at least 0; 1 is conditional only. By default the model's `sampling_defaults`, as the
                 next three.
             guidance_power: s, at least 0; 0 is constant w.
@@ -349,11 +350,12 @@ class MDTPipeline(DiffusionPipeline):
         """The model with labels and guidance bound to it, for a trajectory of `count` images."""
         if self._evaluation.model is not self.transformer:  # another one was put in its place
             self._evaluation = Evaluation(self.transformer)
-        labels = class_indices(class_labels, self.id2label, count)
+        labels = label_tensor(class_labels, self.id2label, count).to(self.device)
+        asked = torch.cat([labels, null_labels(labels, self.num_classes)])
         timesteps = sampling_timesteps(settings.sampler, settings.num_inference_steps)
         return guide(
-            self._evaluation.for_trajectory(timesteps, [*labels, self.num_classes], 2 * count),
-            torch.tensor(labels, device=self.device),
+            self._evaluation.for_trajectory(timesteps, asked, len(asked)),
+            labels,
             null_class=self.num_classes,
             **settings.guidance,
             guidance_channels=self.config.guidance_channels if guidance_channels == "config" else guidance_channels,

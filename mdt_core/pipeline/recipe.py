@@ -16,7 +16,11 @@ FORMATS = ("PNG", "JPEG", "WEBP")  # that hold a recipe
 
 
 def save_picture(
-    image: Image.Image, file: str | Path | IO[bytes], recipe: Mapping[str, Any] | None = None, format: str | None = None
+    image: Image.Image,
+    file: str | Path | IO[bytes],
+    recipe: Mapping[str, Any] | None = None,
+    format: str | None = None,
+    **more: Any,
 ) -> None:
     """Write a picture in a quality that suits pictures, with its recipe where the format holds one.
 
@@ -25,6 +29,7 @@ def save_picture(
         file: a path, whose suffix names the format, or a binary file with `format`.
         recipe: what JSON can hold.
         format: PIL's name of it, such as "PNG".
+        **more: what PIL's `save` takes besides, such as the other frames of a film.
 
     Raises:
         OSError: it cannot be written.
@@ -33,7 +38,7 @@ def save_picture(
     options: dict[str, Any] = {"quality": 95, "subsampling": 0} if format in ("JPEG", "WEBP") else {}
     if recipe is not None and format in FORMATS:
         options |= _png_text(recipe) if format == "PNG" else _exif(recipe)
-    image.save(file, format, **options)
+    image.save(file, format, **options, **more)
 
 
 def recipe_text(image: Image.Image) -> str | None:

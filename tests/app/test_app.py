@@ -61,6 +61,7 @@ def test_generate_over_the_api(client: Client, engine: Engine) -> None:
 def test_the_api_takes_indices_names_and_no_class(client: Client) -> None:
     """Catches an API that takes 0 or None for something else."""
     calls = [(0, "circle"), ("1", "square"), ("square", "square"), (None, "no-class"), ("", "no-class")]
+    calls += [("circle:3,square:2", "circle-60-square-40")]
     for given, name in calls:
         (file,) = client.predict(given, num_inference_steps=1, api_name="/generate")
         assert Path(file).name == f"{name}-0.png"
@@ -74,6 +75,7 @@ def test_the_api_takes_indices_names_and_no_class(client: Client) -> None:
         ({"class_label": True}, "by its number or its name, not by True"),
         ({"class_label": 1.7}, "not by 1.7"),
         ({"class_label": [3]}, "by its number or its name"),
+        ({"class_label": "circle:1,square:-1"}, "The weight of class 'square' must be a number from 0 to 1000, not -1"),
         ({"model": ["shapes"]}, "named by a text|no model"),
         ({"sampler": ["dpm++"]}, "no sampler"),
         ({"num_inference_steps": 0}, "steps for dpm.. must be a whole number from 1 to 250, not 0"),
@@ -114,7 +116,7 @@ def test_the_page_is_ready_again_however_a_run_ends(engine: Engine) -> None:
     events = build(engine, Path("runs")).config["dependencies"]
     runs = [event["cancels"][0] for event in events if event["cancels"]]
     ends = {(event["trigger_after"], event["trigger_only_on_failure"], tuple(event["outputs"])) for event in events}
-    assert len(runs) == 4  # Generate, Inpaint, Compare, and the strip of Training progress
+    assert len(runs) == 5  # Generate, Inpaint, Compare, Walk, and the strip of Training progress
     for run in runs:
         after_error = [outputs for after, failed, outputs in ends if after == run and failed]
         assert len(after_error) == 1 and (run, False, after_error[0]) in ends

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.common.comparison import Comparison
 from app.common.images import MAX_PIXELS, jpeg_uri, open_image, publish
 from app.common.stage import columns_for
-from app.compare.grid import empty_grid, parse_values
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
@@ -116,46 +114,3 @@ def test_a_file_is_whole_while_it_is_published_again() -> None:
 def test_tiles_are_as_large_as_they_can_be() -> None:
     """Catches 16 pictures in one row."""
     assert [columns_for(n) for n in (1, 2, 4, 6, 9, 16)] == [1, 2, 2, 3, 3, 4]
-
-
-def test_the_values_of_an_axis() -> None:
-    """Catches 2.5 steps, doubled columns, and a bare float() message."""
-    assert parse_values("guidance_scale", "1, 2.5 2.5,4") == (1.0, 2.5, 4.0)
-    assert parse_values("sampler", "ddim,ddpm") == ("ddim", "ddpm")
-    with pytest.raises(ValueError, match="values for steps must be whole numbers separated by commas"):
-        parse_values("num_inference_steps", "5, 2.5")
-
-
-@pytest.mark.parametrize(
-    ("labels", "axis", "values", "words"),
-    [
-        ((), "sampler", ("ddim",), "at least one class and one value"),
-        ((0,), "sampler", (), "at least one class and one value"),
-        ((0,), "sampler", ("euler",), "no sampler 'euler'"),
-        ((0,), "guidance_scale", (1.0, 11.0), "from 1 to 10, not 11"),
-        (tuple(range(9)), "num_inference_steps", tuple(range(1, 9)), "9 classes times 8 values are too many"),
-    ],
-)
-def test_a_grid_out_of_range_is_refused(labels: tuple, axis: str, values: tuple, words: str) -> None:
-    """Catches an error in the middle of a run that could have been told before it."""
-    with pytest.raises(ValueError, match=words):
-        Comparison(Request("a", (None,), (0,)), labels, axis, values)
-
-
-def test_cells_stand_in_their_row_and_column() -> None:
-    """Catches rows and columns swapped, cells on top of each other, and labels that are cut off."""
-    comparison = Comparison(Request("a", (None,), (0,)), (0, None), "guidance_scale", (1.0, 2.0, 4.0))
-    grid = empty_grid(comparison, {0: "a class with quite a long name"}, image_size=32)
-    for job in range(6):
-        grid.paste(Image.new("RGB", (32, 32), (0, 40 * job, 255)), *comparison.cells()[job])
-    pixels = np.asarray(grid.image)
-    left, top = grid.corner(0, 0)
-    for job in range(6):
-        ys, xs = np.nonzero((pixels == (0, 40 * job, 255)).all(-1))
-        assert len(ys) == 128 * 128
-        row, column = divmod(job, 3)
-        assert ys.min() == top + row * 136
-        assert xs.min() == left + column * 136
-    requests = comparison.requests()
-    assert [(r.class_labels, r.guidance_scale) for r in requests[2:4]] == [((0,), 4.0), ((None,), 1.0)]
-    assert {r.seeds for r in requests} == {(0,)}

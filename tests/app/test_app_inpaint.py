@@ -272,7 +272,7 @@ def test_controls_and_settings_are_each_others_inverse() -> None:
     controls = tab_of(engine).controls
     settings = InpaintRequest("a", (2, 2, 2), (7, 8, 9), **NO_DEFAULTS)
     updates = controls.updates(settings, engine.describe("a"))
-    values = {key: update["value"] if isinstance(update, dict) else update for key, update in updates.items()}
+    values = {key: update.get("value") if isinstance(update, dict) else update for key, update in updates.items()}
     assert controls.request("a", *[values[control] for control in controls.inputs]) == settings
     values[controls.seed] = MAX_SEED
     assert controls.request("a", *[values[control] for control in controls.inputs]).seeds == (MAX_SEED, 0, 1)

@@ -231,9 +231,9 @@ def test_the_time_left_knows_that_guided_steps_cost_twice() -> None:
 def test_a_class_is_found_by_name_and_by_index() -> None:
     """Catches an API that takes one form only."""
     engine, _ = make_engine()
-    assert engine.class_index("a", "golden retriever") == engine.class_index("a", 2) == 2
+    assert engine.class_label("a", "golden retriever") == engine.class_label("a", 2) == 2
     with pytest.raises(ValueError, match="class 9 is out of range"):
-        engine.class_index("a", 9)
+        engine.class_label("a", 9)
 
 
 def test_a_device_that_is_not_there_is_told() -> None:

@@ -164,7 +164,7 @@ def test_strips_and_animations_reach_no_further(runs: Path, secret: Path) -> Non
         with pytest.raises(gr.Error, match=f"{words}|no samples"):
             tab.export("gif", name, "")
     assert tab.strip.begin("dit", "", 0, 0, 1, 3.8)[tab.strip.job].strip.runs == ("dit",)
-    assert Path(tab.export("png", "dit", "../secret")).name == "dit--secret-samples.png"
+    assert Path(tab.export("png", "dit", "../secret")).name == "dit-secret-samples.png"
 
 
 def test_looking_again_sends_only_what_is_new(visitor: Visitor, runs: Path) -> None:

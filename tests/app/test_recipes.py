@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.common import recipes
-from app.common.comparison import Comparison, from_recipe, to_recipe
+from app.common.comparison import Comparison, Side, from_recipe, to_recipe
 from app.common.images import to_png
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
@@ -194,9 +194,11 @@ def test_a_text_behind_the_pixels_is_found(tmp_path: Path) -> None:
 
 def test_a_grids_recipe_comes_back_and_belongs_to_its_tab(tmp_path: Path) -> None:
     """Catches a Compare recipe that loads half on Generate, and rows or columns that are lost."""
-    comparison = Comparison(Request("avatars", (None,), (7,)), (None, 1, 3), "num_inference_steps", (5, 25))
-    (tmp_path / "a.png").write_bytes(to_png(PICTURE, to_recipe(comparison, INFO)))
-    assert from_recipe(recipes.read(tmp_path / "a.png", "compare"), INFO) == (comparison, [])
+    base, steps = Request("avatars", (2,), (7,), guidance_scale=2.5), Side("num_inference_steps", (5, 25))
+    for rows in (Side("class", (None, 1, 3, ((0, 0.3), (2, 0.7)))), Side("model", ("a", "b")), Side("seed", (4, 9))):
+        comparison = Comparison(base, steps, rows)
+        (tmp_path / "a.png").write_bytes(to_png(PICTURE, to_recipe(comparison, INFO)))
+        assert from_recipe(recipes.read(tmp_path / "a.png", "compare"), INFO) == (comparison, [])
     with pytest.raises(ValueError, match="recipe for another tab: 'compare'"):
         recipes.read(tmp_path / "a.png")
 
@@ -204,20 +206,38 @@ def test_a_grids_recipe_comes_back_and_belongs_to_its_tab(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "change",
     [
-        {"axis": "eta"},
-        {"axis": ["sampler"]},
-        {"values": [0]},
-        {"values": []},
-        {"values": [[5]]},
-        {"values": 5},
-        {"class_labels": None},
-        {"class_labels": [9], "class_names": ["nobody"]},
-        {"values": list(range(1, 100))},
+        *({"columns": side} for side in (None, 5, [], "class", {}, {"axis": "seed"}, {"values": [1]})),
+        *({"rows": {"axis": axis, "values": [1]}} for axis in ("eta", ["sampler"], None, 5, {})),
+        *({"rows": {"axis": "seed", "values": values}} for values in (5, "12", None, {}, [], [[5]], [True], [-1])),
+        *({"rows": {"axis": "class", "values": [value]}} for value in (5, None, "circle", [], {"class_name": "x"})),
+        {"rows": {"axis": "seed", "values": list(range(100))}},
+        {"rows": {"axis": "class", "values": [{}] * 1_000_000}},
+        {"rows": {"axis": "guidance_scale", "values": [10**400]}},
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(tmp_path: Path, change: dict) -> None:
     """Catches TypeError and KeyError on what a stranger wrote."""
-    comparison = Comparison(Request("avatars", (None,), (7,)), (0, 1), "num_inference_steps", (5, 25))
-    recipe = to_recipe(comparison, INFO)
+    classes, steps = Side("class", (0, 1)), Side("num_inference_steps", (5, 25))
+    recipe = to_recipe(Comparison(Request("avatars", (None,), (7,)), classes, steps), INFO)
     with pytest.raises(ValueError):
         from_recipe(recipes.read(save(tmp_path, recipe | change), "compare"), INFO)
+
+
+def test_a_grid_from_before_there_were_two_sides_opens() -> None:
+    """Classes down, one setting across. Catches a recipe of an older version that is called damaged."""
+    request = Request("avatars", (None,), (7,))
+    old = {"class_labels": [1, None], "class_names": ["naïve ☂", None], "axis": "guidance_scale", "values": [1, 2]}
+    recipe = recipes.of_image(request, 0, INFO) | {"kind": "compare"} | old
+    expected = Comparison(request, Side("guidance_scale", (1, 2)), Side("class", (1, None)))
+    assert from_recipe(recipe, INFO) == (expected, [])
+    for change in ({"class_labels": None}, {"values": 5}, {"axis": ["sampler"]}, {"class_names": ["nobody"] * 2}):
+        with pytest.raises(ValueError):
+            from_recipe(recipe | change, INFO)
+
+
+def test_a_grids_class_that_a_model_lacks_is_left_out() -> None:
+    """Catches a row of no class in its place."""
+    classes, other = Side("class", (0, 1, None)), dataclasses.replace(INFO, labels={0: "circle"})
+    recipe = to_recipe(Comparison(Request("avatars", (0,), (7,)), classes, Side("seed", (1,))), INFO)
+    comparison, notes = from_recipe(json.loads(json.dumps(recipe)), other)
+    assert comparison.columns == Side("class", (0, None)) and notes == ["avatars has no class 'naïve ☂'"]

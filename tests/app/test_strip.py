@@ -232,5 +232,5 @@ def test_a_strip_is_a_comparison_of_its_checkpoints(runs: Path, machine: Machine
     recipe = json.loads(json.dumps(recipe_of(strip, machine.engine)))
     comparison, notes = from_recipe(recipe, machine.engine.describe("mdt @ 10"))
     assert notes == []
-    assert set(comparison.requests()) == {cell.request for cell in strip.cells}
-    assert comparison.values == ("mdt @ 10", "mdt @ 100", "mdt @ 1000", "dit @ 50", "dit @ 100")
+    assert {request for request, _ in comparison.batches()} == {cell.request for cell in strip.cells}
+    assert comparison.columns.values == ("mdt @ 10", "mdt @ 100", "mdt @ 1000", "dit @ 50", "dit @ 100")

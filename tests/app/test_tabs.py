@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app.common import recipes
-from app.common.comparison import Comparison
+from app.common.comparison import Comparison, Side
 from app.common.errors import MAX_NOTES, plain_errors, warn
 from app.common.presets import TimedPresets
 from app.common.stage import WAITING
@@ -26,7 +26,7 @@ from mdt_core.inpainting import METHODS
 from tests.app.test_model_info import in_time
 from tests.helpers.stand_in import StandInPipeline
 
-SETTINGS = ([0], 1, 0, "dpm++", 3, 3.8, 4.0, True)  # of Generate's controls
+SETTINGS = ([0], 1, 0, "dpm++", 3, 3.8, 4.0, True, 1, 0)  # of Generate's controls
 KEEP, NEW = True, False  # the seed
 Tab = TypeVar("Tab")
 
@@ -65,7 +65,8 @@ def test_a_run_has_a_seed_of_its_own_unless_it_is_kept(engine: Engine) -> None:
         assert first.get(tab.controls.seed, 0) == last[tab.job].request.seeds[0]
         shown.append(last[tab.job].request.seeds[0])
     assert len({*shown}) == 3 and shown[2] == 0
-    assert tab.use_again(last[tab.job], last[tab.job].files[0])[-2:] == (0, KEEP)
+    again = tab.use_again(last[tab.job], last[tab.job].files[0])
+    assert (again[tab.controls.seed], again[tab.controls.keep_seed]) == (0, KEEP)
 
 
 def test_a_model_that_is_replaced_while_it_draws_is_that_of_the_picture(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_stopped_grid_can_be_saved(engine: Engine) -> None:
     """Catches an hour's cells that are lost with the last ones."""
     tab = handlers(engine, Compare)
     base = Request("shapes", (None,), (3,), num_inference_steps=60)  # longer than a preview is shown
-    grid = GridJob(Comparison(base, (0, 1), "guidance_scale", (1.0, 2.0)))
+    grid = GridJob(Comparison(base, Side("class", (0, 1)), Side("guidance_scale", (1.0, 2.0))))
     run = tab.run(grid)
     next(run)
     assert tab.save not in tab.finish(grid)  # nothing is there yet
@@ -138,19 +139,23 @@ def test_a_stopped_grid_can_be_saved(engine: Engine) -> None:
         next(run)
     run.close()
     recipe = recipes.read(tab.finish(grid)[tab.save]["value"], kind="compare")
-    assert recipe["class_names"] == ["circle", "square"] and recipe["values"] == [1.0, 2.0]
+    assert recipe["rows"] == {"axis": "guidance_scale", "values": [1.0, 2.0]}
+    assert [value["class_name"] for value in recipe["columns"]["values"]] == ["circle", "square"]
 
 
 def test_a_model_that_is_gone_when_its_grid_begins_is_told(engine: Engine) -> None:
     """Catches a bare "Error" on a checkpoint that was deleted while its grid stood in the queue."""
-    grid = GridJob(Comparison(Request("gone", (None,), (3,)), (0,), "guidance_scale", (1.0,)))
+    sides = Side("class", (0,)), Side("guidance_scale", (1.0,))
+    grid = GridJob(Comparison(Request("gone", (None,), (3,)), *sides))
     with pytest.raises(gr.Error, match="There is no model 'gone'"):
         list(handlers(engine, Compare).run(grid))
 
 
-def begin(tab: Compare, engine: Engine, axis: str, values: str, *sampling: Any) -> Comparison:
-    asked = (engine.describe("shapes"), "shapes", axis, values, [0, 1, 2, 3], 0, *(sampling or SETTINGS[3:]))
-    return tab.begin(*asked)[tab.job].comparison
+def begin(tab: Compare, engine: Engine, columns: Side, *sampling: Any) -> GridJob:
+    """Four classes down."""
+    side = [columns.axis, "1, 2", [0], columns.values]
+    asked = (*side, "class", "", [0, 1, 2, 3], [], 0, 0, *(sampling or SETTINGS[3:8]))
+    return tab.begin(engine.describe("shapes"), "shapes", *asked)[tab.job]
 
 
 def test_a_grids_models_are_looked_for_once_each(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,22 +163,41 @@ def test_a_grids_models_are_looked_for_once_each(engine: Engine, monkeypatch: py
     tab, asked = handlers(engine, Compare), []
     locate = engine.locate
     monkeypatch.setattr(engine, "locate", lambda name: asked.append(name) or locate(name))
-    assert begin(tab, engine, "model", "others, shapes").values == ("others", "shapes")
+    assert begin(tab, engine, Side("model", ("others", "shapes"))).comparison.columns.values == ("others", "shapes")
     assert asked == ["others", "shapes"]
     with pytest.raises(gr.Error, match="There is no model 'nobody'"):
-        begin(tab, engine, "model", "shapes, nobody")
+        begin(tab, engine, Side("model", ("shapes", "nobody")))
 
 
 def test_a_grid_too_long_for_a_lent_gpu_does_not_join_the_queue(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a grid that is cut off on ZeroGPU after two minutes, and one that is refused elsewhere."""
-    tab, sampling = handlers(engine, Compare), ("ddpm", 1000, 3.8, 4.0, True)
-    begin(tab, engine, "guidance_scale", "1, 2", *sampling)
+    tab, scales, sampling = handlers(engine, Compare), Side("guidance_scale", ()), ("ddpm", 1000, 3.8, 4.0, True)
+    begin(tab, engine, scales, *sampling)
     monkeypatch.setattr("app.engine.engine.ON_ZERO_GPU", True)
-    begin(tab, engine, "guidance_scale", "1, 2")
-    with pytest.raises(gr.Error, match="may take 380 s on the GPU, which is lent for 120 s at most"):
-        begin(tab, engine, "guidance_scale", "1, 2", *sampling)
+    begin(tab, engine, scales)
+    with pytest.raises(gr.Error, match="may take 140 s on the GPU, which is lent for 120 s at most"):
+        begin(tab, engine, scales, *sampling)
+
+
+def test_a_cell_opens_in_generate(engine: Engine) -> None:
+    """Catches the row taken for the column, a class by its number in another model, and a seed that is not kept."""
+    models = {"shapes": StandInPipeline(), "others": StandInPipeline({0: "square", 1: "circle"})}
+    engine = Engine({name: name for name in models}, device="cpu", load=models.get)
+    tab = handlers(engine, Compare)
+    generate = tab.studio.show_request.__self__
+    job = begin(tab, engine, Side("model", ("shapes", "others")))
+    job.info = engine.describe("shapes")
+    update = tab.open_cell(job, gr.EventData(None, {"row": 1, "column": 1}))
+    assert update[tab.studio.model]["value"] == "others" and update[tab.studio.tabs].selected == "generate"
+    assert update[generate.controls.classes]["value"] == [0]  # the others' square
+    assert update[generate.controls.seed] == 0 and update[generate.controls.keep_seed] is True
+    assert update[generate.controls.count] == 1
+    with pytest.raises(gr.Error, match="not there any more: draw it again"):
+        tab.open_cell(None, gr.EventData(None, {"row": 0, "column": 0}))
+    with pytest.raises(gr.Error, match="has no class 'golden retriever'"):
+        tab.open_cell(job, gr.EventData(None, {"row": 2, "column": 1}))
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------

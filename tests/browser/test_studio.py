@@ -244,22 +244,33 @@ def test_another_model_can_be_chosen(page: Page) -> None:
 
 
 def test_a_grid_is_drawn_cell_by_cell_saved_and_loaded(page: Page, tmp_path: Path) -> None:
-    """Catches a grid without its recipe, and one that cannot be stopped."""
+    """Catches a grid without its recipe, one that cannot be stopped, and a cell that opens as another one."""
     page.get_by_role("tab", name="Compare").click()
     put(page, "compare-steps", 4)
-    page.fill("#compare-values input, #compare-values textarea", "1, 6")
+    page.fill("#compare-rows-typed input, #compare-rows-typed textarea", "1, 6")
     page.click("#compare-start")
     expect(page.locator("#compare-status")).to_contain_text("6 cells in")
     with page.expect_download() as download:
         page.click("#compare-save")
     file = tmp_path / download.value.suggested_filename
     download.value.save_as(file)
-    assert recipes.read(file, "compare")["values"] == [1.0, 6.0]
+    assert recipes.read(file, "compare")["rows"] == {"axis": "guidance_scale", "values": [1.0, 6.0]}
     sheet = np.asarray(Image.open(file).convert("RGB"))
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 500
 
+    cell = page.locator("#compare-stage button.cell").nth(4)  # the second class, scale 6
+    expect(cell.locator("img")).to_have_attribute("alt", re.compile("^scale 6, .*: open in Generate$"))
+    name = cell.locator("img").get_attribute("alt").split(", ", 1)[1].removesuffix(": open in Generate")
+    cell.click()
+    expect(page.locator("#generate-start")).to_be_visible()
+    expect(page.locator("#generate-classes")).to_contain_text(name)
+    assert {key: value_of(page, f"generate-{key}") for key in ("scale", "steps", "count")} == {
+        "scale": 6, "steps": 4, "count": 1,
+    }  # fmt: skip
+
+    page.get_by_role("tab", name="Compare").click()
     put(page, "compare-steps", 250)
-    page.evaluate(STOP_AT, ["compare", "Cell 1 of 6, step"])
+    page.evaluate(STOP_AT, ["compare", "of 6 cells, step"])
     page.click("#compare-start")
     expect(page.locator("#compare-status")).to_contain_text("Stopped after 0 of 6 cells")
 
@@ -269,3 +280,16 @@ def test_a_grid_is_drawn_cell_by_cell_saved_and_loaded(page: Page, tmp_path: Pat
     page.get_by_role("tab", name="Generate").click()
     page.set_input_files("#generate-recipe input[type=file]", file)
     expect(page.locator(".toast-body")).to_contain_text("recipe for another tab")
+
+
+def test_two_classes_are_mixed_by_a_slider(page: Page) -> None:
+    """Catches a slider that changes nothing, a caption that hides the mix, and one that *Use again* forgets."""
+    put(page, "generate-steps", 3)
+    put(page, "generate-count", 1)
+    page.get_by_role("button", name="Mix with another class").click()
+    put(page, "generate-mix-share", 0.25)
+    generate(page)
+    expect(page.locator("#generate-gallery")).to_contain_text(re.compile(r"tench 75% \+ .* 25%"))
+    put(page, "generate-mix-share", 0)
+    page.click("#generate-again")
+    page.wait_for_function("document.querySelector('#generate-mix-share input[type=number]').value == 0.25")

@@ -62,16 +62,19 @@ class StandInPipeline:
 
     def stream(
         self,
-        class_labels: list[int | None],
+        class_labels: list[int | dict | None],
         guidance_scale: float,
         guidance_power: float,
         num_inference_steps: int,
         sampler: str,
         seeds: list[int],
         skip_tolerance: float,
+        latents: torch.Tensor | None = None,
     ) -> Iterator[StandInStep]:
         settings = guidance_scale * 7 + guidance_power
         finals = [self._gradient(label, seed, settings) for label, seed in zip(class_labels, seeds, strict=True)]
+        if latents is not None:
+            finals = [final + 9 * start.flatten()[0].item() for final, start in zip(finals, latents, strict=True)]
         noises = [np.random.default_rng(seed).uniform(0, 255, (32, 32, 3)) for seed in seeds]
         timesteps = sampling_timesteps(sampler, num_inference_steps)
         skipped = 0
@@ -96,7 +99,9 @@ class StandInPipeline:
         finally:
             self.log.append("closed")
 
-    def _gradient(self, label: int | None, seed: int, settings: float) -> np.ndarray:
+    def _gradient(self, label: int | dict | None, seed: int, settings: float) -> np.ndarray:
+        if isinstance(label, dict):
+            return sum(weight * self._gradient(each, seed, settings) for each, weight in label.items())
         rng = np.random.default_rng([seed, 0 if label is None else label + 1, int(settings * 1000)])
         ramp = np.linspace(0, 255, 32)[:, None, None]
         return np.abs(ramp - rng.uniform(0, 255, (1, 32, 3)))

@@ -113,10 +113,12 @@ def test_a_model_is_drawn_with_its_own_settings_unless_others_are_chosen(pipelin
 
 def test_a_class_goes_by_name_by_index_or_not_at_all(pipeline, tmp_path):
     pictures = {}
-    for name, label in {"name": ["--class", "square"], "index": ["--class", "1"], "none": []}.items():
+    labels = {"name": "square", "index": "1", "mix": "square:2", "other mix": "square:0.5,star:0.5"}
+    for name, label in {"none": [], **{name: ["--class", label] for name, label in labels.items()}}.items():
         run("generate", "--model", pipeline, *label, "--steps", 2, "--out", tmp_path / f"{name}.png")
         pictures[name] = Image.open(tmp_path / f"{name}.png").tobytes()
-    assert pictures["name"] == pictures["index"] != pictures["none"]
+    assert pictures["name"] == pictures["index"] == pictures["mix"]
+    assert len(set(pictures.values())) == 3
 
 
 def test_inpaint_keeps_the_picture_outside_the_mask(pipeline, tmp_path):

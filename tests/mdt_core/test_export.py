@@ -25,7 +25,7 @@ from tests.helpers.tiny import NAMES, tiny_pipeline, write_run
 
 ROOT = Path(__file__).parents[2]
 METHODS = {"DiT": "repaint", "MDT": "mdt", "MDTv2": "mdt"}
-GENERATE = {"class_labels": ["dog", None], "seeds": [5, 6], "num_inference_steps": 3}
+GENERATE = {"class_labels": ["dog", None, {"cat": 0.6, "dog": 0.4}], "seeds": [5, 6, 7], "num_inference_steps": 3}
 OWN = {"sampler": "ddim", "num_inference_steps": 3, "guidance_scale": 2.5}  # settings that the MDT carries
 DEFAULT = {"class_labels": [2], "seeds": [4]}
 INPAINT = {"class_labels": [1], "seeds": [7], "num_inference_steps": 4}

@@ -1,0 +1,113 @@
+"""The controls of one side of the grid: what varies, and its values, typed or chosen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from app.common.class_picker import class_choices, to_choice, to_label
+from app.common.comparison import AXES, Side
+from app.common.studio import Update
+from app.compare.grid import TYPED, join_values, parse_values
+from app.engine.engine import Engine
+from app.engine.model_info import ModelInfo
+from mdt_core.samplers import SAMPLERS
+
+MOST = 16  # values that can be chosen
+OFFERED_MODELS = 6
+HELP = {"Columns": "What changes from left to right.", "Rows": "What changes from top to bottom."}
+DEFAULTS = {
+    "seed": (0, 1, 2, 3),
+    "guidance_scale": (1, 2, 4),
+    "guidance_power": (0.01, 1, 2, 4),
+    "num_inference_steps": (5, 10, 25, 50),
+    "sampler": tuple(SAMPLERS),
+}
+
+
+@dataclass(frozen=True)
+class SideControls:
+    """Those of one side; of the three for values one is seen."""
+
+    axis: gr.Dropdown
+    typed: gr.Textbox  # numbers
+    classes: gr.Dropdown
+    listed: gr.Dropdown  # samplers, or models
+
+    @property
+    def inputs(self) -> list[Component]:
+        """In the order of `read_side`."""
+        return [self.axis, self.typed, self.classes, self.listed]
+
+    def updates(self, side: Side, info: ModelInfo, engine: Engine) -> Update:
+        """Show a side."""
+        axis, values = side.axis, side.values
+        update: Update = {
+            self.axis: axis,
+            self.typed: gr.update(visible=axis in TYPED),
+            self.classes: gr.update(visible=axis == "class", choices=class_choices(info.labels)),
+            self.listed: gr.update(visible=axis in ("sampler", "model")),
+        }
+        if axis in TYPED:
+            update[self.typed] |= {"value": join_values(values)}
+        elif axis == "class":
+            update[self.classes] |= {"value": [to_choice(label) for label in values]}
+        else:
+            names = list(SAMPLERS) if axis == "sampler" else list(engine.models)
+            update[self.listed] |= {"choices": [*dict.fromkeys([*names, *values])], "value": list(values)}
+        return update
+
+
+def side_controls(name: str, axis: str, info: ModelInfo) -> SideControls:
+    """The controls of the columns or the rows, with what they begin with; a sampler or a model is never first."""
+    prefix, values = f"compare-{name.lower()}", {"min_width": 180}
+    with gr.Row():
+        varies = gr.Dropdown(
+            [(text, key) for key, text in AXES.items()],
+            value=axis,
+            label=name,
+            info=HELP[name],
+            min_width=160,
+            elem_id=prefix,
+        )
+        typed = gr.Textbox(
+            join_values(DEFAULTS[axis]) if axis in TYPED else "",
+            label="Values",
+            info="Numbers, with commas between them.",
+            max_lines=1,
+            visible=axis in TYPED,
+            elem_id=f"{prefix}-typed",
+            **values,
+        )
+        picked = {"label": "Values", "multiselect": True, "max_choices": MOST, **values}
+        classes = gr.Dropdown(
+            class_choices(info.labels),
+            value=spread(info),
+            visible=axis == "class",
+            elem_id=f"{prefix}-classes",
+            elem_classes="classes",
+            **picked,
+        )
+        listed = gr.Dropdown(list(SAMPLERS), visible=False, elem_id=f"{prefix}-listed", **picked)
+    return SideControls(varies, typed, classes, listed)
+
+
+def spread(info: ModelInfo) -> list[int]:
+    """Three classes, evenly spaced: neighbours may look alike."""
+    labels = list(info.labels)
+    return list(dict.fromkeys(labels[i * len(labels) // 3] for i in range(3)))
+
+
+def default_values(axis: str, info: ModelInfo, engine: Engine) -> tuple[Any, ...]:
+    """Values to begin with; of models those there are now, oldest checkpoint first."""
+    own = {"class": spread(info), "model": list(engine.models)[:OFFERED_MODELS][::-1]}
+    return tuple(own.get(axis) or DEFAULTS[axis])
+
+
+def read_side(axis: str, typed: str, classes: Sequence[int], listed: Sequence[str]) -> Side:
+    """What the controls of a side say. ValueError where the numbers cannot be read."""
+    if axis in TYPED:
+        return Side(axis, parse_values(axis, typed))
+    return Side(axis, tuple(map(to_label, classes)) if axis == "class" else tuple(listed))
