@@ -32,6 +32,8 @@ THEME = gr.themes.Base(
 ).set(
     body_background_fill="*neutral_50",
     body_background_fill_dark="*neutral_950",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_400",
     block_background_fill="transparent",
     block_background_fill_dark="transparent",
     block_border_width="0px",
@@ -53,8 +55,10 @@ THEME = gr.themes.Base(
     button_cancel_background_fill_dark="#b91c1c",
     button_cancel_background_fill_hover_dark="#dc2626",
     button_cancel_text_color="white",
-    button_primary_background_fill="*primary_600",
-    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
     button_primary_text_color="white",
     slider_color="*primary_500",
 )
@@ -70,6 +74,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
             model = gr.Dropdown(
                 list(engine.models),
                 value=info.name,
+                label="Model",
                 show_label=False,
                 container=False,
                 visible=len(engine.models) > 1,
@@ -124,6 +129,11 @@ def launch(demo: gr.Blocks, **options: Any) -> tuple[Any, str, str | None]:
         return demo.launch(**options)
 
 
+def script(path: Path) -> str:
+    """A file that holds one function, as an expression."""
+    return path.read_text(encoding="utf-8").rstrip().removesuffix(";")
+
+
 def launch_options() -> dict[str, Any]:
     """What `demo.launch` is told besides host and port."""
     return {
@@ -131,7 +141,7 @@ def launch_options() -> dict[str, Any]:
         "css": "\n".join(
             path.read_text(encoding="utf-8") for path in sorted(ROOM.glob("*/*.css"), key=lambda path: path.name)
         ),
-        "js": (ASSETS / "keys.js").read_text(encoding="utf-8"),
+        "js": "".join(["() => {", *(f"({script(path)})();\n" for path in sorted(ASSETS.glob("*.js"))), "}"]),
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],
         "max_file_size": "64mb",

@@ -77,6 +77,7 @@ class TimedPresets:
             self.picker = gr.Radio(
                 list(presets),
                 value=preset,
+                label="Preset",
                 show_label=False,
                 container=False,
                 elem_id=f"{start.kind}-preset",

@@ -50,9 +50,9 @@ def message(text: str) -> str:
 
 
 def status_line(fraction: float, text: str) -> str:
-    """A bar filled to `fraction`, 0 to 1, and a text (HTML) that screen readers announce."""
+    """A bar filled to `fraction`, 0 to 1, and a text (HTML): of a run, its first and last are read aloud."""
     bar = f'<div class="bar"><i style="width: {100 * fraction:.1f}%"></i></div>'
-    return f'<div class="status" role="status">{bar}<span>{text}</span></div>'
+    return f'<div class="status">{bar}<span>{text}</span></div>'
 
 
 WAITING = status_line(0, "Waiting for the model …")  # until a run's first step

@@ -88,6 +88,7 @@ class Generate(RunTab):
         )
         self.gallery = gr.Gallery(
             format="png",
+            label="Pictures",
             show_label=False,
             visible=False,
             interactive=False,
@@ -103,6 +104,7 @@ class Generate(RunTab):
             self.preview_kind = gr.Radio(
                 [(name, key) for key, name in PREVIEWS.items()],
                 value="x_0",
+                label="Preview",
                 show_label=False,
                 container=False,
                 scale=0,

@@ -47,6 +47,7 @@ class Page(RunTab):
             self.open_mask_button = gr.UploadButton("Load mask", elem_id="inpaint-mask", **kinds)
         self.example = gr.Gallery(
             [str(picture) for picture, _ in self.examples],
+            label="Examples",
             show_label=False,
             visible=bool(self.examples),
             columns=4,
@@ -85,6 +86,7 @@ class Page(RunTab):
         self.comparison = BeforeAfter(visible="hidden", elem_id="inpaint-comparison")
         self.variants = gr.Gallery(
             format="png",
+            label="Variants",
             show_label=False,
             visible=False,
             interactive=False,
@@ -97,7 +99,13 @@ class Page(RunTab):
         )
         with gr.Row(elem_classes="scrub", equal_height=True):
             self.view = gr.Radio(
-                VIEWS, value=PAINTING, show_label=False, container=False, min_width=170, elem_id="inpaint-view"
+                VIEWS,
+                value=PAINTING,
+                label="View",
+                show_label=False,
+                container=False,
+                min_width=170,
+                elem_id="inpaint-view",
             )
             small = {"size": "sm", "scale": 0, "visible": False}
             self.use = gr.Button("Paint on this result", min_width=160, elem_id="inpaint-use", **small)

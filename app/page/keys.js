@@ -4,7 +4,7 @@
     "keydown",
     (event) => {
       if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-      const start = [...document.querySelectorAll("button.start")].find((button) => button.offsetParent && !button.disabled);
+      const start = [...document.querySelectorAll("button.start")].find((button) => button.checkVisibility() && !button.disabled);
       if (!start) return;
       event.preventDefault();
       event.stopPropagation();

@@ -31,6 +31,7 @@ class Download:
         self.format = gr.Dropdown(
             [(NAMES[kind], kind) for kind in kinds],
             value=kinds[0],
+            label="Format of the download",
             show_label=False,
             container=False,
             scale=0,

@@ -164,7 +164,7 @@ def show(strip: Strip, current: StripCell | None = None, preview: str | None = N
     rows = []
     for number, run in enumerate(strip.runs):
         figures = "".join(show_cell(strip, run, step, current, preview) for step in strip.steps)
-        heading = f'<header><h3 class="run-{number}">{html.escape(run)}</h3></header>' if len(strip.runs) > 1 else ""
+        heading = f'<header><h2 class="run-{number}">{html.escape(run)}</h2></header>' if len(strip.runs) > 1 else ""
         rows.append(f'{heading}<div class="cells">{figures}</div>')
     return f'<div class="checkpoint-strip" style="--columns: {len(strip.steps)}">{"".join(rows)}</div>'
 

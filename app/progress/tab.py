@@ -25,7 +25,7 @@ NOTHING = ""  # the value of the second picker where one run is looked at
 LOOK_SECONDS, FRAME_SECONDS = 2.0, 0.7  # between two looks at the folders, and two frames when played
 MOST_FRAMES = 60  # of an animation
 SCRIPT = Path(__file__).with_name("progress.js").read_text(encoding="utf-8")
-EMPTY = """<div class="stage empty"><div class="welcome"><h3>There is no training run to watch yet</h3>
+EMPTY = """<div class="stage empty"><div class="welcome"><h2>There is no training run to watch yet</h2>
 <p>Train one, on data prepared as the README says: its samples and curves appear here while it learns.</p>
 <pre>accelerate launch -m train avatars --output-dir {folder}/my-first-run</pre></div></div>"""
 
@@ -71,13 +71,28 @@ class TrainingProgress:
             self.second = gr.Dropdown([], label="Beside it", scale=0, min_width=220, elem_id="training-second")
             self.play = gr.Button("▶ Play", size="sm", scale=0, min_width=96, elem_id="training-play")
             self.position = StepSlider(
-                0, 1, 0, step=1, show_label=False, container=False, buttons=[], min_width=300, elem_id="training-slider"
+                0,
+                1,
+                0,
+                step=1,
+                label="Training step",
+                show_label=False,
+                container=False,
+                buttons=[],
+                min_width=300,
+                elem_id="training-slider",
             )
         self.view = gr.HTML(js_on_load=SCRIPT, elem_id="training-view")
         with gr.Row(elem_classes="checkpoints", equal_height=True):
             with gr.Row(elem_classes="checkpoints", equal_height=True) as self.row:
                 self.checkpoint = gr.Dropdown(
-                    [], show_label=False, container=False, scale=0, min_width=260, elem_id="training-checkpoint"
+                    [],
+                    label="Checkpoint",
+                    show_label=False,
+                    container=False,
+                    scale=0,
+                    min_width=260,
+                    elem_id="training-checkpoint",
                 )
                 buttons = {"size": "sm", "scale": 0, "min_width": 140}
                 self.generate = gr.Button("Open in Generate", elem_id="training-generate", **buttons)

@@ -64,7 +64,7 @@ def caption(shown: int | None, step: int) -> str:
 def panel(run: RunSnapshot, number: int) -> str:
     """A run's heading and the places of its samples, which all show cuttings of one picture."""
     name = html.escape(run.name)
-    heading = f'<h3 class="run-{number}">{name}</h3><span>{html.escape(run.model)}</span>'
+    heading = f'<h2 class="run-{number}">{name}</h2><span>{html.escape(run.model)}</span>'
     if run.problem:
         problem = f'<p class="problem">{html.escape(run.problem)}</p>'
         return f'<section class="run"><header>{heading}</header>{problem}</section>'
@@ -126,4 +126,4 @@ def graph(title: str, field: str, lines: Sequence[Points], limits: Limits) -> st
         f'<span class="run-{number}" data-words="{field}-{number}"></span>' for number, line in enumerate(lines) if line
     )
     drawing = curve(title, lines, limits, dots=field == "kid")
-    return f'<section class="graph"><header><h3>{title}</h3>{values}</header>{drawing}</section>'
+    return f'<section class="graph"><header><h2>{title}</h2>{values}</header>{drawing}</section>'

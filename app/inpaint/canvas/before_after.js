@@ -18,6 +18,7 @@ const box = make("div", { class: "pair" }, before, after,
 const hint = make("p", { class: "hint" }, "Drag the line, or hold B to see what was before.");
 
 element.replaceChildren(box, hint);
+after.addEventListener("load", () => box.style.setProperty("--aspect", after.naturalWidth / after.naturalHeight));
 
 const split = (percent) => box.style.setProperty("--split", `${percent}%`);
 slider.addEventListener("input", () => split(slider.value));

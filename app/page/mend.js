@@ -1,0 +1,43 @@
+// What Gradio's markup leaves out for keyboards and screen readers, mended as it comes onto the page; what a run says.
+() => {
+  const visible = (selector) => [...document.querySelectorAll(selector)].find((node) => node.checkVisibility());
+  const set = (node, name, value) => node.getAttribute(name) !== value && node.setAttribute(name, value);
+
+  // A run is heard when it starts and when it ends; the steps between would talk all the time.
+  const said = Object.assign(document.createElement("div"), { className: "heard", role: "status" });
+  document.body.append(said);
+  let running = false;
+  const say = () => {
+    const text = visible(".status")?.innerText;
+    const before = running;
+    running = Boolean(visible(".stop"));
+    if (text && !(before && running) && text !== said.textContent) said.textContent = text;
+  };
+
+  const mend = () => {
+    // Radio buttons of one name are one stop for Tab, and arrow keys go through them.
+    for (const group of document.querySelectorAll("fieldset:has(input[type=radio])")) {
+      set(group, "role", "radiogroup");
+      set(group, "aria-label", group.querySelector("[data-testid=block-info]")?.textContent ?? "");
+      for (const radio of group.querySelectorAll("input[type=radio]")) set(radio, "name", group.id);
+    }
+    // A picture of a gallery is called by its caption, and only once.
+    for (const button of document.querySelectorAll(".thumbnail-lg:has(.caption-label)")) {
+      button.removeAttribute("aria-label");
+      for (const picture of button.querySelectorAll("img")) set(picture, "alt", "");
+    }
+  };
+
+  let asked = false;
+  const look = () => {
+    asked = false;
+    mend();
+    say();
+  };
+  const changes = { subtree: true, childList: true, characterData: true, attributeFilter: ["class", "alt", "aria-label"] };
+  new MutationObserver(() => {
+    if (!asked) requestAnimationFrame(look);
+    asked = true;
+  }).observe(document.body, changes);
+  look();
+};

@@ -1,0 +1,88 @@
+"""Every tab before, while and after a run, for those who see badly, use no mouse, or hold a phone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import LAPTOP, open_page
+
+AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+TABS = {"Generate": "generate", "Inpaint": "inpaint", "Compare": "compare", "Training progress": "render"}
+NO_NAMES = ("", "Dropdown", "Radio", "⚄")  # which Gradio, or a sign, says of anything
+VIEWS = [("laptop", "light"), ("phone", "dark")]
+
+FIND = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.flatMap((rule) =>
+  rule.nodes.map((node) => `${rule.id}: ${node.target} ${node.failureSummary.replaceAll("\\n", " ")}`))"""
+# What can be touched: its name, edges and height. Gradio measures its tabs on a copy that nobody sees.
+CONTROLS = """() => [...document.querySelectorAll(
+    "button, input, textarea, select, summary, canvas, a[href], [role=button], label:has([type=radio])")]
+  .filter((node) => node.checkVisibility({opacityProperty: true, visibilityProperty: true}) &&
+    !node.closest("[aria-hidden=true]"))
+  .map((node) => [node, node.getBoundingClientRect()]).filter(([_, box]) => box.width && box.height)
+  .map(([node, box]) => ({
+    name: node.ariaLabel || node.innerText || node.labels?.[0]?.innerText || node.title || "",
+    where: `${node.localName}#${node.id} ${node.className}: ${[box.left, box.right, box.height].map(Math.round)}`,
+    outside: box.left < 0 || box.right > innerWidth,
+    small: box.height < 44 && !node.matches("input, canvas, a")}))"""
+
+
+@pytest.fixture(scope="module", params=VIEWS, ids="-".join)
+def view(request: pytest.FixtureRequest, browser: Browser, url: str) -> Iterator[Page]:
+    """One page for all tests of this file."""
+    device, scheme = request.param
+    page = open_page(
+        browser, url, (PHONE if device == "phone" else LAPTOP) | {"color_scheme": scheme, "reduced_motion": "reduce"}
+    )
+    page.add_script_tag(content=AXE)
+    page.is_phone = device == "phone"
+    yield page
+    page.context.close()
+
+
+def put(page: Page, control: str, value: int) -> None:
+    page.fill(f"#{control} input[type=number]", str(value))
+    page.keyboard.press("Tab")
+
+
+def check(page: Page, state: str) -> None:
+    """Nothing that axe finds, no control without a name of its own, none outside the page or too small for a finger."""
+    assert page.evaluate(FIND) == [], state
+    controls = page.evaluate(CONTROLS)
+    assert len(controls) > 5
+    nameless = [c["where"] for c in controls if c["name"].strip() in NO_NAMES or "undefined" in c["name"]]
+    assert nameless == [], state
+    assert [c["where"] for c in controls if c["outside"]] == [], state
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, state
+    if page.is_phone:
+        assert [c["where"] for c in controls if c["small"]] == [], state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABS)
+def test_a_tab_can_be_read_and_reached(view: Page, name: str) -> None:
+    """Catches faint text, controls without names, roles that fit nothing, and what a phone cuts off or makes tiny."""
+    prefix = TABS[name]
+    start, stop = view.locator(f"#{prefix}-start"), view.locator(f"#{prefix}-stop")
+    view.get_by_role("tab", name=name, exact=True).click()
+    expect(start).to_be_visible()
+    expect(start).to_be_enabled()
+    check(view, "before")
+    if name == "Inpaint":
+        view.locator("#inpaint-examples .thumbnail-item").first.click()
+        expect(view.locator("#inpaint-painter .masked")).to_contain_text("% masked")
+        check(view, "with a picture")
+    steps = "training-steps" if prefix == "render" else f"{prefix}-steps"
+    put(view, steps, 240 if view.is_phone else 250)  # a strip is drawn once for all visitors
+    start.click()
+    expect(stop).to_be_visible()
+    check(view, "while it runs")
+    stop.click()
+    expect(start).to_be_visible()
+    put(view, steps, 3)
+    start.click()
+    expect(view.locator(f"#{prefix}-status")).to_contain_text(" in ")
+    expect(start).to_be_visible()
+    check(view, "when it is done")
