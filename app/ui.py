@@ -12,10 +12,14 @@ from app.common.studio import CHECK, GLUE, Studio
 from app.compare.tab import Compare
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
+from app.engine.turns import IN_ALL
 from app.generate.tab import Generate
 from app.inpaint.tab import Inpaint
 from app.progress.tab import NAME, TrainingProgress
 from app.walk.tab import Walk
+
+MAX_THREADS = IN_ALL + 64  # those of the runs that wait, and enough for all that is done at once
+MAX_EVENTS = 512  # that wait for a thread
 
 ROOM = Path(__file__).parent
 ASSETS = ROOM / "page"
@@ -92,7 +96,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
             for name, tab in TABS.items():
                 with gr.Tab(name, id=name.lower()):
                     tab(studio)
-    return demo.queue(max_size=32)
+    return demo.queue(max_size=MAX_EVENTS)
 
 
 def open_model(engine: Engine, name: str) -> tuple[str, str]:
@@ -145,5 +149,6 @@ def launch_options() -> dict[str, Any]:
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],
         "max_file_size": "64mb",
+        "max_threads": MAX_THREADS,
         "ssr_mode": False,
     }

@@ -1,9 +1,9 @@
 """What every tab that runs a model does: check what is asked, show the run, end however it ends, load a recipe.
 
-start button -> begin: make_job, queued -> run: started, preview, preview, ..., result -> finish: ended
+start button -> begin: make_job, queued -> run: its turn, started, preview, ..., result -> finish: ended
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -16,11 +16,13 @@ from gradio.events import Dependency
 from app.common import recipes
 from app.common.controls import RequestControls, random_seed
 from app.common.errors import plain_errors, warn
-from app.common.stage import WAITING, status_line
+from app.common.stage import WAITING, status_line, waiting_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update
+from app.common.visitors import visitor
 from app.engine.frames import PREVIEW_SECONDS
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
+from app.engine.turns import LOOK_SECONDS
 
 
 @dataclass
@@ -146,19 +148,26 @@ class RunTab:
         """Step by step; stopped by being closed, as Gradio can from the first update on, which waits for nothing."""
         yield {self.status: WAITING}
         if job is not None:
-            yield from self.updates(job)
+            yield from self.updates(lambda: job)
 
-    def updates(self, job: Job) -> Iterator[Update]:
-        """The previews of a run, no more often than a browser can show them, then its result."""
+    def updates(self, take: Callable[[], Job]) -> Iterator[Update]:
+        """The place in the queue, the previews of a run, no more often than a browser can show them, then its result.
+
+        `take` is called when the run's turn has come.
+        """
         with plain_errors():
-            if update := self.started(job):
-                yield update
-            latest, step = 0.0, None
-            with self.steps(job) as steps:
-                for step in steps:
-                    if job.add(step) and perf_counter() - latest >= PREVIEW_SECONDS:
-                        yield self.preview(job, step)
-                        latest = perf_counter()
+            with self.engine.turns.join(visitor()) as turn:
+                while not turn.wait(LOOK_SECONDS):
+                    yield {self.status: waiting_line(turn.before)}
+                job = take()
+                if update := self.started(job):
+                    yield update
+                latest, step = 0.0, None
+                with self.steps(job) as steps:
+                    for step in steps:
+                        if job.add(step) and perf_counter() - latest >= PREVIEW_SECONDS:
+                            yield self.preview(job, step)
+                            latest = perf_counter()
             update = self.result(job, step)  # the model is free again: others do not wait until files are written
         if update:
             yield update

@@ -58,6 +58,11 @@ def status_line(fraction: float, text: str) -> str:
 WAITING = status_line(0, "Waiting for the model …")  # until a run's first step
 
 
+def waiting_line(before: int) -> str:
+    """The status line of a run that waits until so many others are over."""
+    return status_line(0, f"Waiting: {before} run{'s' * (before != 1)} before this one …") if before else WAITING
+
+
 def describe_step(frame: Frame) -> str:
     """Where a run is: step, speed, time left."""
     return (

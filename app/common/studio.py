@@ -16,7 +16,7 @@ from app.engine.models import checkpoint_name
 from app.engine.request import Request
 
 Update = dict[Any, Any]  # what a handler returns or yields: component -> its new value or gr.update
-GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # of every event that runs a model: one queue for all
+GPU = {"concurrency_limit": None}  # of every event that runs a model: they wait in the engine's own queue, see Turns
 GLUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that only move the page
 CHECK = GLUE | {"queue": True, "concurrency_limit": None}  # of those that may refuse: gr.Error needs the queue
 

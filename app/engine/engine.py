@@ -2,6 +2,7 @@
 
 Nothing here knows of the browser. A run is stopped by closing its iterator (the model is free again after the step in
 hand); another model is used by naming it in the next request. A run may live in another process (zero_gpu.py).
+Where several visitors want it, each waits in `turns` before the run.
 """
 
 import os
@@ -12,12 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL import Image
 
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo, describe_pipeline, version_of
 from app.engine.request import Label, Request, label_of
 from app.engine.speed import Speeds
+from app.engine.turns import Turns
 from app.engine.zero_gpu import ON_ZERO_GPU, gpu
 from mdt_core.acceleration.machine import choose_device
 from mdt_core.acceleration.precision import choose_dtype
@@ -50,6 +51,7 @@ class Engine:
         self.dtype = dtype
         self.compile = compile
         self.speeds = Speeds()
+        self.turns = Turns()
         self._load = load
         self._start = gpu(seconds_needed)(self._run)
         self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
@@ -108,13 +110,6 @@ class Engine:
                     yield frame
         finally:
             self._visitors.discard(visitor)
-
-    def draw(self, request: Request) -> list[Image.Image]:
-        """The images of one request, when they are finished."""
-        images = None
-        for frame in self.run((request,)):
-            images = frame.images
-        return images or []
 
     def warm(self, name: str) -> None:
         """Draw a picture that nobody sees: a model's first steps are slow, and the later ones tell what others take.

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,6 +21,7 @@ from app.common.controls import (
     show_guidance_curve,
     to_request,
 )
+from app.common.endpoints import draw, endpoint
 from app.common.errors import plain_errors
 from app.common.images import publish_picture, served
 from app.common.mixing import mix_controls
@@ -144,12 +146,9 @@ class Generate(RunTab):
 
     def run(self, *asked: Any) -> Iterator[Update]:
         """Asks when its turn has come: a check before the queue would delay the first preview by a round trip."""
-        # A picture of before may have been clicked while this run waited.
         values, seed = self.with_seed(asked)
         yield seed | {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
-        with plain_errors():
-            job = self.make_job(*values)
-        yield from self.updates(job)
+        yield from self.updates(partial(self.make_job, *values))
 
     def make_job(self, choice: PreviewChoice, picker_model: ModelInfo, *settings: Any) -> StepHistory:
         """The run of these settings."""
@@ -231,6 +230,7 @@ class Generate(RunTab):
         models = {self.picker_model: info, self.presets.model: info}
         return models | {self.status: status_line(0, text)} | self.controls.updates(request, info)
 
+    @endpoint
     def generate(
         self,
         class_label: int | str | None = None,
@@ -242,7 +242,7 @@ class Generate(RunTab):
         guidance_power: float | None = None,
         skip_unconditional: bool = True,
         model: str | None = None,
-    ) -> list[gr.FileData]:
+    ) -> Iterator[list[gr.FileData]]:
         """Draw pictures of one class, by index or name (None: no class), or of a mix such as "cat:0.6,dog:0.4".
 
         Picture i has the seed `seed` + i.
@@ -261,7 +261,8 @@ class Generate(RunTab):
             label = NO_CLASS if class_label in (None, "") else self.engine.class_label(name, class_label)
             settings = info.sampling_defaults | {key: value for key, value in given.items() if value is not None}
             request = to_request(name, [label], num_images, seed, skip_unconditional=skip_unconditional, **settings)
-            return served(self._publish(request, self.engine.draw(request), info))
+            images = yield from draw(self.engine, lambda: request)
+            yield served(self._publish(request, images, info))
 
     def _publish(self, request: Request, images: Sequence[Image.Image], info: ModelInfo) -> list[str]:
         """The images as PNG files with their recipes. `info`: of the weights that drew them."""

@@ -1,6 +1,6 @@
 """The `/inpaint` endpoint: picture and mask as files, results as files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import gradio as gr
@@ -8,6 +8,7 @@ from gradio.components import Component
 
 from app.common.class_picker import NO_CLASS
 from app.common.controls import to_request
+from app.common.endpoints import draw, endpoint
 from app.common.errors import plain_errors
 from app.common.images import open_image, served
 from app.engine.engine import Engine
@@ -18,9 +19,10 @@ from app.inpaint.request import InpaintRequest
 from mdt_core.inpainting import DEFAULT_SCALE, find_method
 
 
-def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileData]]:
+def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[gr.FileData]]]:
     """The function behind `/inpaint`; `at` serves the files."""
 
+    @endpoint
     def inpaint(
         image: gr.FileData,
         mask: gr.FileData,
@@ -38,7 +40,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
         grow: int = 8,
         feather: int = 8,
         model: str | None = None,
-    ) -> list[gr.FileData]:
+    ) -> Iterator[list[gr.FileData]]:
         """Repaint a picture where the mask (of its size) is white. Variant i has the seed `seed` + i.
 
         The class goes by index or name; a mix of classes is written as "cat:0.6,dog:0.4".
@@ -67,9 +69,16 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., list[gr.FileDa
                 grow=grow,
                 feather=feather,
             )
-            picture = open_image(uploaded(image))
-            request = replace(request, image=picture, mask=open_mask(uploaded(mask), picture.size))
-            images = engine.draw(request)
-        return served(publish_variants(request, images, info, "inpainted", at))
+            files = uploaded(image), uploaded(mask)
+
+            def open_files() -> InpaintRequest:
+                """Called when the turn has come: others that wait hold files, not pixels."""
+                nonlocal request
+                picture = open_image(files[0])
+                request = replace(request, image=picture, mask=open_mask(files[1], picture.size))
+                return request
+
+            images = yield from draw(engine, open_files)
+            yield served(publish_variants(request, images, info, "inpainted", at))
 
     return inpaint
