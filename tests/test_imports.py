@@ -5,11 +5,11 @@ pulls in, and any circle. Imports inside functions count like any other.
 """
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.forked import python
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("mdt_core", "train", "app")
@@ -140,12 +140,13 @@ def test_no_circles():
     assert left == {}
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_sampling_does_not_load_training():
     """diffusers imports accelerate by itself where it is installed; that ours does not is what we can promise."""
     show = "print(*(m for m in sys.modules if m.startswith(('mdt_core', 'gradio'))))"
     code = f"import sys, mdt_core; mdt_core.MDTPipeline; {show}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert "mdt_core.pipeline.pipeline" in loaded
     assert loaded & importers("accelerate") == set()

@@ -23,6 +23,7 @@ from app.common.guidance_curve import guidance_curve
 from app.engine.engine import Engine
 from app.engine.settings import MAX_SEED
 from app.ui import build, launch, launch_options, model_choices
+from tests.helpers.forked import python
 from tests.helpers.stand_in import StandInPipeline
 
 ROOT = Path(__file__).parents[2]
@@ -41,9 +42,9 @@ def url(engine: Engine) -> Iterator[str]:
     demo.close()
 
 
-@pytest.fixture
-def client(url: str, tmp_path: Path) -> Client:
-    return Client(url, verbose=False, download_files=tmp_path)
+@pytest.fixture(scope="module")
+def client(url: str, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(url, verbose=False, download_files=tmp_path_factory.mktemp("results"))
 
 
 def test_generate_over_the_api(client: Client, engine: Engine) -> None:
@@ -269,7 +270,7 @@ def test_a_wrong_command_ends_with_one_line(
     assert said.startswith("app.py: ") and words in said and said.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_a_port_in_the_environment_that_is_none_ends_with_one_line() -> None:
     """Catches a traceback of Gradio's, which reads the variable by itself when it is imported."""
     words = "a port is a number from 1 to 65535, not 'x'"
@@ -279,7 +280,7 @@ def test_a_port_in_the_environment_that_is_none_ends_with_one_line() -> None:
 
 def said_at_start(*arguments: str, **environment: str) -> str:
     """The one line with which app.py ends, status 2."""
-    done = run_python("app.py", *arguments, **environment)
+    done = python("app.py", *arguments, **environment)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith("app.py: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr

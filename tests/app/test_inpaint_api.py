@@ -25,9 +25,9 @@ def url() -> Iterator[str]:
     demo.close()
 
 
-@pytest.fixture
-def client(url: str, tmp_path: Path) -> Client:
-    return Client(url, verbose=False, download_files=tmp_path / "results")
+@pytest.fixture(scope="module")
+def client(url: str, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(url, verbose=False, download_files=tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture

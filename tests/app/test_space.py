@@ -3,8 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.utils import filter_repo_objects
 
 from app import space
+from tests.helpers.forked import python
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,7 +100,7 @@ print("built from", mdt_core.__file__, len(models))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_the_app_starts_from_what_a_space_gets(tmp_path: Path) -> None:
     """Catches a module, style sheet or file that lies outside what is uploaded."""
     for name in space.needed_files():
@@ -110,7 +109,7 @@ def test_the_app_starts_from_what_a_space_gets(tmp_path: Path) -> None:
             os.link(ROOT / name, tmp_path / name)
         except OSError:  # another file system
             shutil.copy(ROOT / name, tmp_path / name)
-    done = subprocess.run([sys.executable, "-c", START], cwd=tmp_path, capture_output=True, text=True)
+    done = python("-c", START, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--root-path" in done.stdout
     assert f"built from {tmp_path}/mdt_core/__init__.py" in done.stdout

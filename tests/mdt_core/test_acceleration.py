@@ -121,7 +121,7 @@ def test_a_gpu_too_is_given_weights_that_are_lowered_once(pipe, monkeypatch):  #
 
 
 @pytest.mark.slow
-def test_a_compiled_pipeline_draws_the_same_and_is_compiled_as_often_as_it_needs(pipe, monkeypatch):  # noqa: F811
+def test_a_compiled_pipeline_draws_the_same_and_is_compiled_as_often_as_it_needs(pipe, monkeypatch, compiling):  # noqa: F811
     """Catches torch's limit of 8 kinds of call, which inpainting after drawing passes: the rest stays uncompiled."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     compiled, settings = deepcopy(pipe), {"seeds": 1, "num_inference_steps": 1, "output_type": "latent"}

@@ -28,15 +28,17 @@ def check_alone_and_together(alone: list[list], together: list) -> None:
         assert np.array_equal(alone[number][-1].images[0], together[-1].images[number])
 
 
+@pytest.mark.slow
 def test_generation(shipped):
     """Catches a modulation whose rounding depends on which other classes there are: of "no class" beside a class."""
-    settings = {"num_inference_steps": 3, "sampler": "ddpm"}
+    settings = {"num_inference_steps": 2, "sampler": "ddpm"}
     alone = [list(shipped.stream(label, seeds=seed, **settings)) for seed, label in enumerate(LABELS)]
     for count in (2, 5, 16):
         together = list(shipped.stream(LABELS[:count], seeds=range(count), **settings))
         check_alone_and_together(alone[:count], together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [2, 62])
 def test_inpainting(shipped, kept):
     """Catches a masked pass of so few tokens, kept or hidden, that a batch's products round in another order."""

@@ -1,7 +1,6 @@
 """Processes that die, disks that fill, and two processes that must train as one."""
 
 import json
-import socket
 from dataclasses import replace
 
 import pytest
@@ -10,10 +9,10 @@ import torch
 from mdt_core.runs import Run
 from mdt_core.training.loop import train
 from tests.helpers import crashing, tiny_training
-from tests.helpers.forked import start
+from tests.helpers.forked import start, start_together
 from tests.helpers.tiny_training import CONFIG, EightImages, small_model, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forked")]  # on one worker: from one process
+pytestmark = pytest.mark.forked
 
 
 def test_a_killed_run_loses_no_checkpoint_and_a_full_disk_leaves_the_last_one_whole(tmp_path):
@@ -41,15 +40,7 @@ def test_two_processes_train_as_one(mode, tmp_path):
     Adan moves every weight by about the learning rate, 1e-3, whatever its gradient's size: sums in another order show
     in weights whose gradient is nothing but rounding.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    world |= {"OMP_NUM_THREADS": "1"}
-    children = [
-        start(tiny_training.main, tmp_path / "two", 3, *mode, **world, RANK=str(rank), LOCAL_RANK=str(rank))
-        for rank in range(2)
-    ]
+    children = start_together(tiny_training.main, tmp_path / "two", 3, *mode)
     train(small_model(), EightImages(), replace(CONFIG, log_every=1), Run(tmp_path / "one"))
     for child in children:
         done = child.wait()

@@ -23,13 +23,9 @@ def test_every_image_is_seen_once_an_epoch():
 def test_the_order_of_images_is_the_same_in_every_process():
     """Catches an order that depends on Python's hash seed: a resumed run, or a second process, would see another."""
     code = "from mdt_core.training.draws import batch_indices; print(batch_indices(0, 8, 1000, seed=3))"
-    orders = {
-        subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert orders == {f"{batch_indices(0, 8, 1000, seed=3)}\n".encode()}
+    variables = os.environ | {"PYTHONHASHSEED": "1"}  # ours is drawn anew for every process
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
+    assert done.stdout == f"{batch_indices(0, 8, 1000, seed=3)}\n".encode()
 
 
 def test_masks_hide_the_drawn_share():

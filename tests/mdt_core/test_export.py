@@ -5,7 +5,6 @@ of diffusers would see, and two exported models that disturb each other in one p
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from mdt_core import MDT, DiT, MDTPipeline, MDTv2
 from mdt_core.__main__ import main
 from mdt_core.pipeline.open import open_pipeline
+from tests.helpers.forked import python
 from tests.helpers.hub import serve_hub
 from tests.helpers.tiny import NAMES, tiny_pipeline, write_run
 
@@ -111,8 +111,7 @@ def drawn_by_diffusers(cwd: Path, *sources: object, **variables: str) -> dict[st
     for name, array in zip(("image", "mask"), picture_and_mask(), strict=True):
         np.save(cwd / f"{name}.npy", array)
     cache = {"HF_HOME": str(cwd / "hub"), "HF_MODULES_CACHE": str(cwd / "modules")}
-    command = [sys.executable, "-c", PLAIN, *map(str, sources)]
-    done = subprocess.run(command, env=os.environ | cache | variables, cwd=cwd, capture_output=True, text=True)
+    done = python("-c", PLAIN, *sources, cwd=cwd, **cache, **variables)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
     return dict(np.load(cwd / "drawn.npz"))
@@ -126,7 +125,7 @@ def assert_same(made: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 # --- opened elsewhere ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_plain_diffusers_draws_our_pictures(saved, exported, tmp_path):
     """Every class; MDTv2's folder once more at the end, which runs its code a second time."""
     expected = {}
@@ -138,7 +137,7 @@ def test_plain_diffusers_draws_our_pictures(saved, exported, tmp_path):
         assert_same(drawn_by_us(tmp_path / f"saved {number}", 0), drawn_by_us(saved[kind], 0))
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_plain_diffusers_opens_it_from_the_hub(saved, exported, tmp_path):
     """Catches a file that the hub's download leaves out: of code it fetches one file a component."""
     folder = exported["MDTv2"]

@@ -96,7 +96,7 @@ def assert_close(left, right, **tolerance):
 
 
 @pytest.mark.slow
-def test_the_compiled_step_is_the_eager_one():
+def test_the_compiled_step_is_the_eager_one(compiling):
     """Catches a compiled kernel that changes a copy, and sizes that only one of the two handles."""
     eager, compiled = (make(compile=compile, max_grad_norm=1.0, weight_decay=0.1) for compile in (False, True))
     for weights, optimizer in (eager, compiled):

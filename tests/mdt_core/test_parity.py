@@ -167,6 +167,7 @@ def test_reverse_step(case, key):
 
 
 # DDIM (12) with sigma = 0, on the process's own timesteps, 0 to 999
+@pytest.mark.slow
 @torch.no_grad()
 def test_ddim_trajectory(case):
     process, denoise, x = Diffusion.respaced("10"), case.guided(3.8, 4.0), case.x

@@ -1,13 +1,11 @@
 """Finding a model: a path, a folder of published files, or an id on the hub, from which only what is needed comes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mdt_core.weights.hub import resolve
+from tests.helpers.forked import python
 from tests.helpers.hub import serve_hub
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +49,7 @@ def test_a_hub_out_of_reach_is_said(tmp_path, monkeypatch):
         resolve("shgao/MDT-XL2")
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_hub_ids_through_the_real_client(tmp_path):
     """Catches 5.8 GB where 3 were meant, a file that cannot be picked, and an unknown id without a sentence."""
     repositories = {
@@ -69,14 +67,7 @@ for model in sys.argv[1:]:
 """
     ids = ["shgao/MDT-XL2", "someone/avatars", "no/body", "shgao/MDT-XL2/other.pt", "shgao/MDT-XL2/mdt_xl2_v1_ckpt.pt"]
     with serve_hub(repositories) as (variables, fetched):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *ids],
-            env=os.environ | variables | {"HF_HOME": str(tmp_path)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = python("-c", code, *ids, HF_HOME=str(tmp_path), **variables)
     v2, folder, unknown, no_file, v1 = done.stdout.splitlines()
     assert Path(v2).read_bytes() == b"two" and Path(v1).read_bytes() == b"one"
     assert {path.name for path in Path(folder).rglob("*") if path.is_file()} == {"model_index.json", "config.json"}

@@ -4,7 +4,6 @@ Would catch: a file that lies outside the package (the names of ImageNet's class
 installed along, a command that starts only where the clone is, and ranges that drift from requirements.txt.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 from mdt_core import MDTPipeline, MDTv2
+from tests.helpers.forked import python
 from tests.helpers.tiny import tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -65,13 +65,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 def outside(installed: Path, cwd: Path, *arguments: object) -> subprocess.CompletedProcess:
     """Python where only the unpacked wheel is to be found."""
-    return subprocess.run(
-        [sys.executable, "-P", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(installed)},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
+    return python(*arguments, cwd=cwd, PYTHONPATH=str(installed))
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
@@ -85,7 +79,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert {file for file in files if file.suffix == ".py"} == sources
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_it_draws_where_the_clone_is_not(installed, tmp_path):
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path / "model")
@@ -102,6 +96,7 @@ def test_it_draws_where_the_clone_is_not(installed, tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "elsewhere" / "dog.png")), np.asarray(expected))
 
 
+@pytest.mark.forked
 def test_without_the_clones_model_one_must_be_named(installed, tmp_path):
     """Catches a default that lies in the clone alone: "assets/models/avatars: no such file"."""
     done = outside(installed, tmp_path, "-m", "mdt_core", "info")

@@ -126,8 +126,7 @@ def weights(run: Run) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("forked")
+@pytest.mark.forked
 def test_a_killed_training_ends_as_one_that_never_was(data, tmp_path):
     """Killed without warning, then asked to stop, which saves first. Catches weights, averages, a critic or moments
     that are not restored to the bit, or lie in memory otherwise than before; steps drawn anew; and steps lost.

@@ -5,15 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-import mdt_core.training.optimizers
 from mdt_core.bench.rows import Setting, dtypes
 from train import bench
 from train.config import RECIPES
 
 
-def test_both_sides_of_a_step_have_the_same_gradients(monkeypatch):
+@pytest.mark.slow
+def test_both_sides_of_a_step_have_the_same_gradients():
     """Catches a ratio of unlike works: another draw, a pass left out, a loss of its own."""
-    monkeypatch.setattr(mdt_core.training.optimizers, "COMPILE_FROM", 10**9)
     rows = list(bench.step("MDTv2-XS/4", {"cpu": 2}, {"cpu": "none"})(Setting("cpu", 1)))
     assert len(rows) == len(dtypes("cpu"))
     for row, most in zip(rows, (1e-4, 2e-2), strict=False):  # float32, and bfloat16 on a CPU that is made for it
@@ -30,11 +29,10 @@ def test_the_last_line_is_json_and_what_needs_a_gpu_is_said(capsys):
 
 
 @pytest.mark.slow
-def test_a_recorded_step_is_measured_against_the_same_step(monkeypatch):
+def test_a_recorded_step_is_measured_against_the_same_step():
     """Catches sides that train on other images, and a row that breaks where there is a GPU. Without one nothing is
     recorded, so that both sides end with the same weights to the bit.
     """
-    monkeypatch.setattr(mdt_core.training.optimizers, "COMPILE_FROM", 10**9)
     recipe = RECIPES["avatars-gpu"]
     recipe = replace(recipe, model="MDTv2-XS/8", training=replace(recipe.training, batch_size=2))
     row = bench.compare_recorded(recipe, Setting("cpu", 1))

@@ -150,6 +150,7 @@ def test_the_second_stage_changes_the_decoder_alone_and_draws_its_latents_once(p
     assert "other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_drawing_goes_on_where_it_was_interrupted(pipe, tmp_path, monkeypatch):
     """Catches minutes of drawing that a kill loses, and latents that differ for it."""
     command = [*set_up(pipe, tmp_path, noise(), made_of={}), *SHORT, "num_round_trips=8", "steps=1"]
@@ -173,6 +174,7 @@ def test_drawing_goes_on_where_it_was_interrupted(pipe, tmp_path, monkeypatch):
         assert load_file(file)["latents"].equal(load_file(tmp_path / "run" / "generated" / file.name)["latents"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_tuning_ends_as_one_that_never_was(pipe, tmp_path, monkeypatch):
     """Asked to stop after its second step of five. Catches weights, a critic or draws that are not those of one run."""
     command = [*set_up(pipe, tmp_path, noise()), *SHORT, "steps=5"]

@@ -4,8 +4,6 @@ import json
 import mmap
 import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mdt_core.autoencoder import encode as encode_pixels
+from tests.helpers.commands import run_command
+from tests.helpers.forked import start_together
 from train.autoencoder.model import small_autoencoder
 from train.latents import dataset
 from train.latents import encode as encoding
 from train.latents.dataset import Latents, balanced
 from train.latents.encode import encode
 from train.latents.images import ImageFolder
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +160,9 @@ def test_shards_of_something_else_are_not_continued(folder, vae, tmp_path):
         encode(ImageFolder(folder, 18), vae, tmp_path / "other", cpu=True)
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_two_processes_write_the_shards_of_one(folder, vae, tmp_path, monkeypatch):
-    """Two real processes by the launcher. Catches shards that depend on who encodes them, and doubled or lost ones."""
+    """Catches shards that depend on who encodes them, and doubled or lost ones."""
     monkeypatch.setattr(encoding, "SHARD", 2048)
     rng = np.random.default_rng(1)
     images = np.repeat(rng.integers(0, 255, (41, 3, 16, 16), np.uint8), 100, axis=0)  # 3 shards
@@ -176,16 +174,10 @@ def test_two_processes_write_the_shards_of_one(folder, vae, tmp_path, monkeypatc
     torch.set_num_threads(1)  # as the launcher gives each process
     encode(DrawnImages(tmp_path, "train"), vae, tmp_path / "one", cpu=True)
     arguments = [tmp_path, "--vae", tmp_path / "vae", "--out", tmp_path / "two", "--cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "train.latents"]
-        + [str(argument) for argument in arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "process 1 of 2" in done.stderr and done.stdout.count("images 4100, shards 3") == 1
+    done = [child.wait() for child in start_together(run_command, "train.latents", list(map(str, arguments)))]
+    stdout, stderr = ("".join(getattr(each, name) for each in done) for name in ("stdout", "stderr"))
+    assert [each.returncode for each in done] == [0, 0], stderr
+    assert "process 1 of 2" in stderr and stdout.count("images 4100, shards 3") == 1
     assert contents(tmp_path / "one") == contents(tmp_path / "two") and len(contents(tmp_path / "two")) == 3
 
 

@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 
 from mdt_core import MDTPipeline, MDTTransformer, create_model
 from mdt_core.pipeline.open import open_pipeline
+from mdt_core.presets import SIZES, Size
 from mdt_core.runs import Run, pipeline_of
 from mdt_core.training import flops
 from mdt_core.weights.hub import open_autoencoder
+from tests.helpers.forked import python
 from tests.helpers.tiny import NAMES, tiny_pipeline
 from train import avatars
 from train.__main__ import main
@@ -51,7 +53,14 @@ def settings(tmp_path) -> list[str]:
     vae = small_autoencoder(8, 8, latent_channels=8, block=4)
     vae.save_pretrained(tmp_path / "vae")
     encode(DrawnImages(tmp_path, "train"), vae, tmp_path / "latents")
-    return [f"latents={tmp_path / 'latents'}", f"vae={tmp_path / 'vae'}", "batch_size=4", "log_every=1", "save_every=2"]
+    paths = [f"latents={tmp_path / 'latents'}", f"vae={tmp_path / 'vae'}"]
+    return [*paths, "batch_size=4", "log_every=1", "save_every=2", "sample_steps=3"]
+
+
+@pytest.fixture
+def tiny_sizes(monkeypatch):
+    """For a test whose subject is not the size of the model or of its files."""
+    monkeypatch.setitem(SIZES, "XS", Size(4, 48, 2, 2))
 
 
 @pytest.mark.slow
@@ -98,13 +107,12 @@ def test_a_run_grows_a_smaller_runs_model_and_is_stored_in_half(settings, tmp_pa
         assert (pipe.transformer(latents, *told) - got).std() < 2e-3 * got.std()
 
 
-@pytest.mark.slow
+@pytest.mark.forked
 def test_two_processes_on_a_cpu_share_one_run(settings, tmp_path):
     """The README's command. Catches processes that do not find each other: each then trains the whole run."""
     run = Run(tmp_path / "run")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "train"]
-    command = [*launch, "avatars-dit", "--output-dir", str(run.folder), "--set", *settings, "steps=2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "train"]
+    done = python(*launch, "avatars-dit", "--output-dir", run.folder, "--set", *settings, "steps=2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("48 images, 3 classes") == 1  # told by the main process
     assert [row["step"] for row in run.metrics] == [1, 2] and 2 in run.checkpoints
@@ -153,6 +161,7 @@ def test_a_wrong_command_ends_with_one_line(arguments, message, tmp_path, capsys
     assert end.value.code == 2 and message in said and said.count("\n") == 1
 
 
+@pytest.mark.usefixtures("tiny_sizes")
 def test_a_run_of_another_model_is_left_as_it_is(settings, tmp_path, capsys):
     """Catches a slip of the recipe's name that overwrites what a finished run says of itself."""
     run = Run(tmp_path / "run")
@@ -174,6 +183,7 @@ def test_a_run_of_another_model_is_left_as_it_is(settings, tmp_path, capsys):
     assert run.config == before
 
 
+@pytest.mark.usefixtures("tiny_sizes")
 def test_a_run_goes_on_with_latents_of_its_own_autoencoder_and_not_with_fewer_steps(settings, tmp_path, capsys):
     """Catches a model that learns another space half-way, and a call that does nothing and says so to nobody."""
     run = ["avatars-dit", "--output-dir", str(tmp_path / "run"), "--set", *settings]
@@ -207,6 +217,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_a_folder_is_written
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("tiny_sizes")
 def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(settings, tmp_path, monkeypatch):
     """Catches a run folder without autoencoder or class names before its end, and a start that resets them."""
     run = Run(tmp_path / "run")
@@ -220,7 +231,7 @@ def test_a_checkpoint_opens_as_a_pipeline_while_its_run_is_being_trained(setting
             pipeline_of(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_sizes")
 def test_without_classes_and_from_another_runs_weights(settings, tmp_path):
     """Catches an unconditional run whose samples or pipeline need a class, and weights that are not those asked for."""
     first, second = Run(tmp_path / "first"), Run(tmp_path / "second")
@@ -284,6 +295,7 @@ def test_the_recipe_that_says_as_shipped_is_what_was_run():
     }
 
 
+@pytest.mark.usefixtures("tiny_sizes")
 def test_settings_given_apart_all_count(settings, tmp_path):
     """Catches a --set that makes an earlier one forgotten, and a source of weights that it takes the place of."""
     run, start = Run(tmp_path / "run"), tmp_path / "start"
