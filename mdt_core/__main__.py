@@ -51,7 +51,7 @@ def _program() -> str:
 def add_generate(parser: argparse.ArgumentParser) -> None:
     """The arguments of `generate`."""
     _add_model(parser)
-    _add_sampling(parser, *(f"the model's own, else {value}" for value in ("25", "dpm++", "3.8")))
+    _add_sampling(parser, *(f"the model's own, else {value}" for value in ("25", "dpm++", "3.8", "4.0")))
     parser.add_argument(
         "--preset", choices=("fast", "balanced", "slow"), default="balanced", help="the model's own (%(default)s)"
     )
@@ -63,7 +63,7 @@ def add_inpaint(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--image", type=Path, required=True, help="the picture")
     parser.add_argument("--mask", type=Path, required=True, help="a picture of the same size, white where to repaint")
-    _add_sampling(parser, "the method's", "the method's", "2.0")
+    _add_sampling(parser, "the method's", "the method's", "2.0", "4.0")
     parser.add_argument("--method", default="mdt", help="mdt, repaint, blend (%(default)s)")
     parser.add_argument("--strength", type=float, default=1.0, help="below 1: start from the picture (%(default)s)")
     parser.add_argument("--area", default="whole", help="whole, crop, masked: what the model sees (%(default)s)")
@@ -112,7 +112,7 @@ def _add_out_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out_folder", type=Path, help="where to write; must be empty or not there yet")
 
 
-def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, scale: str) -> None:
+def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, scale: str, power: str) -> None:
     """What `generate` and `inpaint` share, and what stands in the place of a setting that is left out."""
     note = "or a mix of classes, NAME:0.6,NAME:0.4; leave out for an unconditional image"
     parser.add_argument("--class", dest="label", metavar="NAME_OR_INDEX", help=note)
@@ -121,7 +121,11 @@ def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, sca
     parser.add_argument("--steps", type=int, help=f"({steps})")
     parser.add_argument("--sampler", help=f"dpm++, ddim, ddpm ({sampler})")
     parser.add_argument("--scale", type=float, help=f"guidance scale ({scale})")
-    parser.add_argument("--power", type=float, help="guidance power (the model's own, else 4.0)")
+    parser.add_argument("--power", type=float, help=f"guidance power ({power})")
+    parser.add_argument("--guidance", metavar="KIND", help="class, mask, both: what the weak branch lacks (class)")
+    parser.add_argument(
+        "--interval", nargs=2, type=int, metavar=("LOW", "HIGH"), help="timesteps that are guided (0 999)"
+    )
     add_device_options(parser)
 
 
@@ -212,9 +216,13 @@ def _open_pipeline(args: argparse.Namespace) -> "MDTPipeline":
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of `_add_sampling` in the pipeline's words; those left out are the pipeline's to choose."""
+    low, high = args.interval or (None, None)
     chosen = {
         "guidance_scale": args.scale,
         "guidance_power": args.power,
+        "guidance_kind": args.guidance,
+        "guidance_low": low,
+        "guidance_high": high,
         "num_inference_steps": args.steps,
         "sampler": args.sampler,
         "seeds": [args.seed],

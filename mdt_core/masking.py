@@ -6,6 +6,8 @@ is written as their indices, `keep` (N, K) int64, in any order; every image keep
 Letters: N batch, T tokens of an image (row by row), K kept tokens, D width, p patch size.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +26,15 @@ def draw_keep(noise: Tensor, num_keep: int) -> Tensor:
     if not 1 <= num_keep <= noise.shape[1]:
         raise ValueError(f"num_keep must be in 1..{noise.shape[1]}, got {num_keep}")
     return noise.argsort(dim=1)[:, :num_keep]
+
+
+def mask_noise(seeds: Sequence[int], num_tokens: int) -> Callable[[], Tensor]:
+    """Uniform draws (N, T) for the masks of one picture per seed, others at each call.
+
+    Those of a picture depend on its own seed and on the number of calls before, and not on its neighbours.
+    """
+    rngs = [torch.Generator().manual_seed(~seed) for seed in seeds]  # ~: the seed itself begins the picture's noise
+    return lambda: torch.stack([torch.rand(num_tokens, generator=rng) for rng in rngs])
 
 
 def gather(tokens: Tensor, keep: Tensor) -> Tensor:

@@ -49,9 +49,7 @@ def class_and_size(transformer: MDTTransformer) -> str:
 
 def _settings(pipe: MDTPipeline) -> str:
     """What the model is drawn with unless a call says otherwise."""
-    own = pipe.sampling_defaults
-    guidance = f"guidance scale {own.guidance_scale:g}, power {own.guidance_power:g}"
-    return f"{own.num_inference_steps} steps of {own.sampler}, {guidance}, unless you choose others"
+    return f"{pipe.sampling_defaults.in_words}, unless you choose others"
 
 
 def _first_names(id2label: dict[int, str], most: int = 16) -> str:

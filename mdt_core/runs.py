@@ -48,7 +48,7 @@ class Run:
     @property
     def metrics(self) -> list[dict]:
         """The logged rows so far, by step; where a resumed run logged a step again, the later row."""
-        return _rows(self.folder / "metrics.jsonl")
+        return _rows_by_step(self.folder / "metrics.jsonl")
 
     def seconds_until(self, step: int) -> float:
         """How long the run took until `step`, over all its starts, as far as it logged."""
@@ -57,7 +57,7 @@ class Run:
     @property
     def evaluations(self) -> list[dict]:
         """The evaluated steps so far: {"step": 1000, "kid_efflite0": 0.31, ...}, by step."""
-        return _rows(self.folder / "evaluation.jsonl")
+        return _rows_by_step(self.folder / "evaluation.jsonl")
 
     @property
     def samples(self) -> dict[int, Path]:
@@ -95,11 +95,11 @@ class Run:
 
     def log(self, row: dict) -> None:
         """Append one row of metrics; it has a "step"."""
-        _append(self.folder / "metrics.jsonl", row)
+        append_row(self.folder / "metrics.jsonl", row)
 
     def write_evaluation(self, row: dict) -> None:
         """Append one row of a checkpoint's quality; it has a "step"."""
-        _append(self.folder / "evaluation.jsonl", row)
+        append_row(self.folder / "evaluation.jsonl", row)
 
     def write_sample(self, step: int, image) -> None:
         """Keep a PIL picture of the samples at `step`."""
@@ -178,7 +178,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _append(path: Path, row: dict) -> None:
+def append_row(path: Path, row: dict) -> None:
+    """Append a row to a JSON lines file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         file.seek(max(0, file.tell() - 1))
@@ -186,14 +187,24 @@ def _append(path: Path, row: dict) -> None:
         file.write(b"\n" * cut_short + json.dumps(row).encode() + b"\n")
 
 
-def _rows(path: Path) -> list[dict]:
-    """The rows of a JSON lines file, by "step"; a line that is not a whole row is left out."""
-    rows: dict[int, dict] = {}
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a JSON lines file; a line that is no whole row is left out."""
+    rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            rows.append(json.loads(line))
+        except ValueError:  # cut short
+            continue
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _rows_by_step(path: Path) -> list[dict]:
+    """The rows of a JSON lines file that have a "step", by it."""
+    rows: dict[int, dict] = {}
+    for row in read_rows(path):
+        try:
             rows[int(row["step"])] = row
-        except (ValueError, TypeError, KeyError, OverflowError):  # cut short, or JSON but no row: a step of Infinity
+        except (ValueError, TypeError, KeyError, OverflowError):  # JSON but no row: a step of Infinity
             continue
     return [rows[step] for step in sorted(rows)]
 

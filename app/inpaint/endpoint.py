@@ -34,7 +34,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[
         sampler: str | None = None,
         strength: float = 1.0,
         guidance_scale: float = DEFAULT_SCALE,
-        guidance_power: float | None = None,
+        guidance_power: float = InpaintRequest.guidance_power,
         masked_content: str = "auto",
         area: str = "whole",
         grow: int = 8,
@@ -49,8 +49,6 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[
             name = engine.default if model is None else model
             info = engine.describe(name)
             sampler, num_inference_steps = find_method(method).schedule(sampler, num_inference_steps)
-            if guidance_power is None:
-                guidance_power = InpaintRequest.first(info).guidance_power
             label = NO_CLASS if class_label in (None, "") else engine.class_label(name, class_label)
             request = to_request(
                 name,

@@ -102,9 +102,8 @@ class InpaintRequest(Request):
 
     @classmethod
     def first(cls, info: ModelInfo) -> Self:
-        """As for any request, but of the model's own settings the power alone: the others suit whole pictures."""
-        power = {key: value for key, value in info.sampling_defaults.items() if key == "guidance_power"}
-        return cls(info.name, (None,), (0,), **presets_for(info)[FIRST_PRESET], **power)
+        """As for any request, but nothing of the model's own settings: they suit whole pictures."""
+        return cls(info.name, (None,), (0,), **presets_for(info)[FIRST_PRESET])
 
     @property
     def gpu_seconds(self) -> float:

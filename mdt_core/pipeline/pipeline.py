@@ -20,8 +20,9 @@ from torch import Tensor
 from mdt_core.acceleration.evaluation import Evaluation
 from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.autoencoder import downscale
-from mdt_core.guidance import Guided, guide, null_labels
+from mdt_core.guidance import SKIP_TOLERANCE, Guided, guide, null_labels
 from mdt_core.inpainting import DEFAULT_SCALE, Method, choose_content, find_method, inpaint, starting_latents
+from mdt_core.masking import mask_noise
 from mdt_core.pipeline.canvas import fit_canvas
 from mdt_core.pipeline.decoding import enlarge, preview_weights, smooth_latents, to_latents, to_pixels, to_small_pixels
 from mdt_core.pipeline.image_arrays import Picture, mask_array, picture_array, to_pil
@@ -188,8 +189,11 @@ class MDTPipeline(DiffusionPipeline):
         seeds: Seeds = None,
         latents: Tensor | None = None,
         guidance_channels: int | str | None = "config",
-        skip_tolerance: float = 1e-2,
+        skip_tolerance: float = SKIP_TOLERANCE,
         output_type: str = "pil",
+        guidance_kind: str | None = None,
+        guidance_low: int | None = None,
+        guidance_high: int | None = None,
     ) -> MDTPipelineOutput:
         """Generate pictures: `stream`, with its arguments and errors, to its end."""
         return MDTPipelineOutput.of(self.stream(**_given(locals())))
@@ -204,8 +208,11 @@ class MDTPipeline(DiffusionPipeline):
         seeds: Seeds = None,
         latents: Tensor | None = None,
         guidance_channels: int | str | None = "config",
-        skip_tolerance: float = 1e-2,
+        skip_tolerance: float = SKIP_TOLERANCE,
         output_type: str = "pil",
+        guidance_kind: str | None = None,
+        guidance_low: int | None = None,
+        guidance_high: int | None = None,
     ) -> Iterator[PipelineStep]:
         """Generate pictures, step by step.
 
@@ -213,22 +220,33 @@ class MDTPipeline(DiffusionPipeline):
             class_labels: one per image: index, name, None for no class, or a mix of classes as {"dylan": 0.6,
                 "sprouts": 0.4}, whose weights are brought to a sum of 1. A single one goes with all seeds.
             guidance_scale: w, at least 0; 1 is conditional only. By default the model's `sampling_defaults`, as the
-                next three.
+                next three and the last three.
             guidance_power: s, at least 0; 0 is constant w.
             num_inference_steps: 1 up to the sampler's most (1000 for "ddpm", 250 for the others).
             sampler: "dpm++", "ddim" or "ddpm".
             seeds: one per image, 0 to 2^63 - 1; drawn at random if None. A single one goes with all labels.
             latents: (N, C, h, w) noise to start from, in place of that of the seeds.
             guidance_channels: epsilon channels that are guided, from the first; None for all; by default the model's.
-            skip_tolerance: the unconditional branch is left out where the weight is this near 1; 0 never.
+            skip_tolerance: the weak branch is left out where the weight is this near 1; 0 never.
             output_type: "pil", or "latent" for latents (N, C, h, w) in place of pictures.
+            guidance_kind: "class", "mask" or "both": what the weak branch lacks, see `mdt_core.guidance`.
+            guidance_low: the lowest timestep that is guided, 0 to 999; below, a step takes one evaluation.
+            guidance_high: the highest; above, a step takes one evaluation.
 
         Raises:
             ValueError: an argument is out of its range; raised by the call, before the first step. On the last one:
                 what the model or the autoencoder gave is not finite.
         """
         seeds = image_seeds(seeds, class_labels)
-        settings = self.sampling_defaults.but(sampler, num_inference_steps, guidance_scale, guidance_power)
+        settings = self.sampling_defaults.but(
+            sampler=sampler,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_power=guidance_power,
+            guidance_kind=guidance_kind,
+            guidance_low=guidance_low,
+            guidance_high=guidance_high,
+        )
         if output_type not in ("pil", "latent"):
             raise ValueError(f'output_type must be "pil" or "latent", not {output_type!r}')
         rngs = generators(seeds)
@@ -238,7 +256,7 @@ class MDTPipeline(DiffusionPipeline):
             raise ValueError(f"latents must be {tuple(noise.shape)}, not {tuple(latents.shape)}")
         if not latents.isfinite().all():
             raise ValueError("latents must be finite numbers, without NaN and infinity")
-        denoise = self._guided(class_labels, len(seeds), settings, guidance_channels, skip_tolerance)
+        denoise = self._guided(class_labels, seeds, settings, guidance_channels, skip_tolerance)
         steps = sample(denoise, latents.to(self.device), **settings.trajectory, generators=rngs)
         to_result = self.decode_images if output_type == "pil" else lambda latents: latents
         return pipeline_steps(steps, denoise, seeds, to_result, self.preview_images)
@@ -256,11 +274,14 @@ class MDTPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_power: float | None = None,
         guidance_channels: int | str | None = "config",
-        skip_tolerance: float = 1e-2,
+        skip_tolerance: float = SKIP_TOLERANCE,
         area: str = "whole",
         masked_content: str = "auto",
         grow: int = 8,
         feather: int = 8,
+        guidance_kind: str | None = None,
+        guidance_low: int | None = None,
+        guidance_high: int | None = None,
     ) -> MDTPipelineOutput:
         """Repaint a part of a picture: `stream_inpaint`, with its arguments and errors, to its end."""
         return MDTPipelineOutput.of(self.stream_inpaint(**_given(locals())))
@@ -278,11 +299,14 @@ class MDTPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_power: float | None = None,
         guidance_channels: int | str | None = "config",
-        skip_tolerance: float = 1e-2,
+        skip_tolerance: float = SKIP_TOLERANCE,
         area: str = "whole",
         masked_content: str = "auto",
         grow: int = 8,
         feather: int = 8,
+        guidance_kind: str | None = None,
+        guidance_low: int | None = None,
+        guidance_high: int | None = None,
     ) -> Iterator[PipelineStep]:
         """Repaint a part of a picture of any size, step by step; previews and results have the picture's size.
 
@@ -290,12 +314,13 @@ class MDTPipeline(DiffusionPipeline):
             image: a PIL picture, or (H, W), (H, W, 3) or (H, W, 4) uint8.
             mask: of the same size; white (or true) where to repaint, see `mdt_core.pipeline.image_arrays.mask_array`.
             class_labels, seeds, guidance_channels, skip_tolerance: as in `stream`; one seed per variant.
+            guidance_kind, guidance_low, guidance_high: as in `stream`; by default "class", everywhere.
             method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
             num_inference_steps: of the whole trajectory; a method's repeats come on top. By default the method's.
             strength: in (0, 1], the part of the trajectory that is run: below 1 it starts from the noised picture.
             sampler: by default the method's.
             guidance_scale: w, at least 0; by default 2, less than `stream` takes: what is known guides too.
-            guidance_power: s, at least 0. By default the model's, all that inpainting takes of `sampling_defaults`.
+            guidance_power: s, at least 0; by default 4. Of the model's `sampling_defaults` inpainting takes nothing.
             area: "whole" picture, largest "crop", or a square around the "masked" part, at the model's resolution.
             masked_content: what the hole starts from: "fill" (blurred surroundings), "original", "noise" (strength 1
                 only), or "auto": "original" where the strength is below 1, else "fill".
@@ -310,15 +335,22 @@ class MDTPipeline(DiffusionPipeline):
         if method.masked_pass and "side_interpolator" not in self.transformer.parts:
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
         sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
-        own = SamplingSettings(sampler, num_inference_steps, DEFAULT_SCALE, self.sampling_defaults.guidance_power)
-        settings = own.but(guidance_scale=guidance_scale, guidance_power=guidance_power)
+        settings = SamplingSettings(guidance_scale=DEFAULT_SCALE).but(
+            sampler=sampler,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_power=guidance_power,
+            guidance_kind=guidance_kind,
+            guidance_low=guidance_low,
+            guidance_high=guidance_high,
+        )
         content, rngs = choose_content(masked_content, strength), generators(seeds)
         picture, mask, cell = picture_array(image), mask_array(mask), downscale(self.vae)
         canvas = fit_canvas(picture, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)
         hardness = canvas.hardness(*self.latent_shape[1:])
         encode = partial(to_latents, self.vae)
         known, start = starting_latents(content, encode, canvas.pixels(), canvas.hole(), hardness, rngs)
-        denoise = self._guided(class_labels, len(seeds), settings, guidance_channels, skip_tolerance)
+        denoise = self._guided(class_labels, seeds, settings, guidance_channels, skip_tolerance)
         steps = inpaint(
             denoise,
             known,
@@ -342,15 +374,18 @@ class MDTPipeline(DiffusionPipeline):
     def _guided(
         self,
         class_labels: ClassLabels,
-        count: int,
+        seeds: list[int],
         settings: SamplingSettings,
         guidance_channels: int | str | None,
         skip_tolerance: float,
     ) -> Guided:
-        """The model with labels and guidance bound to it, for a trajectory of `count` images."""
+        """The model with labels and guidance bound to it, for a trajectory of one image per seed."""
         if self._evaluation.model is not self.transformer:  # another one was put in its place
             self._evaluation = Evaluation(self.transformer)
-        labels = label_tensor(class_labels, self.id2label, count).to(self.device)
+        if settings.guidance_kind != "class" and "side_interpolator" not in self.transformer.parts:
+            kind = settings.guidance_kind
+            raise ValueError(f'guidance_kind "{kind}" takes a masked pass, which this model lacks: choose "class"')
+        labels = label_tensor(class_labels, self.id2label, len(seeds)).to(self.device)
         asked = torch.cat([labels, null_labels(labels, self.num_classes)])
         timesteps = sampling_timesteps(settings.sampler, settings.num_inference_steps)
         return guide(
@@ -360,6 +395,7 @@ class MDTPipeline(DiffusionPipeline):
             **settings.guidance,
             guidance_channels=self.config.guidance_channels if guidance_channels == "config" else guidance_channels,
             skip_tolerance=skip_tolerance,
+            mask_noise=mask_noise(seeds, self.transformer.num_tokens),
         )
 
     # --- latents -> pictures -------------------------------------------------------------------------------

@@ -1,16 +1,16 @@
 """How a trajectory is run: sampler, steps and guidance, as published or as a model carries them in its folder."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
-from mdt_core.guidance import check_guidance
-from mdt_core.samplers import find_sampler
+from mdt_core.guidance import Guidance
+from mdt_core.samplers import find_sampler, sampling_timesteps
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingSettings(Guidance):
     """Sampler, steps and guidance, checked. The defaults are the published ones.
 
     Raises:
@@ -19,25 +19,29 @@ class SamplingSettings:
 
     sampler: str = "dpm++"  # a key of `samplers.SAMPLERS`
     num_inference_steps: int = 25  # 1 up to the sampler's most
-    guidance_scale: float = 3.8  # w, at least 0
-    guidance_power: float = 4.0  # s, at least 0
 
     def __post_init__(self):
+        super().__post_init__()
         if isinstance(self.num_inference_steps, bool) or not isinstance(self.num_inference_steps, Integral):
             raise ValueError(f"num_inference_steps must be a whole number, not {self.num_inference_steps!r}")
         find_sampler(self.sampler, self.num_inference_steps)
-        check_guidance(self.guidance_scale, self.guidance_power)
 
-    def but(
-        self,
-        sampler: str | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        guidance_power: float | None = None,
-    ) -> "SamplingSettings":
-        """The same with what is given, not None, in place of its own."""
-        given = zip(asdict(self).items(), (sampler, num_inference_steps, guidance_scale, guidance_power), strict=True)
-        return SamplingSettings(**{name: own if new is None else new for (name, own), new in given})
+    def but(self, **chosen: Any) -> "SamplingSettings":
+        """The same with what is chosen, not None, in place of its own."""
+        return replace(self, **{name: value for name, value in chosen.items() if value is not None})
+
+    @property
+    def in_words(self) -> str:
+        """For a table, or a model's card."""
+        guidance = f"guidance by {self.guidance_kind}, scale {self.guidance_scale:g}, power {self.guidance_power:g}"
+        interval = f"timesteps {self.guidance_low} to {self.guidance_high}"
+        return f"{self.num_inference_steps} steps of {self.sampler}, {guidance}, {interval}"
+
+    @property
+    def evaluations(self) -> int:
+        """How often the model is evaluated for a picture of a class."""
+        timesteps = sampling_timesteps(self.sampler, self.num_inference_steps)
+        return sum(2 if self.is_on(t) else 1 for t in timesteps)
 
     @property
     def trajectory(self) -> dict[str, Any]:
@@ -45,9 +49,9 @@ class SamplingSettings:
         return {"sampler": self.sampler, "num_inference_steps": self.num_inference_steps}
 
     @property
-    def guidance(self) -> dict[str, float]:
-        """Scale and power, as `guidance.guide` takes them."""
-        return {"guidance_scale": self.guidance_scale, "guidance_power": self.guidance_power}
+    def guidance(self) -> dict[str, Any]:
+        """The rest, as `guidance.guide` takes it."""
+        return {field.name: getattr(self, field.name) for field in fields(Guidance)}
 
 
 # A preset -> what it changes of "balanced", where a model carries no such preset of its own: `slow` is the paper's.

@@ -59,7 +59,7 @@ image = pipe.inpaint(image, mask, class_labels=[{label!r}], method="{method}").i
 
 `trust_remote_code` runs `pipeline.py` and `transformer/transformer.py`, which lie beside the weights.
 
-**Sampling.** {steps} steps of {sampler}, guidance scale {scale:g}, guidance power {power:g}, unless a call says
+**Sampling.** {settings}, unless a call says
 otherwise. Every picture has a seed of its own: seed and settings give the same one, whatever it is drawn with.
 
 **Licence.** The code is under the Apache License 2.0. The weights are under the licence that those who trained them
@@ -129,7 +129,6 @@ def fits_half(network: nn.Module) -> bool:
 
 def model_card(pipe: DiffusionPipeline, name: str) -> str:
     """A README.md for the hub: what the model is, how to open it, its settings and its licence."""
-    settings = pipe.sampling_defaults
     return CARD.format(
         name=name,
         kind=type(pipe.transformer).__name__,
@@ -138,10 +137,7 @@ def model_card(pipe: DiffusionPipeline, name: str) -> str:
         classes=f"{pipe.num_classes} classes: {listed(list(pipe.id2label.values()), most=16)}",
         label=pipe.id2label[0],
         method="mdt" if "side_interpolator" in pipe.transformer.parts else "repaint",
-        steps=settings.num_inference_steps,
-        sampler=settings.sampler,
-        scale=settings.guidance_scale,
-        power=settings.guidance_power,
+        settings=pipe.sampling_defaults.in_words,
     )
 
 

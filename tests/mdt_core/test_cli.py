@@ -82,9 +82,11 @@ def test_generate_writes_what_the_pipeline_makes(pipeline, tmp_path, capsys):
     """Catches a flag that does not arrive at the pipeline: each is set to something that is not its default."""
     out = tmp_path / "star.png"
     flags = ["--seed", 7, "--steps", 3, "--sampler", "ddim", "--scale", 2.5, "--power", 0.5]
+    flags += ["--guidance", "mask", "--interval", 0, 700]
     run("generate", "--model", pipeline, "--class", "star", *flags, "--out", out)
     said = capsys.readouterr()
     settings = {"guidance_scale": 2.5, "guidance_power": 0.5, "num_inference_steps": 3, "sampler": "ddim"}
+    settings |= {"guidance_kind": "mask", "guidance_low": 0, "guidance_high": 700}
     expected = MDTPipeline.from_pretrained(pipeline).optimize()(class_labels=[2], seeds=[7], **settings).images[0]
     assert Image.open(out).tobytes() == expected.tobytes()
     assert f"{out}: star, seed 7; 5 model evaluations, 1 skipped" in said.out
@@ -100,7 +102,7 @@ def test_a_model_is_drawn_with_its_own_settings_unless_others_are_chosen(pipelin
         saved.transformer, saved.vae, id2label=NAMES, sampling_defaults=own | {"presets": {"fast": fast}}
     ).save_pretrained(tmp_path / "own")
     run("info", "--model", tmp_path / "own")
-    assert "3 steps of ddim, guidance scale 2.5, power 0.5" in capsys.readouterr().out
+    assert "3 steps of ddim, guidance by class, scale 2.5, power 0.5, timesteps 0 to 999" in capsys.readouterr().out
     for flags, chosen in [
         ([], {}),
         (["--steps", 2, "--power", 1], {"num_inference_steps": 2, "guidance_power": 1.0}),

@@ -26,7 +26,8 @@ from tests.helpers.tiny import NAMES, tiny_pipeline, write_run
 ROOT = Path(__file__).parents[2]
 METHODS = {"DiT": "repaint", "MDT": "mdt", "MDTv2": "mdt"}
 GENERATE = {"class_labels": ["dog", None, {"cat": 0.6, "dog": 0.4}], "seeds": [5, 6, 7], "num_inference_steps": 3}
-OWN = {"sampler": "ddim", "num_inference_steps": 3, "guidance_scale": 2.5}  # settings that the MDT carries
+# settings that the MDT carries
+OWN = {"sampler": "ddim", "num_inference_steps": 3, "guidance_scale": 2.5, "guidance_kind": "both"}
 DEFAULT = {"class_labels": [2], "seeds": [4]}
 INPAINT = {"class_labels": [1], "seeds": [7], "num_inference_steps": 4}
 
@@ -209,12 +210,12 @@ def test_a_model_without_a_card_gets_one_and_a_card_is_kept(exported, tmp_path):
         "32 x 32 pixels",
         "3 classes: cat, dog, sea lion",
         "25 steps of dpm++",
-        "guidance scale 3.8",
+        "guidance by class, scale 3.8",
         "Licence",
     ):
         assert fact in " ".join(card.split())
     assert f'from_pretrained("{exported["MDTv2"]}", trust_remote_code=True)' in card
-    assert "3 steps of ddim, guidance scale 2.5, guidance power 4" in (exported["MDT"] / "README.md").read_text()
+    assert "3 steps of ddim, guidance by both, scale 2.5, power 4" in (exported["MDT"] / "README.md").read_text()
     assert 'method="repaint"' in (exported["DiT"] / "README.md").read_text()
     tiny_pipeline().save_pretrained(tmp_path / "own")
     (tmp_path / "own" / "README.md").write_text("# Cats\n")

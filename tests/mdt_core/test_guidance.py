@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mdt_core.guidance import guidance_weight, guide
+from mdt_core.guidance import Guidance, guidance_weight, guide, weak_keep
+from mdt_core.masking import mask_noise
 
 NULL = 10
 
@@ -113,6 +114,63 @@ def test_keep_reaches_both_branches():
     assert model.calls[1][3].tolist() == [[0, 2], [1, 3]]
 
 
+def test_the_weak_branch_lacks_what_the_kind_says():
+    """Catches a weak branch that is told the class, or sees the whole picture, where it should not."""
+    x, t = torch.zeros(2, 4, 2, 2), 40
+    for kind, weak_labels in [("mask", [3, 7]), ("both", [NULL, NULL])]:
+        model, denoise = guided([3, 7], guidance_kind=kind, mask_noise=mask_noise([0, 1], 16))
+        denoise(x, t)
+        (_, _, strong, nothing_kept), (_, _, weak, keep) = model.calls
+        assert (strong, nothing_kept, weak) == ([3, 7], None, weak_labels)
+        assert keep.shape == (2, 8) and keep[0].tolist() != keep[1].tolist()
+        assert (denoise.evaluations, denoise.skipped) == (2, 0)
+        denoise(x, 999)  # the weight is 1
+        assert len(model.calls) == 3 and (denoise.evaluations, denoise.skipped) == (3, 1)
+    _, both = guided([3], guidance_kind="both", guidance_channels=None, mask_noise=mask_noise([0], 16))
+    _, by_class = guided([3], guidance_channels=None)
+    assert torch.equal(both(x[:1], t), by_class(x[:1], t))  # the recorder answers by the label alone
+
+
+def test_images_of_no_class_are_guided_by_a_mask():
+    model, denoise = guided([NULL], guidance_kind="mask", mask_noise=mask_noise([0], 16))
+    denoise(torch.zeros(1, 4, 2, 2), 40)
+    assert len(model.calls) == 2
+
+
+def test_a_weak_branch_sees_fewer_of_the_tokens_that_the_strong_one_sees():
+    """Inpainting's masked pass: catches a weak branch that is shown what the strong one must not see."""
+    noise, keep = mask_noise([0, 1], 16)(), torch.tensor([[1, 3, 5, 7], [0, 2, 4, 6]])
+    weak = weak_keep(noise, keep)
+    assert weak.shape == (2, 2)
+    assert all(set(few) < set(all_of) for few, all_of in zip(weak.tolist(), keep.tolist(), strict=True))
+    assert weak_keep(noise, None).shape == (2, 8)
+    assert weak_keep(noise, keep[:, :1]).tolist() == keep[:, :1].tolist()  # never none
+
+
+def test_masks_are_drawn_for_each_picture_and_call():
+    """Catches masks that depend on the neighbours, repeat from step to step, or follow the picture's noise."""
+    batch, alone = mask_noise([5, 6], 16), mask_noise([6], 16)
+    first = batch(), alone()
+    assert torch.equal(first[0][1], first[1][0])
+    assert torch.equal(batch()[1], alone()[0]) and not torch.equal(first[1], alone())
+    assert not torch.equal(first[1][0], torch.rand(16, generator=torch.Generator().manual_seed(6)))
+
+
+def test_outside_of_the_interval_a_step_takes_one_evaluation():
+    """Catches an end that is left out, and a weak branch that is paid for and thrown away."""
+    settings = {"guidance_power": 0.0, "guidance_low": 200, "guidance_high": 700}
+    _, denoise = guided([3], skip_tolerance=0, guidance_channels=None, **settings)
+    x = torch.zeros(1, 4, 2, 2)
+    inside = [denoise(x, t)[0, 0, 0, 0].item() for t in (200, 700)]
+    assert (denoise.evaluations, denoise.skipped) == (4, 0)
+    outside = [denoise(x, t)[0, 0, 0, 0].item() for t in (199, 701)]
+    assert (denoise.evaluations, denoise.skipped) == (6, 2)
+    assert outside == [4.0, 4.0] and inside == pytest.approx([NULL + 1 + 3.8 * (3 - NULL)] * 2)
+    guidance = Guidance(3.8, **settings)
+    assert [guidance.weight(t) for t in (199, 200, 700, 701)] == pytest.approx([1, 3.8, 3.8, 1])
+    assert [guidance.is_on(t, 0) for t in (199, 200, 700, 701)] == [False, True, True, False]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -120,6 +178,13 @@ def test_keep_reaches_both_branches():
         {"guidance_scale": math.nan},
         {"guidance_power": -0.1},
         {"guidance_power": math.inf},
+        {"guidance_kind": "classes"},
+        {"guidance_kind": ["class"]},
+        {"guidance_low": -1},
+        {"guidance_low": 200.0},
+        {"guidance_high": 1000},
+        {"guidance_low": 700, "guidance_high": 699},
+        {"guidance_kind": "mask"},  # without draws for the mask
         {"guidance_channels": 0},
         {"skip_tolerance": -1e-3},
     ],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,6 +26,33 @@ def pipe() -> MDTPipeline:
 
 def difference(a, b) -> int:
     return np.abs(np.asarray(a, int) - np.asarray(b, int)).max()
+
+
+@pytest.mark.parametrize("kind", ["mask", "both"])
+def test_guided_by_a_mask_a_picture_is_the_same_alone_and_in_a_batch(pipe, kind):
+    """Catches masks that are drawn for the batch, and guidance that does nothing, or the same for both kinds."""
+    settings = {"guidance_kind": kind, "output_type": "latent"} | SETTINGS
+    alone = pipe("dog", seeds=7, **settings).images
+    among = pipe(["cat", "dog"], seeds=[3, 7], **settings).images
+    torch.testing.assert_close(among[1], alone[0], rtol=0, atol=1e-4 * alone.std().item())
+    other = {"mask": "both", "both": "mask"}[kind]
+    for different in ("class", other):
+        images = pipe("dog", seeds=7, **settings | {"guidance_kind": different}).images
+        assert (images - alone).abs().max() > 1e-3
+
+
+def test_an_interval_saves_evaluations(pipe):
+    """Catches an interval that reaches neither the guidance nor the count."""
+    run = partial(pipe, "cat", seeds=0, num_inference_steps=10, guidance_power=0.0, output_type="latent")
+    whole, part = run(), run(guidance_low=250, guidance_high=750)
+    assert (whole.evaluations, part.evaluations, part.skipped) == (20, 15, 5)
+    assert (whole.images - part.images).abs().max() > 1e-3
+
+
+def test_a_model_without_masked_pass_refuses_guidance_by_it(pipe):
+    dit = DiT(sample_size=8, in_channels=8, patch_size=2, hidden_size=32, depth=4, num_heads=2, num_classes=3)
+    with pytest.raises(ValueError, match='guidance_kind "mask" takes a masked pass, which this model lacks'):
+        MDTPipeline(dit, pipe.vae)("0", seeds=0, guidance_kind="mask")
 
 
 @pytest.mark.parametrize("sampler", ["dpm++", "ddim", "ddpm"])

@@ -12,6 +12,7 @@ from mdt_core.inpainting import DEFAULT_SCALE, METHODS
 from mdt_core.pipeline.settings import SamplingSettings
 from tests.helpers.tiny import tiny_pipeline
 
+OTHERS = {"guidance_kind": "both", "guidance_low": 100, "guidance_high": 800}
 OWN = {"sampler": "ddim", "num_inference_steps": 3, "guidance_scale": 2.5, "guidance_power": 0.5}
 PUBLISHED = {"sampler": "dpm++", "num_inference_steps": 25, "guidance_scale": 3.8, "guidance_power": 4.0}
 CALL = {"class_labels": "cat", "seeds": 1, "output_type": "latent"}
@@ -27,7 +28,8 @@ def latents(pipe: MDTPipeline, **settings) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "own, meant", [(None, PUBLISHED), (OWN, OWN), ({"guidance_scale": 2.5, "sampler": "ddim"}, None)]
+    "own, meant",
+    [(None, PUBLISHED), (OWN, OWN), (OWN | OTHERS, None), ({"guidance_scale": 2.5, "sampler": "ddim"}, None)],
 )
 def test_a_call_begins_with_the_models_settings(pipe, own, meant):
     """Catches a default of the signature that wins over the model's, and one entry that brings all others with it."""
@@ -62,7 +64,7 @@ def test_they_are_saved_with_the_folder(pipe, tmp_path):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"steps": 25}, "sampling_defaults is a dict with any of sampler, .* not {'steps': 25}"),
+        ({"steps": 25}, "sampling_defaults is a dict with any of guidance_scale, .* not {'steps': 25}"),
         ({"sampler": "euler"}, 'sampling_defaults: no sampler is called "euler"'),
         ({"sampler": ["ddim"]}, "sampling_defaults: no sampler is called"),
         ({"num_inference_steps": 251}, "dpm.. takes 1 to 250 steps, not 251"),
@@ -70,10 +72,15 @@ def test_they_are_saved_with_the_folder(pipe, tmp_path):
         ({"num_inference_steps": "25"}, "num_inference_steps must be a whole number, not '25'"),
         ({"guidance_scale": -1}, "guidance_scale must be a finite number of at least 0, not -1"),
         ({"guidance_power": "4"}, "guidance_power must be a finite number of at least 0, not '4'"),
+        ({"guidance_kind": "masked"}, "guidance_kind must be one of class, mask, both, not 'masked'"),
+        ({"guidance_low": 500, "guidance_high": 100}, "guidance_low, 500, is above guidance_high, 100"),
         ("ddim", "sampling_defaults is a dict with any of .* not 'ddim'"),
         ({"presets": ["fast"]}, r"the presets in sampling_defaults are .* not \['fast'\]"),
         ({"presets": {"balanced": {}}}, "the presets in sampling_defaults are .* not {'balanced': {}}"),
-        ({"presets": {"fast": 6}}, 'the preset "fast" in sampling_defaults is a dict with any of sampler, .* not 6'),
+        (
+            {"presets": {"fast": 6}},
+            'the preset "fast" in sampling_defaults is a dict with any of .*, sampler, .* not 6',
+        ),
         ({"presets": {"slow": {"presets": {}}}}, 'the preset "slow" in sampling_defaults is a dict with any of'),
         ({"presets": {"slow": {"sampler": "dpm++", "num_inference_steps": 300}}}, '"slow" in .*: dpm.. takes 1 to 250'),
     ],
@@ -115,19 +122,20 @@ def test_every_model_has_three_presets_and_carries_what_is_its_own(pipe, tmp_pat
     assert presets["balanced"] == pipe.sampling_defaults
 
 
-def test_inpainting_has_its_methods_settings_and_the_models_power(pipe):
-    """Catches a model's few steps in place of those that a method needs, and a scale that is meant for pure noise."""
+def test_inpainting_has_its_methods_settings_and_nothing_of_the_models(pipe):
+    """Catches a model's few steps in place of those that a method needs, and guidance that is meant for pure noise."""
     picture, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), bool)
     mask[8:24, 8:24] = True
     method = METHODS["blend"]
     settings = {"sampler": method.sampler, "num_inference_steps": method.num_inference_steps}
-    settings |= {"guidance_scale": DEFAULT_SCALE, "guidance_power": OWN["guidance_power"]}
+    settings |= {"guidance_scale": DEFAULT_SCALE, "guidance_power": PUBLISHED["guidance_power"]}
     *_, expected = pipe.stream_inpaint(picture, mask, "cat", "blend", seeds=1, **settings)
-    pipe.sampling_defaults = OWN
+    pipe.sampling_defaults = OWN | OTHERS
     *_, last = pipe.stream_inpaint(picture, mask, "cat", "blend", seeds=1)
     assert torch.equal(last.x_0, expected.x_0)
-    *_, other = pipe.stream_inpaint(picture, mask, "cat", "blend", seeds=1, guidance_power=4.0)
-    assert not torch.equal(other.x_0, expected.x_0)
+    for other in ({"guidance_power": 1.0}, OTHERS):
+        *_, last = pipe.stream_inpaint(picture, mask, "cat", "blend", seeds=1, **other)
+        assert not torch.equal(last.x_0, expected.x_0)
 
 
 @pytest.mark.parametrize("call, stream", [("__call__", "stream"), ("inpaint", "stream_inpaint")])

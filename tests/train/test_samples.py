@@ -137,6 +137,12 @@ def test_a_run_of_other_settings_is_not_continued(tmp_path, change):
         samples.claim(tmp_path / "run", replace(SAMPLING, **change))
 
 
+def test_settings_that_no_pipeline_takes_are_refused_before_a_folder_is_made():
+    """Would catch a misspelt sampler that is found by the first batch."""
+    with pytest.raises(ValueError, match='no sampler is called "dmp'):
+        replace(SAMPLING, sampler="dmp++")
+
+
 def test_a_folder_with_other_things_is_not_claimed(tmp_path):
     """Would catch holiday photographs among the samples, or removed with them."""
     (tmp_path / "000001.png").write_bytes(b"")
@@ -145,9 +151,9 @@ def test_a_folder_with_other_things_is_not_claimed(tmp_path):
 
 
 def test_a_run_that_failed_before_its_first_image_leaves_no_claim(tmp_path):
-    """Would catch a misspelt sampler that bars the same command, spelt right."""
+    """Would catch a command stopped at once that bars the next, with other settings."""
     with pytest.raises(KeyboardInterrupt):
-        draw(Pipeline(patience=0), tmp_path / "run", sampling=replace(SAMPLING, sampler="dmp++"))
+        draw(Pipeline(patience=0), tmp_path / "run", sampling=replace(SAMPLING, sampler="ddim"))
     assert len(draw(Pipeline(), tmp_path / "run").images) == 11
 
 

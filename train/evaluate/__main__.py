@@ -26,6 +26,7 @@ from accelerate import PartialState
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
 from mdt_core.command_line import number
+from mdt_core.guidance import KINDS
 from mdt_core.pipeline.settings import PRESETS
 from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser
@@ -73,10 +74,12 @@ def build_parser() -> Parser:
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw a labelled grid, one row per class")
     parser.add_argument("--per-class", type=number(int, 1), default=8, help="images in a row of the grid (default 8)")
     parser.add_argument("--preset", choices=list(PRESETS), default="balanced", help="of the model (default balanced)")
-    parser.add_argument("--sampler", help="default of this and the next three: the preset's")
+    parser.add_argument("--sampler", help="default of this and the next five: the preset's")
     parser.add_argument("--steps", type=number(int, 1))
     parser.add_argument("--scale", type=number(float, 0), help="guidance scale")
     parser.add_argument("--power", type=number(float, 0), help="guidance power")
+    parser.add_argument("--guidance", choices=KINDS, help="what the weak branch lacks")
+    parser.add_argument("--interval", nargs=2, type=int, metavar=("LOW", "HIGH"), help="timesteps that are guided")
     sweep = f"one run per value of {', '.join(SWEEPS)}, and a plot beside --out"
     parser.add_argument("--sweep", metavar="WORD=FIRST:LAST:STEP", help=sweep)
     parser.add_argument("--seed", type=number(int, 0), default=0, help="seed of the first image (default 0)")
@@ -105,11 +108,21 @@ def sample(args: argparse.Namespace, state: PartialState) -> list[Candidate]:
     """Draw the images of each setting to an npz, this process its share; finished files are kept."""
     pipe = samples.load_pipeline(args.model, args.device or state.device)
     only_grid = args.grid and not args.reference
+    low, high = args.interval or (None, None)
+    chosen = {
+        "sampler": args.sampler,
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.scale,
+        "guidance_power": args.power,
+        "guidance_kind": args.guidance,
+        "guidance_low": low,
+        "guidance_high": high,
+    }
     sampling = samples.Sampling(
         weights=samples.weights_fingerprint(pipe),
         num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
         first_seed=args.seed,
-        **asdict(pipe.sampling_presets[args.preset].but(args.sampler, args.steps, args.scale, args.power)),
+        **asdict(pipe.sampling_presets[args.preset].but(**chosen)),
     )
     out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
     runs = {out: sampling}

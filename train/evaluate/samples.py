@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +22,24 @@ from PIL import Image
 from tqdm import tqdm
 
 from mdt_core.fingerprint import fingerprint, named_weights
+from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.runs import write_whole
 from train.evaluate.features import write_arrays
 from train.evaluate.sources import ImageSet
 
 
-@dataclass(frozen=True)
-class Sampling:
+@dataclass(frozen=True, kw_only=True)
+class Sampling(SamplingSettings):
     """All that decides the pictures of a run."""
 
     weights: str  # fingerprint of the pipeline's weights
     num_images: int
     first_seed: int
-    num_inference_steps: int
-    sampler: str
-    guidance_scale: float
-    guidance_power: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Sampler, steps and guidance, as the pipeline takes them."""
+        return self.trajectory | self.guidance
 
 
 def load_pipeline(model: str, device: torch.device | str):
@@ -105,10 +108,7 @@ def draw(pipe, sampling: Sampling, folder: Path, batches: list[Sequence[int]], p
             images = pipe(
                 class_labels=[index % pipe.num_classes if pipe.num_classes else None for index in batch],
                 seeds=[sampling.first_seed + index for index in batch],
-                guidance_scale=sampling.guidance_scale,
-                guidance_power=sampling.guidance_power,
-                num_inference_steps=sampling.num_inference_steps,
-                sampler=sampling.sampler,
+                **sampling.settings,
             ).images
             for index, image in zip(batch, images, strict=True):
                 write_whole(image_path(folder, index), partial(image.save, format="PNG", compress_level=1))
