@@ -191,7 +191,7 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
 
     choose(page, "second", "long")
     expect(page.locator("#training-offer")).to_have_text("One picture with 16 of 22 checkpoints, evenly chosen.")
-    render(250)
+    render(100)
     expect(page.locator("#render-status")).to_contain_text("of 16 · ")
     page.click("#render-stop")
     expect(page.locator("#render-status")).to_contain_text("Stopped after")

@@ -126,7 +126,7 @@ def test_without_held_out_images_there_is_no_rate(sets, capsys):
 
 
 def test_what_cannot_be_compared_is_refused(sets, capsys):
-    for words, message in (("--neighbours 31", "of 30 training images"), ("--rows 0", "at least 1")):
+    for words, message in (("--neighbours 31", "of 30 training images"), ("--rows 0", "1 or more")):
         with pytest.raises(SystemExit):
             call(sets, words)
         assert message in capsys.readouterr().err.splitlines()[-1]
