@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from app.common.recipes import class_of, find_classes, find_label, settings_of, to_request
+from app.common.recipes import class_of, find_class, find_classes, settings_of, to_request
 from app.engine.model_info import ModelInfo
 from app.engine.request import Label, Request
 from app.engine.settings import MAX_IMAGES
@@ -120,7 +120,7 @@ def from_recipe(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[Comparison,
     base, notes = to_request(recipe, info)
     try:
         if "columns" in recipe:
-            base = replace(base, class_labels=(find_label(recipe, info, notes),))
+            base = replace(base, class_labels=(find_class(recipe, info, notes),))
             columns, rows = (_side(recipe[name], info, notes) for name in ("columns", "rows"))
         else:  # as before there were two: classes down, one setting across
             labels = find_classes(recipe["class_labels"], recipe["class_names"], info, notes)
@@ -139,7 +139,7 @@ def _side(side: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> Side:
     labels = []
     for value in values:
         known = len(notes)
-        label = find_label(value, info, notes)
-        if len(notes) == known:  # else the model lacks it
+        label = find_class(value, info, notes)
+        if len(notes) == known:  # else there is no such class here
             labels.append(label)
     return Side(axis, tuple(labels))

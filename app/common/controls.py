@@ -8,9 +8,9 @@ from typing import Any, Generic
 import gradio as gr
 from gradio.components import Component
 
-from app.common.class_picker import NO_CLASS, class_choices, to_label
+from app.common.class_picker import class_choices, to_label
 from app.common.guidance_curve import guidance_curve
-from app.common.mixing import MixControls, mixed
+from app.common.mixing import MixControls, mixed, split
 from app.common.studio import GLUE, Update
 from app.engine.model_info import ModelInfo
 from app.engine.request import AnyRequest, Label, Request, counting
@@ -53,10 +53,9 @@ class RequestControls(Generic[AnyRequest]):
         settings = dict(zip(self.settings, chosen, strict=True))
         return to_request(model, classes, count, seed, self.kind, **settings)
 
-    def updates(self, request: Request, info: ModelInfo, class_labels: Sequence[int | None] = ()) -> Update:
-        """Set the controls to a request. `class_labels`: other classes than the request's own."""
-        update: Update = self.class_updates(class_labels or request.class_labels, info)
-        update[self.seed] = request.seeds[0]
+    def updates(self, request: Request, info: ModelInfo) -> Update:
+        """Set the controls to a request."""
+        update = self.class_updates(request.class_labels, info) | {self.seed: request.seeds[0]}
         if self.keep_seed is not None:
             update[self.keep_seed] = True
         if self.count is not None:
@@ -65,15 +64,11 @@ class RequestControls(Generic[AnyRequest]):
         return update | {control: setting_update(key, values) for key, control in self.settings.items()}
 
     def class_updates(self, labels: Sequence[Label], info: ModelInfo) -> Update:
-        """Set the class picker to labels; what is mixed in is that of the last."""
-        update: Update = {}
-        chosen: dict[int, None] = {}
-        for label in labels:
-            choice, mix = self.mix.updates(label, info) if self.mix else (NO_CLASS if label is None else label, {})
-            chosen[choice] = None
-            update |= mix
-        value = list(chosen) if self.classes.multiselect else next(iter(chosen))
-        return update | {self.classes: gr.update(choices=class_choices(info.labels), value=value)}
+        """Set the class picker to labels, each once; what is mixed in is the last one's."""
+        chosen = list(dict.fromkeys(split(label)[0] for label in labels))
+        value = chosen if self.classes.multiselect else chosen[0]
+        update: Update = {self.classes: gr.update(choices=class_choices(info.labels), value=value)}
+        return update if self.mix is None else update | self.mix.updates(labels[-1], info)
 
 
 def to_request(

@@ -24,11 +24,11 @@ class MixControls:
         """In the order of `mixed`."""
         return [self.other, self.share]
 
-    def updates(self, label: Label, info: ModelInfo) -> tuple[int, Update]:
-        """The choice of the class picker that belongs to a label, and the update that shows the rest of it here."""
-        first, other, share = split(label)
+    def updates(self, label: Label, info: ModelInfo) -> Update:
+        """Show what of a label the class picker does not show."""
+        _, other, share = split(label)
         second = gr.update(choices=class_choices(info.labels), value=list(info.labels)[-1] if other is None else other)
-        return first, {self.other: second, self.share: share, self.fold: gr.update(open=share > 0)}
+        return {self.other: second, self.share: share, self.fold: gr.update(open=share > 0)}
 
 
 def mix_controls(info: ModelInfo, prefix: str) -> MixControls:

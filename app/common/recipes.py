@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.common.images import open_header
+from app.common.mixing import mixed, split
 from app.common.stage import caption
 from app.engine.model_info import ModelInfo
 from app.engine.request import NOWHERE, Label, Request, class_named, label_of
@@ -119,8 +120,17 @@ def to_request(recipe: Mapping[str, Any], info: ModelInfo, start: Request | None
     return request, notes
 
 
+def find_class(recipe: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> int | None:
+    """As `find_label`, where there is no place for mixes; the first class of one stands for it."""
+    label = find_label(recipe, info, notes)
+    if not isinstance(label, tuple):
+        return label
+    notes.append(f"there is no place here for a mix of classes ({caption(label, info.labels)})")
+    return label[0][0]
+
+
 def find_label(recipe: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> Label:
-    """The class or the mix of classes of a recipe in this model. Notes what it has not, and what cannot be used."""
+    """The class of a recipe in this model, or its mix of two. Notes what the model has not, and what cannot be used."""
     if "class_mix" not in recipe:
         labels = find_classes([recipe.get("class_label")], [recipe.get("class_name")], info, notes)
         return labels[0] if labels else None
@@ -131,10 +141,14 @@ def find_label(recipe: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> 
         for part in parts:
             for label in find_classes([part["class_label"]], [part["class_name"]], info, notes):
                 mix[label] = part["weight"]
-        return label_of(mix, info.labels)
+        label = label_of(mix, info.labels)
     except (ValueError, TypeError, KeyError):
         notes.append("its mix of classes is not usable")
         return None
+    if isinstance(label, tuple) and len(label) > 2:
+        notes.append(f"of its mix ({caption(label, info.labels)}) the two classes that weigh most are taken")
+        return mixed(*split(label))
+    return label
 
 
 def find_classes(labels: list, names: list, info: Labelled, notes: list[str]) -> tuple[int | None, ...]:

@@ -57,11 +57,11 @@ class Inpaint(Page):
         sampler.input(self.bound_steps, [sampler, steps], steps, **GLUE)
 
     def _wire_picture(self, studio: Studio) -> None:
-        model, source, painter, classes = studio.model, self.source, self.painter, self.controls.classes
+        model, source, painter = studio.model, self.source, self.painter
         page = [source, self.results, self.job, studio.kept, self.status, *self.switched]
         studio.page.load(self.bring_back, studio.kept, page, **GLUE)
         self.open_button.upload(self.load_upload, self.open_button, page, **CHECK)
-        self.example.select(self.load_example, model, [*page, classes], **GLUE)
+        self.example.select(self.load_example, model, [*page, *self.controls.outputs], **GLUE)
         self.send.click(
             self.load_generated, [studio.picture, model], [*page, studio.tabs, *self.controls.outputs], **CHECK
         )
@@ -112,9 +112,9 @@ class Inpaint(Page):
         picture, mask = self.examples[event.index]
         source = SourceImage.open(publish(picture.read_bytes(), picture.stem, self.painter))
         update = self._load(source, open_mask(mask, source.size))
-        labels = self.engine.describe(model).labels.items()
-        label = next((index for index, name in labels if picture.stem.startswith(name)), None)
-        return update if label is None else update | {self.controls.classes: label}
+        info = self.engine.describe(model)
+        label = next((index for index, name in info.labels.items() if picture.stem.startswith(name)), None)
+        return update if label is None else update | self.controls.class_updates([label], info)
 
     def load_generated(self, path: str | None, model: str) -> Update:
         """The picture chosen on the Generate tab, with its class."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from app.common.recipes import class_of, find_label, settings_of, to_request
+from app.common.recipes import class_of, find_class, settings_of, to_request
 from app.engine.frames import Frame, frames_of
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
@@ -85,5 +85,5 @@ def from_recipe(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[WalkRequest
         raise ValueError("The recipe in this picture is damaged: it does not say where the walk leads.") from error
     request, notes = to_request({**recipe, "seed": 0}, info, start)
     assert isinstance(request, WalkRequest)  # as the one that it starts from
-    labels = tuple(find_label(end, info, notes) for end in ends)
+    labels = tuple(find_class(end, info, notes) for end in ends)
     return replace(request, class_labels=labels, seeds=seeds), notes

@@ -8,10 +8,9 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.common.class_picker import bind_to_model, check_classes, class_choices, to_label
+from app.common.class_picker import bind_to_model, check_classes, class_choices, to_choice, to_label
 from app.common.controls import bring_steps, seed_picker, setting_controls, setting_update
 from app.common.images import publish, uri
-from app.common.mixing import split
 from app.common.run_tab import Job, RunTab
 from app.common.stage import caption, duration, image, message, pictures, status_line
 from app.common.studio import Studio, Update
@@ -135,7 +134,7 @@ class Walk(RunTab):
         values = {key: getattr(request, key) for key in self.settings}
         update: Update = {control: setting_update(key, values) for key, control in self.settings.items()}
         for picker, label in zip(self.ends[0::2], request.class_labels, strict=True):
-            update[picker] = gr.update(choices=class_choices(info.labels), value=split(label)[0])
+            update[picker] = gr.update(choices=class_choices(info.labels), value=to_choice(label))
         update |= dict(zip(self.ends[1::2], request.seeds, strict=True))
         return request, update | {self.picker_model: info}, notes
 

@@ -49,6 +49,14 @@ def test_a_mix_comes_back_from_its_recipe() -> None:
     assert request.class_labels == (0,) and notes == ["avatars has no class 'circle'"]
 
 
+def test_a_mix_of_many_is_brought_to_the_two_that_the_page_can_show() -> None:
+    """Catches "the same picture again" where the page would draw another one."""
+    recipe = recipes.of_image(Request("avatars", (((0, 1), (1, 4), (2, 4)),), (7,)), 0, INFO)
+    request, notes = recipes.to_request(recipe, INFO)
+    assert request.class_labels == (((1, 0.5), (2, 0.5)),)
+    assert notes == ["of its mix (circle 11% + square 44% + star 44%) the two classes that weigh most are taken"]
+
+
 PART = {"class_label": 0, "class_name": "circle", "weight": 1}
 
 

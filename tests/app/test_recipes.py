@@ -195,7 +195,7 @@ def test_a_text_behind_the_pixels_is_found(tmp_path: Path) -> None:
 def test_a_grids_recipe_comes_back_and_belongs_to_its_tab(tmp_path: Path) -> None:
     """Catches a Compare recipe that loads half on Generate, and rows or columns that are lost."""
     base, steps = Request("avatars", (2,), (7,), guidance_scale=2.5), Side("num_inference_steps", (5, 25))
-    for rows in (Side("class", (None, 1, 3, ((0, 0.3), (2, 0.7)))), Side("model", ("a", "b")), Side("seed", (4, 9))):
+    for rows in (Side("class", (None, 1, 3)), Side("model", ("a", "b")), Side("seed", (4, 9))):
         comparison = Comparison(base, steps, rows)
         (tmp_path / "a.png").write_bytes(to_png(PICTURE, to_recipe(comparison, INFO)))
         assert from_recipe(recipes.read(tmp_path / "a.png", "compare"), INFO) == (comparison, [])
@@ -241,3 +241,8 @@ def test_a_grids_class_that_a_model_lacks_is_left_out() -> None:
     recipe = to_recipe(Comparison(Request("avatars", (0,), (7,)), classes, Side("seed", (1,))), INFO)
     comparison, notes = from_recipe(json.loads(json.dumps(recipe)), other)
     assert comparison.columns == Side("class", (0, None)) and notes == ["avatars has no class 'naïve ☂'"]
+    mix = recipes.class_of(((0, 1), (2, 3)), INFO)
+    strange = json.loads(json.dumps(recipe | mix | {"columns": {"axis": "class", "values": [mix, {}]}}))
+    comparison, notes = from_recipe(strange, INFO)
+    assert (comparison.base.class_labels, comparison.columns.values) == ((0,), (None,))
+    assert notes == ["there is no place here for a mix of classes (circle 25% + crane 75%)"] * 2
