@@ -90,4 +90,5 @@ def sheet(comparison: Comparison, labels: Mapping[int, str], cells: Sequence[Seq
             else:
                 parts.append(f'<span class="cell">{image(source, said)}</span>')
     size = f"--columns: {len(columns)}; --rows: {len(rows)}"
-    return f'<div class="compare-sheet" style="{size}">{"".join(parts)}</div>'
+    group = 'role="group" aria-label="Grid" tabindex="0"'  # it scrolls sideways where it is wider than the page
+    return f'<div class="compare-sheet" {group} style="{size}">{"".join(parts)}</div>'

@@ -10,7 +10,13 @@ from tests.browser.conftest import LAPTOP, open_page
 
 AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-TABS = {"Generate": "generate", "Inpaint": "inpaint", "Compare": "compare", "Training progress": "render"}
+TABS = {
+    "Generate": "generate",
+    "Inpaint": "inpaint",
+    "Compare": "compare",
+    "Walk": "walk",
+    "Training progress": "render",
+}
 NO_NAMES = ("", "Dropdown", "Radio", "⚄")  # which Gradio, or a sign, says of anything
 VIEWS = [("laptop", "light"), ("phone", "dark")]
 
