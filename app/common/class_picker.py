@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.common.class_dropdown import ClassDropdown
 from app.common.studio import GLUE, Studio, Update
 from app.engine.model_info import ModelInfo
 from app.engine.request import Label, class_named
@@ -14,7 +15,7 @@ NO_CLASS = -1  # a dropdown's value for "no class"
 
 def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> gr.Dropdown:
     """A dropdown of classes that filters as one types."""
-    return gr.Dropdown(
+    return ClassDropdown(
         class_choices(info.labels),
         value=chosen,
         multiselect=True,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
+from app.common.class_dropdown import ClassDropdown
 from app.common.class_picker import NO_CLASS, class_choices, to_choice, to_label
 from app.common.studio import Update
 from app.engine.model_info import ModelInfo
@@ -34,7 +35,7 @@ class MixControls:
 def mix_controls(info: ModelInfo, prefix: str) -> MixControls:
     """The controls, closed; nothing is mixed."""
     with gr.Accordion("Mix with another class", open=False, elem_id=f"{prefix}-mix", elem_classes="mix") as fold:
-        other = gr.Dropdown(
+        other = ClassDropdown(
             class_choices(info.labels),
             value=list(info.labels)[-1],
             label="and",

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.common.class_dropdown import ClassDropdown
 from app.common.class_picker import class_choices, to_choice, to_label
 from app.common.comparison import AXES, Side
 from app.common.studio import Update
@@ -82,7 +83,7 @@ def side_controls(name: str, axis: str, info: ModelInfo) -> SideControls:
             **values,
         )
         picked = {"label": "Values", "multiselect": True, "max_choices": MOST, **values}
-        classes = gr.Dropdown(
+        classes = ClassDropdown(
             class_choices(info.labels),
             value=spread(info),
             visible=axis == "class",

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.common.class_dropdown import ClassDropdown
 from app.common.class_picker import bind_to_model, check_classes, class_choices
 from app.common.comparison import Comparison, Side, from_recipe, names_of, to_recipe
 from app.common.controls import RequestControls, bring_steps, seed_picker, setting_controls
@@ -89,7 +90,7 @@ class Compare(RunTab):
         first = replace(first, num_inference_steps=min(FEW_STEPS, first.num_inference_steps))
         self.columns = side_controls("Columns", "class", info)
         self.rows = side_controls("Rows", "guidance_scale", info)
-        classes = gr.Dropdown(
+        classes = ClassDropdown(
             class_choices(info.labels),
             value=next(iter(info.labels)),
             label="Class (type to filter)",

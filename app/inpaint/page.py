@@ -5,6 +5,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.components import Component
 
+from app.common.class_dropdown import ClassDropdown
 from app.common.class_picker import class_choices
 from app.common.controls import RequestControls, control, keep_seed_switch, seed_picker, setting_controls
 from app.common.mixing import mix_controls
@@ -58,7 +59,7 @@ class Page(RunTab):
             elem_id="inpaint-examples",
             elem_classes="strip",
         )
-        classes = gr.Dropdown(
+        classes = ClassDropdown(
             class_choices(info.labels),
             value=next(iter(info.labels)),
             label="Class (type to filter)",

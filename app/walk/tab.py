@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from app.common.class_dropdown import ClassDropdown
 from app.common.class_picker import bind_to_model, check_classes, class_choices, to_choice, to_label
 from app.common.controls import bring_steps, seed_picker, setting_controls, setting_update
 from app.common.images import publish, uri
@@ -47,23 +48,23 @@ class Walk(RunTab):
     def __init__(self, studio: Studio):
         super().__init__(studio)
         self.lay_out_columns()
-        classes, seeds = self.ends[0::2], self.ends[1::2]
-        self.picker_model = bind_to_model(studio, *classes)
-        asked = [*classes, *seeds, *self.settings.values()]
+        self.picker_model = bind_to_model(studio, *self.classes)
+        asked = [*self.classes, *self.seeds, *self.settings.values()]
         self.wire_run([self.picker_model, studio.model, *asked], [self.stage, self.save])
         self.wire_recipe([self.picker_model, *asked])
 
     def lay_out_controls(self) -> None:
         info = self.studio.info
         first = WalkRequest.first(info)
-        self.ends = []
+        self.classes, self.seeds = [], []
         for end, label in zip(("From", "To"), first.class_labels, strict=True):
             prefix = f"walk-{end.lower()}"
             with gr.Row():
-                picker = gr.Dropdown(
+                picker = ClassDropdown(
                     class_choices(info.labels), value=label, label=end, min_width=180, elem_id=f"{prefix}-class"
                 )
-                self.ends += [picker, seed_picker(prefix)]
+                self.classes.append(picker)
+                self.seeds.append(seed_picker(prefix))
         self.settings = setting_controls(first, "walk", "num_frames", "seconds")
         self.settings |= setting_controls(first, "walk", "sampler", "num_inference_steps")
         self.settings |= setting_controls(first, "walk", "guidance_scale", "guidance_power")
@@ -133,9 +134,9 @@ class Walk(RunTab):
         request, notes = from_recipe(recipe, info)
         values = {key: getattr(request, key) for key in self.settings}
         update: Update = {control: setting_update(key, values) for key, control in self.settings.items()}
-        for picker, label in zip(self.ends[0::2], request.class_labels, strict=True):
+        for picker, label in zip(self.classes, request.class_labels, strict=True):
             update[picker] = gr.update(choices=class_choices(info.labels), value=to_choice(label))
-        update |= dict(zip(self.ends[1::2], request.seeds, strict=True))
+        update |= dict(zip(self.seeds, request.seeds, strict=True))
         return request, update | {self.picker_model: info}, notes
 
 

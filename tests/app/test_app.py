@@ -17,6 +17,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.common import recipes
+from app.common.class_dropdown import ClassDropdown
 from app.common.class_picker import NO_CLASS, check_classes, class_choices, for_model, room_for
 from app.common.controls import draw_curve, steps_of, to_request
 from app.common.guidance_curve import guidance_curve
@@ -167,6 +168,15 @@ def test_a_thousand_classes_are_found_by_name_and_index(engine: Engine) -> None:
     choices = class_choices(engine.describe("shapes").labels)
     assert choices[0] == ("no class (unconditional)", NO_CLASS)
     assert choices[3] == ("golden retriever · 2", 2)
+
+
+def test_a_class_on_its_way_while_another_model_is_opened_ends_in_no_traceback() -> None:
+    """Gradio holds a value against the newest choices. Catches its error in the log, and anything but a number."""
+    one, several = ClassDropdown([("cat", 0)]), ClassDropdown([("cat", 0)], multiselect=True)
+    assert one.preprocess(999) == 999 and several.preprocess([999, NO_CLASS]) == [999, NO_CLASS]
+    for picker, wrong in [(one, [1]), (one, "cat"), (one, True), (one, None), (several, 1), (several, [[1]])]:
+        with pytest.raises(gr.Error, match="Choose a class from the list"):
+            picker.preprocess(wrong)
 
 
 def test_another_model_keeps_the_classes_that_it_has(engine: Engine) -> None:
