@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.common.errors import plain_errors
+from app.common.errors import CheckedBlocks, plain_errors
 from app.common.studio import CHECK, GLUE, Studio
 from app.compare.tab import Compare
 from app.engine.engine import Engine
@@ -72,7 +72,9 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
     """The whole page for an engine; loads its first model."""
     info = engine.describe(engine.default)
     # Results and uploads are deleted after a day; previews are never stored where they would pile up.
-    with gr.Blocks(title="MDT Studio", delete_cache=(3600, 86400), fill_width=True, analytics_enabled=False) as demo:
+    with CheckedBlocks(
+        title="MDT Studio", delete_cache=(3600, 86400), fill_width=True, analytics_enabled=False
+    ) as demo:
         with gr.Row(elem_classes="header"):
             about = gr.HTML(header(info), elem_id="about")
             model = gr.Dropdown(

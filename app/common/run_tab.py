@@ -122,7 +122,8 @@ class RunTab:
         """Connect the recipe box. `page`: what `apply_recipe` changes. `more`: what else it takes."""
         model = self.studio.model
         page = [*page, self.recipe, self.status, model]
-        self.recipe.upload(self.load, [self.recipe, model, *more], page, **CHECK)
+        loaded = self.recipe.upload(self.load, [self.recipe, model, *more], page, **CHECK)
+        loaded.failure(lambda: None, outputs=self.recipe, **GLUE)  # what was refused does not stay in the box
 
     # --- a run -----------------------------------------------------------------------------------------------
 

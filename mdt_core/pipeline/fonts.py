@@ -2,9 +2,13 @@
 
 Class names come from people's own folders, and Pillow's own font has no letter beyond ASCII. DejaVu Sans has Latin,
 Greek and Cyrillic ones: matplotlib brings it, and many machines have it. No free font of a few hundred kilobytes has
-Chinese, Japanese and Korean: those letters are drawn with the first font of the machine that has them.
+Chinese, Japanese and Korean: those letters are drawn with the first font of the machine that has them. Where none has,
+Hangul and kana are written as they sound, and others as their code in brackets: 猫 as [732B].
 """
 
+import shutil
+import subprocess
+import unicodedata
 from functools import cache, cached_property
 from importlib.util import find_spec
 from itertools import groupby
@@ -56,12 +60,14 @@ class Font:
 
     def _parts(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
         """A text cut where its font changes."""
+        text = "".join(letter if self.has(letter) else spelled(letter) for letter in text)
         return [(font, "".join(letters)) for font, letters in groupby(text, self._font_of)]
 
     def _font_of(self, letter: str) -> ImageFont.FreeTypeFont:
         if letter not in self._letters:
             fonts = [self._base] if _has(self._base, letter) else self._fallbacks
-            self._letters[letter] = next((font for font in fonts if _has(font, letter)), self._base)
+            known = next((font for font in fonts if _has(font, letter)), None)
+            self._letters[letter] = known or _open(_file_with(letter), self.size) or self._base
         return self._letters[letter]
 
     @cached_property
@@ -78,6 +84,14 @@ class Font:
         return [font for name in FALLBACKS if (font := _open(name, self.size))]
 
 
+def spelled(letter: str) -> str:
+    """A letter that no font has, in letters that every font has; "" for a mark on the letter before."""
+    script, *_, sound = unicodedata.name(letter, "no name").split()
+    if script in ("HANGUL", "HIRAGANA", "KATAKANA") and sound.isalpha():
+        return sound.lower()
+    return "" if unicodedata.category(letter)[0] in "MC" else f"[{ord(letter):X}]"
+
+
 @cache
 def font(size: int) -> Font:
     """The font of all pictures, `size` pixels high."""
@@ -89,6 +103,15 @@ def _open(path: str | Path, size: int) -> ImageFont.FreeTypeFont | None:
         return ImageFont.truetype(path, size)
     except OSError:
         return None
+
+
+@cache
+def _file_with(letter: str) -> str:
+    """The font file that fontconfig names for a letter, "" without fontconfig. It may lack the letter all the same."""
+    if shutil.which("fc-match") is None:
+        return ""
+    command = ["fc-match", "--format=%{file}", f":charset={ord(letter):x}"]
+    return subprocess.run(command, capture_output=True, text=True).stdout
 
 
 def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -36,8 +37,12 @@ def engine() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def url(engine: Engine) -> Iterator[str]:
-    demo = build(engine, Path("runs"))
+def demo(engine: Engine) -> gr.Blocks:
+    return build(engine, Path("runs"))
+
+
+@pytest.fixture(scope="module")
+def url(demo: gr.Blocks) -> Iterator[str]:
     _, url, _ = launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield url
     demo.close()
@@ -94,6 +99,32 @@ def test_a_wrong_call_is_told_what_was_wrong(client: Client, call: dict, words: 
     """Catches a bare "Error", and a value that is silently bent."""
     with pytest.raises(AppError, match=words):
         client.predict(**{"class_label": 0} | call, api_name="/generate")
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "words"),
+    [
+        ("Seed", -5, "Seed: enter a number from 0 to 2147483647, not -5."),
+        ("Seed", "abc", "Seed: enter a number from 0 to 2147483647, not &#x27;abc&#x27;."),
+        ("Steps", None, "Steps: enter a number from 1 to 250."),
+        ("Guidance scale", 99, "Guidance scale: enter a number from 1 to 10, not 99."),
+        ("Sampler", "euler", "Sampler: choose from the list, not &#x27;euler&#x27;."),
+    ],
+)
+def test_a_value_that_no_field_takes_is_told_by_its_name(
+    demo: gr.Blocks, url: str, capfd: pytest.CaptureFixture, name: str, sent: object, words: str
+) -> None:
+    """Catches "Value -5 is less than minimum value 0.", which could be any field's, and a traceback in the log."""
+
+    def is_meant(block: gr.blocks.Block) -> bool:
+        return getattr(block, "label", "") == name
+
+    event = next(fn for fn in demo.fns.values() if any(map(is_meant, fn.inputs)))
+    data = [sent if is_meant(block) else None if block.stateful else block.value for block in event.inputs]
+    call = {"data": data, "fn_index": event._id, "session_hash": f"{name}-{sent}"}
+    answer = httpx.post(f"{url}gradio_api/run/predict", json=call)
+    assert answer.json()["error"] == words
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_two_people_at_once_get_their_own_pictures(url: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
 from mdt_core.pipeline import fonts
-from mdt_core.pipeline.fonts import NO_LETTER, Font
+from mdt_core.pipeline.fonts import NO_LETTER, Font, spelled
 from mdt_core.pipeline.labelled_grid import LABEL, NOTE, TITLE, LabelledGrid
 
 RED, GREEN, BLUE = (250, 10, 10), (10, 250, 10), (10, 10, 250)
@@ -101,9 +101,13 @@ def test_a_machine_without_the_font_draws_ascii(monkeypatch: pytest.MonkeyPatch)
     assert Font(14).length("square") > 0
 
 
-def test_letters_of_other_scripts_come_from_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_name", [True, False])
+def test_letters_of_other_scripts_come_from_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_name: bool
+) -> None:
     """A stand-in for a Chinese font: one letter, a bar. Catches boxes, and Latin letters taken from that font, too."""
-    monkeypatch.setattr(fonts, "FALLBACKS", ("no such font.ttf", str(tmp_path / "bar.ttf")))
+    monkeypatch.setattr(fonts, "FALLBACKS", ("no such font.ttf", str(tmp_path / "bar.ttf"))[: 1 + by_name])
+    monkeypatch.setattr(fonts, "_file_with", lambda letter: "" if by_name else str(tmp_path / "bar.ttf"))
     bar = TTGlyphPen(None)
     for step, point in enumerate([(100, 0), (100, 800), (900, 800), (900, 0)]):
         bar.lineTo(point) if step else bar.moveTo(point)
@@ -121,8 +125,15 @@ def test_letters_of_other_scripts_come_from_the_machine(tmp_path: Path, monkeypa
     assert font.has("猫")
     assert not font.has("犬")
     assert font.length("a猫a") == 2 * font.length("a") + 20
+    assert font.length("a犬") == font.length("a[72AC]")
     assert font.cut("猫" * 9, 65) == "猫猫…"
     monkeypatch.setattr("mdt_core.pipeline.labelled_grid.LABEL", font)
     grid = LabelledGrid([[plain(RED)]], row_labels=["a猫"])
     ink = (np.asarray(grid.image).max(-1) < 128)[:, : grid.corner(0, 0)[0]]
     assert ink.sum() > 16 * 16  # the bar, which no letter of 20 pixels has as many of
+
+
+def test_letters_that_no_font_has_are_spelled() -> None:
+    """Catches class names that are rows of boxes, all alike, on a machine without fonts for them."""
+    words = {"고양이": "goyangi", "ねこ": "neko", "猫": "[732B]", "\U0001f63a": "[1F63A]", "\u0e34": ""}
+    assert {word: "".join(map(spelled, word)) for word in words} == words
