@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.common import links
 from app.common.errors import CheckedBlocks, plain_errors
 from app.common.studio import CHECK, GLUE, Studio
 from app.compare.tab import Compare
@@ -23,7 +24,19 @@ MAX_EVENTS = 512  # that wait for a thread
 
 ROOM = Path(__file__).parent
 ASSETS = ROOM / "page"
-TABS = {"Generate": Generate, "Inpaint": Inpaint, "Compare": Compare, "Walk": Walk, NAME: TrainingProgress}
+TABS = {  # by what addresses call them
+    "generate": ("Generate", Generate),
+    "inpaint": ("Inpaint", Inpaint),
+    "compare": ("Compare", Compare),
+    "walk": ("Walk", Walk),
+    "training": (NAME, TrainingProgress),
+}
+
+ARCHITECTURES = {
+    "DiT": "A diffusion transformer",
+    "MDT": "A masked diffusion transformer",
+    "MDTv2": "A masked diffusion transformer, second version",
+}
 
 # Fonts of the system: the page loads nothing from elsewhere.
 THEME = gr.themes.Base(
@@ -92,12 +105,18 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
         opened = model.change(partial(open_model, engine), model, [about, good], **CHECK)
         opened.failure(lambda name: name, good, model, **GLUE)
         gr.on([demo.load, model.focus], partial(model_choices, engine), model, model, **GLUE)
-        kept = gr.BrowserState(storage_key="mdt-studio-inpaint", secret="mdt-studio")
-        studio = Studio(engine, runs, model, opened, info, demo, kept)
+        # not a secret: only so that it can be read again; for each server's own model there is another memory
+        kept = gr.BrowserState(storage_key=f"mdt-studio {info.name}", secret="mdt-studio")
+        tab_in_view = gr.Textbox(next(iter(TABS)), visible=False)
+        studio = Studio(engine, runs, model, opened, info, demo, kept, tab_in_view)
         with gr.Tabs() as studio.tabs:
-            for name, tab in TABS.items():
-                with gr.Tab(name, id=name.lower()):
-                    tab(studio)
+            for tab, (name, content) in TABS.items():
+                with gr.Tab(name, id=tab) as opened_tab:
+                    content(studio)
+                opened_tab.select(None, None, tab_in_view, js=links.follow(tab), **GLUE)
+        studio.keep(model.change, "model", [model], "v[0]")
+        loaded = demo.load(studio.bring_page, [kept, model], [studio.tabs, model], **GLUE)
+        loaded.then(None, js=links.loaded(), **GLUE)
     return demo.queue(max_size=MAX_EVENTS)
 
 
@@ -119,11 +138,18 @@ def model_choices(engine: Engine, chosen: str) -> dict:
 def header(info: ModelInfo) -> str:
     """The title and which model runs where."""
     where = {"cpu": "CPU (no GPU found)", "cuda": "GPU", "mps": "Apple GPU"}.get(info.device, info.device)
-    chips = [info.name, info.architecture, f"{info.parameters / 1e6:.1f} M parameters", f"{info.image_size} px", where]
+    chips = {
+        info.name: "The model in use",
+        info.architecture: ARCHITECTURES.get(info.architecture, "Its architecture"),
+        f"{info.parameters / 1e6:.1f} M parameters": "Its size: numbers that it has learnt",
+        f"{info.image_size} px": "The height and width of the pictures that it draws",
+        where: "What it runs on",
+    }
     if info.dtype != "float32":
-        chips.append(info.dtype)
+        chips[info.dtype] = "The number format that it computes in"
     hint = "<em>A large model on a CPU: few steps are wise.</em>" if info.slow else ""
-    return f"<h1>MDT Studio</h1>{''.join(f'<span>{html.escape(chip)}</span>' for chip in chips)}{hint}"
+    spans = "".join(f'<span title="{title}">{html.escape(chip)}</span>' for chip, title in chips.items())
+    return f"<h1>MDT Studio</h1>{spans}{hint}"
 
 
 def launch(demo: gr.Blocks, **options: Any) -> tuple[Any, str, str | None]:
@@ -150,6 +176,7 @@ def launch_options() -> dict[str, Any]:
         "js": "".join(["() => {", *(f"({script(path)})();\n" for path in sorted(ASSETS.glob("*.js"))), "}"]),
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],
+        "run_history": False,  # the tabs have one of pictures and settings; Gradio's keeps every mask and preview
         "max_file_size": "64mb",
         "max_threads": MAX_THREADS,
         "ssr_mode": False,

@@ -2,15 +2,16 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import gradio as gr
 from gradio.components import Component
 
-from app.common.class_picker import class_choices, to_label
+from app.common.class_picker import class_choices, find_labels, to_choice, to_label
 from app.common.guidance_curve import guidance_curve
 from app.common.mixing import MixControls, mixed, split
+from app.common.recipes import with_settings
 from app.common.studio import GLUE, Update
 from app.engine.model_info import ModelInfo
 from app.engine.request import AnyRequest, Label, Request, counting
@@ -52,6 +53,48 @@ class RequestControls(Generic[AnyRequest]):
         count, seed, *chosen = values if self.count is not None else (1, *values)
         settings = dict(zip(self.settings, chosen, strict=True))
         return to_request(model, classes, count, seed, self.kind, **settings)
+
+    @property
+    def by_name(self) -> dict[str, Component]:
+        """Under the names that the browser and links have for them."""
+        own = {"class_labels": self.classes, "num_images": self.count, "seed": self.seed, "keep_seed": self.keep_seed}
+        mix = {} if self.mix is None else {"mixed_with": self.mix.other, "mixed_share": self.mix.share}
+        return {name: control for name, control in own.items() if control is not None} | self.settings | mix
+
+    def read(self, saved: Mapping[str, Any], info: ModelInfo) -> tuple[AnyRequest, list[Label], list[str]]:
+        """What a browser kept, or a link names: the request, its classes, and notes on what could not be used.
+
+        That, and what is missing, is as on a fresh page.
+        """
+        notes: list[str] = []
+        start = self.kind.first(info)
+        own = {"seed": start.seeds[0]} | {key: getattr(start, key) for key in start.settings}
+        request = with_settings(start, own | saved, notes)
+        found = find_labels(saved["class_labels"], info, notes) if "class_labels" in saved else []
+        found = found or find_labels(self.classes.value, info, []) or [next(iter(info.labels))]
+        labels = self.read_mix(found[: self.classes.max_choices], saved, info, notes)
+        count = saved.get("num_images", self.count.value) if self.count else 1
+        try:
+            self.kind.count.check(count)
+        except ValueError as error:
+            notes.append(str(error).rstrip("."))
+            count = self.count.value
+        request = replace(request, class_labels=(None,) * count, seeds=counting(request.seeds[0], count))
+        return request, labels, notes
+
+    def read_mix(
+        self, labels: Sequence[Label], saved: Mapping[str, Any], info: ModelInfo, notes: list[str]
+    ) -> list[Label]:
+        """Classes with what a browser kept, or a link names, mixed in; without it where that cannot be used."""
+        if not saved.get("mixed_share"):
+            return [*labels]
+        others = find_labels(saved.get("mixed_with"), info, notes)
+        try:
+            other = to_choice(others[0])
+            return [mixed(to_choice(label), other, saved["mixed_share"]) for label in labels]
+        except (ValueError, IndexError):
+            notes.append("its mix of classes is not usable")
+            return [*labels]
 
     def updates(self, request: Request, info: ModelInfo) -> Update:
         """Set the controls to a request."""

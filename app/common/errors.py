@@ -38,11 +38,11 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def warn(notes: Sequence[str]) -> None:
-    """Tell what of a recipe could not be taken over: the first few, for a stranger's may lack thousands of things."""
+def warn(notes: Sequence[str], what: str = "Recipe") -> None:
+    """Tell what of a recipe, or of a link, could not be taken over: the first few, for there may be thousands."""
     more = [f"and {len(notes) - MAX_NOTES} more"] if len(notes) > MAX_NOTES else []
     for note in [*notes[:MAX_NOTES], *more]:
-        gr.Warning(html.escape(f"Recipe: {note}.", quote=False))
+        gr.Warning(html.escape(f"{what}: {note}.", quote=False))
 
 
 class CheckedBlocks(gr.Blocks):

@@ -30,7 +30,7 @@ def guidance_curve(
     steps, top = range(len(weights)), max(guidance_scale, 2)  # a scale of 1 is a flat line at the bottom
     note = "" if guided else "no class: not guided"
     if any(skipped):
-        note = f"{sum(skipped)} of {len(weights)} steps skip the unconditional pass"
+        note = f"{sum(skipped)} of {len(weights)} steps need no guidance"
 
     axes = new_axes(400, 112, left=42, right=18, top=8, bottom=22)
     last = max(steps[-1], 1)

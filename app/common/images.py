@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import gradio as gr
 from gradio.components import Component
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps
 
 from mdt_core.pipeline.image_arrays import to_rgb
@@ -54,13 +55,18 @@ def open_header(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Image.I
     return image
 
 
-def jpeg_uri(image: Image.Image, max_side: int) -> str:
-    """A data URI for a passing preview, at most `max_side` pixels high and wide."""
+def jpeg(image: Image.Image, max_side: int) -> bytes:
+    """A picture for a passing look, at most `max_side` pixels high and wide."""
     image = image.convert("RGB")
     image.thumbnail((max_side, max_side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
+
+
+def jpeg_uri(image: Image.Image, max_side: int) -> str:
+    """The same as a data URI."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(image, max_side)).decode()}"
 
 
 def to_png(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes:
@@ -68,6 +74,14 @@ def to_png(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes
     buffer = io.BytesIO()
     save_picture(image, buffer, recipe, "PNG")
     return buffer.getvalue()
+
+
+def uploaded(file: Any) -> str:
+    """The path of a file that a client sent. ValueError for anything else: clients must not name the server's files."""
+    path = file.get("path") if isinstance(file, Mapping) else None
+    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise ValueError("Image and mask have to be sent as files: handle_file(path).")
+    return path
 
 
 def publish_picture(

@@ -91,11 +91,15 @@ class TimedPresets:
         studio: Studio,
         controls: RequestControls,
         run: Dependency,
+        loaded: Dependency,
         follow: Callable[..., Update] | None = None,
-    ) -> None:
-        """`controls`: what the presets set, and what their times depend on. `run`: tells how long it took.
+    ) -> Dependency:
+        """Connect the picker. The event that lets the settings follow the model is returned.
 
-        `follow`: what does more than the method of that name.
+        controls: what the presets set, and what their times depend on.
+        run: tells how long it took.
+        loaded: has brought the settings back when the page was loaded.
+        follow: what does more than the method of that name.
         """
         self.controls = controls
         inputs, outputs = [studio.model, *controls.inputs], [self.picker, self.description]
@@ -108,12 +112,13 @@ class TimedPresets:
             **GLUE,
         )
         run.then(self.update_times, inputs, outputs, **GLUE)
-        for event in (studio.page.load, studio.model_opened.success):
-            shown = [self.model, *controls.settings.values()]
-            event(follow or self.follow, [studio.model, self.model, *controls.inputs], shown, **GLUE)
-        for event in (studio.page.load, studio.model_opened.success, self.timer.tick):
+        shown = [self.model, *controls.settings.values()]
+        asked = [studio.model, self.model, *controls.inputs]
+        followed = studio.model_opened.success(follow or self.follow, asked, shown, **GLUE)
+        for event in (loaded.then, followed.then, self.timer.tick):
             event(self.update_when_warm, inputs, [*outputs, self.timer], **GLUE)
         self.picker.input(self.apply, [self.picker, studio.model], [*controls.settings.values()], **GLUE)
+        return followed
 
     def apply(self, name: str, model: str) -> Update:
         """Set what a preset sets; the other controls stay."""

@@ -16,7 +16,7 @@ from app.common.images import open_header
 from app.common.mixing import mixed, split
 from app.common.stage import caption
 from app.engine.model_info import ModelInfo
-from app.engine.request import NOWHERE, Label, Request, class_named, label_of
+from app.engine.request import NOWHERE, AnyRequest, Label, Request, class_named, label_of
 from app.engine.settings import SEED
 from mdt_core.pipeline.labels import MAX_MIXED
 from mdt_core.pipeline.recipe import FORMATS, recipe_text
@@ -107,14 +107,9 @@ def to_request(recipe: Mapping[str, Any], info: ModelInfo, start: Request | None
 
     `start`: what it keeps where the recipe says nothing of use; by default the model's own settings.
     """
-    request, notes = start or Request.first(info), differences(recipe, info)
+    notes = differences(recipe, info)
     recipe = {"skip_unconditional": True} | recipe  # older recipes do not say so: they all did
-    for key, setting in {"seeds": SEED, **request.settings}.items():  # the sampler before the steps, which it bounds
-        value = (recipe.get("seed"),) if key == "seeds" else recipe.get(key)
-        try:
-            request = replace(request, **{key: value})
-        except (ValueError, TypeError):
-            notes.append(f"its {setting.name} is missing or not usable")
+    request = with_settings(start or Request.first(info), recipe, notes)
     if recipe.get("kind") == request.kind:
         request = replace(request, class_labels=(find_label(recipe, info, notes),))
     return request, notes
@@ -149,6 +144,17 @@ def find_label(recipe: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> 
         notes.append(f"of its mix ({caption(label, info.labels)}) the two classes that weigh most are taken")
         return mixed(*split(label))
     return label
+
+
+def with_settings(request: AnyRequest, settings: Mapping[str, Any], notes: list[str]) -> AnyRequest:
+    """The request with other settings, and one seed. Each that cannot be used stays as it was, and is noted."""
+    for key, setting in {"seeds": SEED, **request.settings}.items():  # the sampler before the steps, which it bounds
+        value = (settings.get("seed"),) if key == "seeds" else settings.get(key)
+        try:
+            request = replace(request, **{key: value})
+        except (ValueError, TypeError):
+            notes.append(f"its {setting.name} is missing or not usable")
+    return request
 
 
 def find_classes(labels: list, names: list, info: Labelled, notes: list[str]) -> tuple[int | None, ...]:

@@ -58,6 +58,11 @@ class RunTab:
         self.studio, self.engine = studio, studio.engine
         self.job = gr.State()  # the session's latest; None: forget it, also while it runs
 
+    @property
+    def tab(self) -> str:
+        """The tab's id, with which those of its elements begin."""
+        return self.verb.lower()
+
     def lay_out_columns(self) -> None:
         """The controls in a narrow column at the left, what they make at the right."""
         with gr.Row(equal_height=False, elem_classes="tab"):
@@ -83,7 +88,7 @@ class RunTab:
     def lay_out_recipe(self) -> None:
         """Where a recipe is dropped."""
         self.recipe = gr.File(
-            label=f"Load recipe: drop a saved {self.makes}, or click",
+            label=f"Load the settings of a saved {self.makes}: drop it, or click",
             file_types=[".png", ".jpg", ".jpeg", ".webp"],
             height=38,
             elem_id=f"{self.verb.lower()}-recipe",
@@ -120,9 +125,9 @@ class RunTab:
 
     def wire_recipe(self, page: Sequence[Component], more: Sequence[Component] = ()) -> None:
         """Connect the recipe box. `page`: what `apply_recipe` changes. `more`: what else it takes."""
-        model = self.studio.model
-        page = [*page, self.recipe, self.status, model]
-        loaded = self.recipe.upload(self.load, [self.recipe, model, *more], page, **CHECK)
+        self.recipe_inputs = [self.studio.model, *more]
+        self.recipe_page = [*page, self.recipe, self.status, self.studio.model]
+        loaded = self.recipe.upload(self.load, [self.recipe, *self.recipe_inputs], self.recipe_page, **CHECK)
         loaded.failure(lambda: None, outputs=self.recipe, **GLUE)  # what was refused does not stay in the box
 
     # --- a run -----------------------------------------------------------------------------------------------

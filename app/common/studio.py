@@ -1,5 +1,6 @@
 """What every tab is handed: the engine, the model that the visitor chose, the folder of runs; and kinds of events."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from app.common.errors import plain_errors
+from app.common.links import from_query
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
 from app.engine.models import checkpoint_name
@@ -31,12 +33,39 @@ class Studio:
     model_opened: Dependency  # the event that opened it; on its success a tab offers that model's classes
     info: ModelInfo  # of the model in use when the page opens
     page: gr.Blocks
-    kept: gr.BrowserState  # of Inpaint, to bring back when the page is loaded again; what is in a tab is read too late
+    kept: gr.BrowserState  # what `keep` has kept, to bring back when the page is loaded again
+    tab_in_view: gr.Textbox  # the id of the tab that the visitor sees
     tabs: gr.Tabs | None = None  # of the page; a tab's id is its name in lower case
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last
     show_request: Callable[[Request, ModelInfo], Update] | None = None  # set by Generate: in its controls
     shown: Sequence[Component] = ()  # set by Generate: what that changes
+
+    def keep(self, listen: Callable[..., Any], name: str, components: Sequence[Component], value: str) -> None:
+        """At an event let the browser keep a JavaScript value of the components' values `v` under a name.
+
+        `listen`: the event, or `partial(gr.on, events)`.
+        """
+        # Of two events at once the second does not see what the first has kept, unless the window tells it.
+        merged = f"{{...kept, ...window.mdtKept, {json.dumps(name)}: {value}}}"
+        js = f"(kept, ...v) => (window.mdtKept = {merged})"
+        listen(None, [self.kept, *components], self.kept, js=js, **GLUE)
+
+    def bring_page(self, kept: Any, model: str, request: gr.Request) -> Update:
+        """The page was loaded: the tab and the model that its address names, else the model that the browser kept."""
+        tab, linked = from_query(request.query_params.multi_items())
+        known = tab in [child.id for child in self.tabs.children]
+        update: Update = {self.tabs: gr.Tabs(selected=tab) if known else gr.skip()}
+        before = kept.get("model") if isinstance(kept, dict) else None
+        info = self.kept_model(linked.get("model", before), model)
+        return update | ({} if info.name == model else {self.model: self.choose_model(info.name)})
+
+    def kept_model(self, name: Any, otherwise: str) -> ModelInfo:
+        """The model that a browser kept or a link names; another one where that cannot be opened."""
+        try:
+            return self.engine.describe(self.engine.find(name, otherwise))
+        except (ValueError, OSError):
+            return self.engine.describe(otherwise)
 
     def choose_model(self, name: str) -> dict:
         """The update of `model` that chooses one, which may have come up after the page was opened."""

@@ -1,6 +1,6 @@
 """The controls of one side of the grid: what varies, and its values, typed or chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import class_choices, to_choice, to_label
+from app.common.class_picker import class_choices, find_labels, to_choice, to_label
 from app.common.comparison import AXES, Side
 from app.common.studio import Update
 from app.compare.grid import TYPED, join_values, parse_values
@@ -41,6 +41,18 @@ class SideControls:
     def inputs(self) -> list[Component]:
         """In the order of `read_side`."""
         return [self.axis, self.typed, self.classes, self.listed]
+
+    def by_name(self, name: str) -> dict[str, Component]:
+        """Under the names that the browser and links have for them. `name`: of the side."""
+        parts = {"axis": self.axis, "values": self.typed, "classes": self.classes, "list": self.listed}
+        return {f"{name}_{part}": control for part, control in parts.items()}
+
+    def read(self, name: str, saved: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> Side:
+        """The side that a browser kept, or a link names; what is missing is as on a fresh page. Errors: `read_side`."""
+        axis, typed, classes, listed = (saved.get(key, each.value) for key, each in self.by_name(name).items())
+        labels = find_labels(classes, info, notes) if f"{name}_classes" in saved else spread(info)
+        names = [value for value in (listed if isinstance(listed, list) else [listed]) if isinstance(value, str)]
+        return read_side(axis, str(typed), [to_choice(label) for label in labels], names)
 
     def updates(self, side: Side, info: ModelInfo, engine: Engine) -> Update:
         """Show a side."""

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from app.common.class_dropdown import ClassDropdown
 from app.common.class_picker import bind_to_model, check_classes, class_choices
@@ -14,7 +15,8 @@ from app.common.comparison import Comparison, Side, from_recipe, names_of, to_re
 from app.common.controls import RequestControls, bring_steps, seed_picker, setting_controls
 from app.common.errors import plain_errors
 from app.common.images import jpeg_uri, publish_picture
-from app.common.run_tab import Job, RunTab
+from app.common.run_tab import Job
+from app.common.settings_tab import SettingsTab
 from app.common.stage import duration, message, status_line
 from app.common.studio import CHECK, GLUE, Studio, Update
 from app.compare.grid import empty_grid, sheet
@@ -65,7 +67,7 @@ class GridJob(Job):
         return sheet(self.comparison, self.info.labels, self.sources, done)
 
 
-class Compare(RunTab):
+class Compare(SettingsTab):
     """The tab's components, and what happens between them."""
 
     verb, makes, kind = "Compare", "grid", "compare"
@@ -75,13 +77,15 @@ class Compare(RunTab):
         super().__init__(studio)
         self.lay_out_columns()
         sides, model = (self.columns, self.rows), studio.model
-        self.picker_model = bind_to_model(studio, self.controls.classes, *(side.classes for side in sides))
+        pickers = (*(side.classes for side in sides), self.controls.classes)
+        self.picker_model = bind_to_model(studio, *pickers, tab=self.tab)
         settings = [*self.columns.inputs, *self.rows.inputs, *self.controls.inputs]
         for side in sides:
             side.axis.input(partial(self.offer_values, side), [side.axis, model], side.inputs, **GLUE)
             side.axis.change(self.show_varied, [each.axis for each in sides], [*self.fixed.values()], **GLUE)
         self.wire_run([self.picker_model, model, *settings], [self.stage, self.save])
         self.wire_recipe([self.picker_model, *settings])
+        self.wire_settings()
         self.stage.select(self.open_cell, self.job, [model, studio.tabs, *studio.shown], **CHECK)
 
     def lay_out_controls(self) -> None:
@@ -106,6 +110,7 @@ class Compare(RunTab):
         bring_steps(settings)
         self.lay_out_run()
         self.lay_out_recipe()
+        self.lay_out_settings()
 
     def lay_out_result(self) -> None:
         self.lay_out_status()
@@ -197,7 +202,29 @@ class Compare(RunTab):
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved grid says."""
         comparison, notes = from_recipe(recipe, info)
-        update = {self.picker_model: info} | self.controls.updates(comparison.base, info)
+        update = self.show_request(comparison.base, info)
         for controls, side in ((self.columns, comparison.columns), (self.rows, comparison.rows)):
             update |= controls.updates(side, info, self.engine)
         return comparison.base, update, notes
+
+    # --- settings that the browser keeps, or a link names ------------------------------------------------------
+
+    class_keys = ("class_labels", "column_classes", "row_classes")
+
+    @property
+    def by_name(self) -> dict[str, Component]:
+        return self.columns.by_name("column") | self.rows.by_name("row") | super().by_name
+
+    def restore(self, saved: Mapping[str, Any], info: ModelInfo) -> tuple[Update, list[str]]:
+        """What varies, too, where both sides can be used."""
+        update, notes = super().restore(saved, info)
+        sides = {"column": self.columns, "row": self.rows}
+        try:
+            read = {name: controls.read(name, saved, info, notes) for name, controls in sides.items()}
+            Comparison(Request(info.name, (None,), (0,)), read["column"], read["row"])
+        except (ValueError, TypeError, AttributeError):
+            notes.append("what varies cannot be read")
+            read = {name: controls.read(name, {}, info, []) for name, controls in sides.items()}
+        for name, controls in sides.items():
+            update |= controls.updates(read[name], info, self.engine)
+        return update, notes

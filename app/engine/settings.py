@@ -68,7 +68,14 @@ class Switch(Setting):
             raise ValueError(f"The {self.name} must be true or false, not {value!r}.")
 
 
-SEED = Number("seed", "Seed", "seed", "The noise to begin with: the same seed gives the same picture.", 0, MAX_SEED)
+SEED = Number(
+    "seed",
+    "Seed",
+    "seed",
+    "The noise to begin with: the same seed and settings give the same picture again.",
+    0,
+    MAX_SEED,
+)
 KEEP_SEED = Switch(
     "choice to keep the seed", "Keep the seed", "keep-seed", "Off: every run begins with a seed of its own."
 )
@@ -77,7 +84,7 @@ NUM_STEPS = Number(
     "number of steps",
     "Steps",
     "steps",
-    "More steps take longer and come closer to the best that the model can do.",
+    "How often the model goes over the picture: more take longer, and change it less and less.",
     1,
     max(row.max_steps for row in SAMPLERS.values()),
 )
@@ -88,7 +95,7 @@ SAMPLING: Mapping[str, Setting] = {
         "sampler",
         "Sampler",
         "sampler",
-        "The way from noise to picture: dpm++ takes the fewest steps, ddpm is the paper's.",
+        "How the noise is taken away: dpm++ needs the fewest steps; ddpm, the paper's, adds fresh noise at each.",
         {name: name for name in SAMPLERS},
     ),
     "num_inference_steps": NUM_STEPS,
@@ -96,7 +103,7 @@ SAMPLING: Mapping[str, Setting] = {
         "guidance scale",
         "Guidance scale",
         "scale",
-        "How strongly the class shapes the picture; 1: no more than the model was taught.",
+        "How much the picture has to look like its class: higher is clearer and less varied; 1 is no guidance.",
         1.0,
         10.0,
         0.1,
@@ -105,17 +112,17 @@ SAMPLING: Mapping[str, Setting] = {
         "guidance power",
         "Guidance power",
         "power",
-        "When guidance sets in: the higher, the later; 0: at once.",
+        "When guidance sets in: higher is later; 0: from the first step.",
         0.0,
         8.0,
         0.01,
     ),
     "skip_unconditional": Switch(
         "choice to skip passes",
-        # measured on the shipped model, 25 dpm++ steps, one picture of each class: train/RESULTS.md
-        "Skip needless passes (avatars: 0.02 of 255 apart)",
+        "Faster: no guidance where it does nothing",
         "skip",
-        "Faster: the model is asked once a step, not twice, where guidance does next to nothing.",
+        # measured on the shipped model, 25 dpm++ steps, one picture of each class: train/RESULTS.md
+        "The model is asked once a step, not twice, where guidance is next to nothing (avatars: 0.02 of 255 apart).",
     ),
 }
 

@@ -14,7 +14,7 @@ from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 
-PREVIEWS = {"x_0": "Predicted image", "x_t": "Noisy state"}
+PREVIEWS = {"x_0": "What it will become", "x_t": "What it sees"}
 
 
 @dataclass

@@ -11,6 +11,7 @@ from PIL import Image
 
 from app.common import recipes
 from app.common.class_picker import NO_CLASS, bind_to_model, check_classes, class_picker, room_for
+from app.common.class_pictures import PICK, ClassPictures, picked_classes, welcome
 from app.common.controls import (
     RequestControls,
     bring_steps,
@@ -23,16 +24,17 @@ from app.common.controls import (
 )
 from app.common.endpoints import draw, endpoint
 from app.common.errors import plain_errors
+from app.common.history import History
 from app.common.images import publish_picture, served
 from app.common.mixing import mix_controls
 from app.common.presets import TimedPresets
-from app.common.run_tab import RunTab
-from app.common.stage import WAITING, caption, describe_step, duration, message, status_line
+from app.common.settings_tab import SettingsTab
+from app.common.stage import WAITING, caption, describe_step, duration, status_line
 from app.common.studio import GLUE, GPU, Studio, Update
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
-from app.engine.request import Request
-from app.engine.settings import MAX_IMAGES, NUM_IMAGES
+from app.engine.request import Label, Request
+from app.engine.settings import MAX_IMAGES, NUM_IMAGES, SAMPLING
 from app.generate.presets import describe_preset, presets_for
 from app.generate.step_history import PREVIEWS, PreviewChoice, StepHistory
 
@@ -43,7 +45,7 @@ STARTED = f"""() => [
 ]"""
 
 
-class Generate(RunTab):
+class Generate(SettingsTab):
     """The tab's components, and what happens between them."""
 
     verb, kind = "Generate", "generate"
@@ -54,16 +56,18 @@ class Generate(RunTab):
         self.lay_out_columns()
         self.choice = gr.State(PreviewChoice())
         self.picture = gr.State()  # the file of the picture chosen in the gallery
-        self.picker_model = bind_to_model(studio, self.controls.classes, self.controls.mix.other)
+        pickers = self.controls.classes, self.controls.mix.other
+        self.picker_model = bind_to_model(studio, *pickers, tab=self.tab)
         self._wire(studio)
         studio.actions, studio.picture = self.actions, self.picture
-        studio.show_request = self.show_request
+        studio.show_request = self.open_request
         studio.shown = [self.status, self.picker_model, self.presets.model, *self.controls.outputs]
 
     def lay_out_controls(self) -> None:
         info = self.studio.info
         start = Request.first(info)
         classes = class_picker(info, [next(iter(info.labels))], MAX_IMAGES, "generate")
+        self.pictures = ClassPictures(self.studio, self.fold("What each looks like", "kinds"), self.tab)
         with gr.Row():
             self.any_class = gr.Button("Random class", size="sm", elem_id="generate-any-class")
             self.no_class = gr.Button("No class", size="sm", elem_id="generate-no-class")
@@ -73,21 +77,23 @@ class Generate(RunTab):
             keep_seed = keep_seed_switch("generate")
             seed = seed_picker("generate", keep_seed)
         self.presets = TimedPresets(self.studio, start, presets_for, describe_preset)
-        settings = setting_controls(start, "generate", "sampler", "num_inference_steps")
-        settings |= setting_controls(start, "generate", "guidance_scale", "guidance_power")
-        curve = gr.HTML(elem_id="generate-curve")
-        settings |= setting_controls(start, "generate", "skip_unconditional")
+        settings = setting_controls(start, "generate", "num_inference_steps", "guidance_scale")
+        with self.fold("Advanced", "advanced"):
+            settings |= setting_controls(start, "generate", "sampler", "guidance_power")
+            curve = gr.HTML(elem_id="generate-curve")
+            settings |= setting_controls(start, "generate", "skip_unconditional")
+        settings = {key: settings[key] for key in SAMPLING if key in settings}  # the sampler before the steps
         self.controls = RequestControls(Request, classes, count, seed, settings, keep_seed, mix)
         bring_steps(settings)
         show_guidance_curve(self.controls, curve)
         self.lay_out_run()
         self.lay_out_recipe()
+        self.lay_out_settings()
 
     def lay_out_result(self) -> None:
         self.lay_out_status()
-        self.stage = gr.HTML(
-            message("The pictures come here, out of the noise."), elem_id="generate-stage", elem_classes="stage-box"
-        )
+        first = welcome(self.engine, self.studio.info)
+        self.stage = gr.HTML(first, js_on_load=PICK, elem_id="generate-stage", elem_classes="stage-box")
         self.gallery = gr.Gallery(
             format="png",
             label="Pictures",
@@ -101,7 +107,14 @@ class Generate(RunTab):
         )
         with gr.Row(elem_classes="scrub", equal_height=True):
             self.step = gr.Slider(
-                1, 2, 2, step=1, label="Step", buttons=[], interactive=False, min_width=260, elem_id="generate-step"
+                *(1, 2, 2),
+                step=1,
+                label="Step",
+                info="Look at any step of the run again.",
+                buttons=[],
+                interactive=False,
+                min_width=260,
+                elem_id="generate-step",
             )
             self.preview_kind = gr.Radio(
                 [(name, key) for key, name in PREVIEWS.items()],
@@ -110,25 +123,29 @@ class Generate(RunTab):
                 show_label=False,
                 container=False,
                 scale=0,
-                min_width=290,
+                min_width=350,
                 elem_id="generate-view",
             )
         with gr.Row(elem_classes="actions") as self.actions:
             self.again = gr.Button(
                 "Use this seed again", size="sm", interactive=False, scale=0, min_width=220, elem_id="generate-again"
             )
+        self.history = History(self.fold("What you made here", "made"), self.tab)
 
     def _wire(self, studio: Studio) -> None:
         model, job, classes, count = studio.model, self.job, self.controls.classes, self.controls.count
         page = [self.stage, self.gallery, self.preview_kind, self.step, self.again, self.picture]
         self.any_class.click(self.random_class, model, classes, **GLUE)
         self.no_class.click(lambda: [NO_CLASS], outputs=classes, **GLUE)
+        self.pictures.wire(studio, classes)
+        picked = self.stage.select(picked_classes, outputs=classes, **GLUE)
+        picked.then(None, js="() => document.querySelector('#generate-start').click()", **GLUE)
+        studio.model_opened.success(self.welcome, [model, job], self.stage, **GLUE)
         gr.on([classes.change, count.release], room_for, [classes, count], count, **GLUE)
 
         at_once = [self.start, self.stop, self.status, self.step, self.again]
         self.start.click(None, outputs=at_once, js=STARTED, **GLUE)  # first: behind the run it waits for its end
         run = self.wire_run([self.choice, self.picker_model, model, *self.controls.inputs], page, check_first=False)
-        self.presets.wire(studio, self.controls, run)
 
         scrubbed = {"outputs": [self.stage, self.gallery], "trigger_mode": "always_last"} | GLUE
         self.step.input(self.scrub, [job, self.step], **scrubbed)
@@ -136,11 +153,20 @@ class Generate(RunTab):
         self.gallery.select(self.select, job, page, **GLUE)
         self.again.click(self.use_again, [job, self.picture], self.controls.outputs, **GLUE)
         self.wire_recipe([self.picker_model, self.presets.model, *self.controls.outputs])
+        self.presets.wire(studio, self.controls, run, self.wire_settings([self.presets.model]))
+        self.wire_history(run)
         gr.api(self.generate, api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
         """Any one class."""
         return [random.choice(list(self.engine.describe(model).labels))]
+
+    def show_request(self, request: Request, info: ModelInfo, class_labels: Sequence[Label] = ()) -> Update:
+        return {self.presets.model: info} | super().show_request(request, info, class_labels)
+
+    def welcome(self, model: str, job: StepHistory | None) -> Any:
+        """Another model was chosen: what it draws, unless something was drawn."""
+        return gr.skip() if job else welcome(self.engine, self.engine.describe(model))
 
     # --- a run -----------------------------------------------------------------------------------------------
 
@@ -156,6 +182,9 @@ class Generate(RunTab):
         info = self.engine.describe(request.model)
         check_classes(picker_model, info)
         return StepHistory(request.for_labels(info.labels), info, choice)
+
+    def files_of(self, job: StepHistory) -> Sequence[str]:
+        return job.files
 
     def preview(self, job: StepHistory, step: Frame) -> Update:
         """The pictures so far."""
@@ -224,11 +253,10 @@ class Generate(RunTab):
         request, notes = recipes.to_request(recipe, info)
         return request, self.show_request(request, info), notes
 
-    def show_request(self, request: Request, info: ModelInfo) -> Update:
-        """All controls as a request says."""
+    def open_request(self, request: Request, info: ModelInfo) -> Update:
+        """All controls as a request of another tab says."""
         text = f"Settings of another picture, seed {request.seeds[0]}. Press Generate to draw it."
-        models = {self.picker_model: info, self.presets.model: info}
-        return models | {self.status: status_line(0, text)} | self.controls.updates(request, info)
+        return {self.status: status_line(0, text)} | self.show_request(request, info)
 
     @endpoint
     def generate(
@@ -277,5 +305,5 @@ def summary(job: StepHistory) -> str:
     """How a run ended."""
     if not job.files:
         return f"Stopped after step <b>{job.done}</b> of {job.total}."
-    saved = f" · {job.skipped} unconditional passes saved" if job.skipped else ""
+    saved = f" · {job.skipped} of them without guidance" if job.skipped else ""
     return f"{job.total} steps in {duration(job.seconds)}{saved}"

@@ -10,11 +10,10 @@ from app.common.class_picker import NO_CLASS
 from app.common.controls import to_request
 from app.common.endpoints import draw, endpoint
 from app.common.errors import plain_errors
-from app.common.images import open_image, served
+from app.common.images import open_image, served, uploaded
 from app.engine.engine import Engine
 from app.inpaint.job import publish_variants
 from app.inpaint.masks import open_mask
-from app.inpaint.painter import uploaded
 from app.inpaint.request import InpaintRequest
 from mdt_core.inpainting import DEFAULT_SCALE, find_method
 

@@ -9,7 +9,7 @@ from mdt_core.pipeline.canvas import Canvas, fit_box, prepare
 
 PAINT = (20, 184, 166)  # the page's teal
 CELLS = (245, 158, 11)  # of what is repainted besides
-LEGEND = "Teal: new, fading in at its edge · amber: made anew, but not kept · lines: the tokens of both"
+LEGEND = "Teal: new, fading in at its edge · amber: drawn along, but not kept · lines: the model's own grid"
 
 
 def small_canvas(

@@ -7,16 +7,18 @@ from gradio.components import Component
 
 from app.common.class_dropdown import ClassDropdown
 from app.common.class_picker import class_choices
+from app.common.class_pictures import ClassPictures
 from app.common.controls import RequestControls, control, keep_seed_switch, seed_picker, setting_controls
+from app.common.history import History
 from app.common.mixing import mix_controls
 from app.common.presets import TimedPresets
-from app.common.run_tab import RunTab
+from app.common.settings_tab import SettingsTab
 from app.common.stage import status_line
 from app.common.studio import Studio, Update
 from app.engine.model_info import ModelInfo
 from app.inpaint.job import InpaintJob, Results
 from app.inpaint.painter import BeforeAfter, Painter
-from app.inpaint.request import NUM_VARIANTS, InpaintRequest, presets_for
+from app.inpaint.request import INPAINTING, NUM_VARIANTS, InpaintRequest, presets_for
 from mdt_core.inpainting import METHODS
 
 PAINTING, RESULT = "paint", "result"
@@ -24,7 +26,7 @@ VIEWS = [("Paint", PAINTING), ("Result", RESULT)]
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 
 
-class Page(RunTab):
+class Page(SettingsTab):
     """Lays the tab out, and adds "Send to Inpaint" to the Generate tab."""
 
     verb, kind = "Inpaint", "inpaint"
@@ -62,23 +64,31 @@ class Page(RunTab):
         classes = ClassDropdown(
             class_choices(info.labels),
             value=next(iter(info.labels)),
-            label="Class (type to filter)",
+            label="What to paint (type to search)",
+            info="The kind of thing that the masked part becomes.",
             elem_id="inpaint-class",
         )
+        self.pictures = ClassPictures(self.studio, self.fold("What each looks like", "kinds"), self.tab)
         mix = mix_controls(info, "inpaint")
         self.presets = TimedPresets(self.studio, self.first, presets_for)
-        settings = setting_controls(self.first, "inpaint", "method", "sampler")
-        settings["method"].choices = method_choices(info)
-        settings |= setting_controls(self.first, "inpaint", "num_inference_steps", "strength")
-        settings |= setting_controls(self.first, "inpaint", "guidance_scale", "guidance_power")
         with gr.Row():
+            settings = setting_controls(self.first, "inpaint", "strength")
             count = control(NUM_VARIANTS, 1, "inpaint")
+        with self.fold("Advanced", "advanced"):
             keep_seed = keep_seed_switch("inpaint")
             seed = seed_picker("inpaint", keep_seed)
-        settings |= setting_controls(self.first, "inpaint", "masked_content")
+            settings |= setting_controls(self.first, "inpaint", "area")
+            settings |= setting_controls(self.first, "inpaint", "grow", "feather")
+            settings |= setting_controls(self.first, "inpaint", "masked_content")
+            settings |= setting_controls(self.first, "inpaint", "method", "sampler")
+            settings["method"].choices = method_choices(info)
+            settings |= setting_controls(self.first, "inpaint", "num_inference_steps", "guidance_scale")
+            settings |= setting_controls(self.first, "inpaint", "guidance_power")
+        settings = {key: settings[key] for key in INPAINTING if key in settings}
         self.controls = RequestControls(InpaintRequest, classes, count, seed, settings, keep_seed, mix)
         self.lay_out_run()
         self.lay_out_recipe()
+        self.lay_out_settings()
 
     def lay_out_result(self) -> None:
         self.lay_out_status()
@@ -119,8 +129,7 @@ class Page(RunTab):
                 elem_id="inpaint-keep",
             )
             self.save = gr.DownloadButton("Save PNG", min_width=160, elem_id="inpaint-save", **small)
-        edges = setting_controls(self.first, "inpaint", "area", "grow", "feather")
-        self.controls.settings.update(edges)
+        self.history = History(self.fold("What you made here", "made"), self.tab)
 
     @property
     def switched(self) -> list[Component]:

@@ -11,10 +11,9 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.utils import get_upload_folder
 
 from app.common.errors import plain_errors
-from app.common.images import publish_picture
+from app.common.images import publish_picture, uploaded
 from app.inpaint.masks import open_mask, to_image
 from app.inpaint.source_image import SourceImage
 
@@ -70,6 +69,8 @@ class Painter(Canvas):
             "picture": source.publish_display(self),
             "mask": publish_picture(to_image(shown), "mask", self) if shown.any() else None,
             "size": list(source.size),
+            "source": source.path,  # with the name, what brings it back when the page is loaded again
+            "name": source.name,
             "turn": time_ns() // 1000,  # a larger number for every picture or mask that a page is sent
         }
 
@@ -92,11 +93,3 @@ def mask_of(painted: Painted, source: SourceImage) -> np.ndarray:
 def to_file(path: str) -> dict[str, Any]:
     """A file that Gradio serves."""
     return {"path": path, "orig_name": Path(path).name, "meta": {"_type": "gradio.FileData"}}
-
-
-def uploaded(file: Any) -> str:
-    """The path of a file that a client sent. ValueError for anything else: clients must not name the server's files."""
-    path = file.get("path") if isinstance(file, Mapping) else None
-    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise ValueError("Image and mask have to be sent as files: handle_file(path).")
-    return path

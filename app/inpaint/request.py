@@ -33,26 +33,28 @@ FIRST_PRESET = "Balanced"
 MAX_TOTAL = 2 * MAX_PIXELS  # of all variants together: what a machine of 16 GB can hold
 MAX_MASK = 2**18  # bytes of PNG in a recipe: PIL reads texts of a megabyte at most
 
-NUM_VARIANTS = Number("number of variants", "Variants", "count", "How many results to choose from.", 1, 8)
+NUM_VARIANTS = Number(
+    "number of variants", "Variants", "count", "How many results to choose from; their seeds count up.", 1, 8
+)
 INPAINTING: Mapping[str, Setting] = {
     "method": Choice(
         "method",
         "Method",
         "method",
-        "How the new part learns of the rest: MDT's own way, RePaint's repeated steps, or plain blending.",
+        "How the new part comes to fit the rest: MDT looks at it, RePaint goes over it again, Blend just joins it.",
         {"blend": "Blend", "repaint": "RePaint", "mdt": "MDT"},
     ),
     **SAMPLING,
     "strength": Number(
-        "strength", "Strength", "strength", "1 makes the part anew; less keeps some of what is there.", 0.01, 1, 0.01
+        "strength", "Strength", "strength", "1: the part is made anew; less keeps some of what is there.", 0.01, 1, 0.01
     ),
     "masked_content": Choice(
         "masked content",
-        "Start the hole from",
+        "Fill the hole with",
         "content",
-        "What the part looks like to the model before its first step.",
+        "What the model begins with there; automatic: surroundings at strength 1, else what is there.",
         {
-            "auto": "What suits the strength",
+            "auto": "Automatic",
             "fill": "Blurred surroundings",
             "original": "What is there",
             "noise": "Noise",
@@ -60,13 +62,21 @@ INPAINTING: Mapping[str, Setting] = {
     ),
     "area": Choice(
         "area",
-        "The model sees",
+        "Repaint",
         "area",
-        "Around the mask only, a small part of a large picture gets all of the model's pixels.",
-        {"whole": "Whole picture", "crop": "Largest square", "masked": "Only around the mask"},
+        "How much the model sees: around the mask only, a small part of a large picture gets all of its pixels.",
+        {
+            "whole": "With the whole picture in view",
+            "crop": "With the largest square in view",
+            "masked": "Around the mask only",
+        },
     ),
-    "grow": Number("grow", "Grow (px)", "grow", "Pixels by which the mask is made wider.", 0, MAX_GROW),
-    "feather": Number("feather", "Feather (px)", "feather", "Pixels over which the edge fades in.", 0, MAX_GROW),
+    "grow": Number(
+        "grow", "Widen the mask", "grow", "By so many pixels, so that no edge of the old part is left.", 0, MAX_GROW
+    ),
+    "feather": Number(
+        "feather", "Soften its edge", "feather", "Over so many pixels the new part fades into the old one.", 0, MAX_GROW
+    ),
 }
 
 
@@ -178,10 +188,15 @@ def from_recipe(recipe: Mapping[str, Any], info: ModelInfo) -> tuple[InpaintRequ
     """The request for one variant that a recipe describes, for the model `info`, and what could not be taken over."""
     request, notes = recipes.to_request(recipe, info, InpaintRequest(info.name, (None,), (0,)))
     assert isinstance(request, InpaintRequest)  # as the one that it starts from
+    return suited(request, info, notes), notes
+
+
+def suited(request: InpaintRequest, info: ModelInfo, notes: list[str]) -> InpaintRequest:
+    """The request with a method that the model can do; notes where that is another one."""
     if METHODS[request.method].masked_pass and not info.masked_pass:
         request = replace(request, method=FALLBACK)
         notes.append(f"{info.name} has no side-interpolator: {FALLBACK} takes its place")
-    return request, notes
+    return request
 
 
 def source_of(image: Image.Image) -> str:

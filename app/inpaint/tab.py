@@ -1,6 +1,6 @@
 """The Inpaint tab: open a picture, paint what is to be repainted, watch it, compare, take a variant and paint on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,25 +12,26 @@ from app.common import recipes
 from app.common.class_picker import bind_to_model, check_classes
 from app.common.controls import setting_update
 from app.common.errors import plain_errors, sentence
-from app.common.images import publish, publish_picture
+from app.common.images import publish, publish_picture, uploaded
 from app.common.presets import apply_preset
 from app.common.stage import describe_step, duration, message, pictures, status_line
 from app.common.studio import CHECK, GLUE, GPU, Studio, Update
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
+from app.engine.request import Label, Request
 from app.engine.settings import steps_for
 from app.inpaint.endpoint import make_endpoint
 from app.inpaint.footprint import LEGEND, draw_footprint
 from app.inpaint.job import InpaintJob, Results
 from app.inpaint.masks import enlarge, open_mask
 from app.inpaint.page import PAINTING, RESULT, Page, method_choices
-from app.inpaint.painter import SETTLED, Painted, mask_of, uploaded
-from app.inpaint.request import FALLBACK, InpaintRequest, from_recipe, mask_from, source_of
+from app.inpaint.painter import SETTLED, Painted, mask_of
+from app.inpaint.request import FALLBACK, InpaintRequest, from_recipe, mask_from, source_of, suited
 from app.inpaint.source_image import SourceImage
 from mdt_core.inpainting import METHODS
 
 OVERLAY_SIDE = 1024  # pixels of the drawing of what will be repainted
-KEEP = "(painted, kept) => ({...kept, mask: painted?.mask?.path ?? null})"
+KEPT = "v[0] && {picture: v[0].source, name: v[0].name, mask: v[0].mask?.path ?? null}"  # of the painter's value
 
 
 class Inpaint(Page):
@@ -38,27 +39,31 @@ class Inpaint(Page):
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
-        self.picker_model = bind_to_model(studio, self.controls.classes, self.controls.mix.other)
-        self._wire_picture(studio)
+        pickers = self.controls.classes, self.controls.mix.other
+        self.picker_model = bind_to_model(studio, *pickers, tab=self.tab)
         settings, model = self.controls.inputs, studio.model
-        page = [self.source, self.results, studio.kept, *self.switched]
+        page = [self.source, self.results, *self.switched]
         run = self.wire_run([self.painter, self.picker_model, model, self.source, *settings], page, js=SETTLED)
         self._wire_settings(studio, run)
+        self.pictures.wire(studio, self.controls.classes)
+        self._wire_picture(studio)
         set_by_recipe = [self.presets.model, self.picker_model, self.job, *self.controls.outputs, *page]
         self.wire_recipe(set_by_recipe, [self.source])
+        self.wire_history(run)
         gr.api(make_endpoint(self.engine, self.painter), api_name="inpaint", **GPU)
 
     def _wire_settings(self, studio: Studio, run: Dependency) -> None:
         """A method brings its sampler and its steps along; a model what it can do, and its own settings."""
         settings = self.controls.settings
         method, sampler, steps = (settings[key] for key in ("method", "sampler", "num_inference_steps"))
-        self.presets.wire(studio, self.controls, run, self.offer_methods)
+        loaded = self.wire_settings([self.presets.model])
+        self.methods_offered = self.presets.wire(studio, self.controls, run, loaded, self.offer_methods)
         method.input(self.bring_schedule, method, [sampler, steps], **GLUE)
         sampler.input(self.bound_steps, [sampler, steps], steps, **GLUE)
 
     def _wire_picture(self, studio: Studio) -> None:
         model, source, painter = studio.model, self.source, self.painter
-        page = [source, self.results, self.job, studio.kept, self.status, *self.switched]
+        page = [source, self.results, self.job, self.status, *self.switched]
         studio.page.load(self.bring_back, studio.kept, page, **GLUE)
         self.open_button.upload(self.load_upload, self.open_button, page, **CHECK)
         self.example.select(self.load_example, model, [*page, *self.controls.outputs], **GLUE)
@@ -68,13 +73,14 @@ class Inpaint(Page):
         used = [painter, self.keep, self.results, source]
         self.use.click(self.load_variant, used, page, js=SETTLED, **CHECK)
         self.open_mask_button.upload(self.load_mask, [self.open_mask_button, source], page, **CHECK)
-        painter.stroke(None, [painter, studio.kept], studio.kept, js=KEEP, **GLUE)
+        for changed in (painter.stroke, painter.change):
+            studio.keep(changed, "painting", [painter], KEPT)
 
         latest = {"trigger_mode": "always_last"} | GLUE
         self.view.input(self.choose_view, [self.view, self.job, self.results], [*self.switched], **latest)
         edges = [self.controls.settings[key].change for key in ("area", "grow", "feather")]
         asked = [painter, model, source, *self.controls.inputs]
-        for event in (painter.overlay, studio.model_opened.success, *edges):
+        for event in (painter.overlay, self.methods_offered.then, *edges):
             event(self.draw_overlay, asked, painter, js=SETTLED, **latest)
         self.variants.select(self.select, self.results, [self.comparison, self.save, self.results], **GLUE)
 
@@ -99,6 +105,13 @@ class Inpaint(Page):
         """A sampler was chosen: no more steps than it takes."""
         values = {"sampler": sampler, "num_inference_steps": min(steps, steps_for(sampler).high)}
         return setting_update("num_inference_steps", values)
+
+    def show_request(self, request: Request, info: ModelInfo, class_labels: Sequence[Label] = ()) -> Update:
+        """With the methods that the model can do."""
+        request = suited(request, info, [])
+        method = gr.update(choices=method_choices(info), value=request.method)
+        update = super().show_request(request, info, class_labels)
+        return update | {self.controls.settings["method"]: method, self.presets.model: info}
 
     # --- the picture -----------------------------------------------------------------------------------------
 
@@ -139,8 +152,9 @@ class Inpaint(Page):
     def bring_back(self, kept: Any) -> Update:
         """The page was loaded again: picture and mask as they were, unless their files are gone."""
         try:
-            source = SourceImage.open(uploaded({"path": kept["picture"]}), str(kept["name"]))
-            seen = open_mask(uploaded({"path": kept["mask"]}), source.display_size) if kept["mask"] else None
+            painting = kept["painting"]
+            source = SourceImage.open(uploaded({"path": painting["picture"]}), str(painting["name"]))
+            seen = open_mask(uploaded({"path": painting["mask"]}), source.display_size) if painting["mask"] else None
         except (KeyError, TypeError, ValueError, OSError):  # nothing was opened yet, or a day has passed
             return gr.skip()
         return self._load(source, None if seen is None else enlarge(seen, source.size))
@@ -169,7 +183,6 @@ class Inpaint(Page):
         value = self.painter.show(source, mask)
         return self.switch_to(PAINTING) | {
             self.painter: gr.update(value=value, visible=True),
-            self.studio.kept: {"picture": source.path, "name": source.name, "mask": value["mask"]},
         }
 
     # --- views -----------------------------------------------------------------------------------------------
@@ -229,6 +242,9 @@ class Inpaint(Page):
         self.engine.check_time((request,))
         return InpaintJob(request, source)
 
+    def files_of(self, job: InpaintJob) -> Sequence[str]:
+        return job.results.files if job.results else []
+
     def queued(self, job: InpaintJob) -> Update:
         """The picture as it is, in the place of each variant."""
         before = pictures([job.source.display()] * len(job.captions), job.captions)
@@ -277,10 +293,7 @@ class Inpaint(Page):
             notes.append("its mask is missing, or does not fit the picture: paint one")
         else:  # older recipes have it as the painter had it
             update |= self._edit(source, enlarge(mask, source.size))
-        update |= {self.presets.model: info, self.picker_model: info}
-        update |= self.controls.updates(request, info)
-        method = gr.update(choices=method_choices(info), value=request.method)
-        update[self.controls.settings["method"]] = method
+        update |= self.show_request(request, info)
         if recipe.get("source") != source_of(source.image()):
             text = "It was made from another picture: open that one for the same result."
             update[self.status] = status_line(0, f"Recipe loaded: seed {request.seeds[0]}. {text}")

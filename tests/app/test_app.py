@@ -19,7 +19,7 @@ from PIL import Image
 
 from app.common import recipes
 from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import NO_CLASS, check_classes, class_choices, for_model, room_for
+from app.common.class_picker import NO_CLASS, check_classes, class_choices, for_model, room_for, tell_lost
 from app.common.controls import draw_curve, steps_of, to_request
 from app.common.guidance_curve import guidance_curve
 from app.engine.engine import Engine
@@ -197,7 +197,7 @@ def test_the_number_of_images_is_not_below_that_of_the_classes() -> None:
 def test_a_thousand_classes_are_found_by_name_and_index(engine: Engine) -> None:
     """Catches two classes of one name that cannot be told apart."""
     choices = class_choices(engine.describe("shapes").labels)
-    assert choices[0] == ("no class (unconditional)", NO_CLASS)
+    assert choices[0] == ("anything (no class)", NO_CLASS)
     assert choices[3] == ("golden retriever · 2", 2)
 
 
@@ -208,6 +208,18 @@ def test_a_class_on_its_way_while_another_model_is_opened_ends_in_no_traceback()
     for picker, wrong in [(one, [1]), (one, "cat"), (one, True), (one, None), (several, 1), (several, [[1]])]:
         with pytest.raises(gr.Error, match="Choose a class from the list"):
             picker.preprocess(wrong)
+
+
+def test_a_class_that_another_model_lacks_is_told(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a picture of another class than the one that was picked, and nobody who says so."""
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    info = engine.describe("shapes")
+    other = dataclasses.replace(info, name="other", labels={0: "square", 7: "<cat>", 9: "dog"})
+    tell_lost(info, [0, NO_CLASS], before=other)
+    assert told == []
+    tell_lost(info, [7, 0, 9], before=other)
+    assert told == ["shapes has no &lt;cat&gt;, dog: pick another class."]
 
 
 def test_another_model_keeps_the_classes_that_it_has(engine: Engine) -> None:
@@ -253,7 +265,7 @@ def test_the_guidance_curve_marks_what_is_skipped() -> None:
     assert len(heights) == 25
     assert heights == sorted(heights, reverse=True)
     assert dots(curve, "skipped") == 12
-    assert "12 of 25 steps skip the unconditional pass" in curve
+    assert "12 of 25 steps need no guidance" in curve
     assert "skip" not in guidance_curve("dpm++", 25, 3.8, 0.01).replace("skipped", "")
     assert dots(guidance_curve("ddpm", 1000, 1.0, 4.0), "guided") == 0
     assert guidance_curve("dpm++", 1, 10.0, 8.0)

@@ -170,8 +170,9 @@ def test_what_a_page_kept_is_brought_back(tmp_path: Path) -> None:
     """The browser says which files: catches one of the server's that is opened, and a page that fails without them."""
     tab = tab_of(make_engine()[0])
     picture = publish_picture(PICTURE, "kept", tab.painter)
-    kept = tab._load(SourceImage.open(picture), MASK)[tab.studio.kept]
-    update = tab.bring_back(kept)
+    value = tab._load(SourceImage.open(picture), MASK)[tab.painter]["value"]
+    kept = {"picture": value["source"], "name": value["name"], "mask": value["mask"]}
+    update = tab.bring_back({"painting": kept})
     source = update[tab.source]
     assert source.image().tobytes() == PICTURE.tobytes() and source.name == "kept"
     value = tab.painter.postprocess(update[tab.painter]["value"])
@@ -180,7 +181,7 @@ def test_what_a_page_kept_is_brought_back(tmp_path: Path) -> None:
     secret = str(tmp_path / "secret.png")
     gone = str(Path(picture).with_name("gone.png"))
     for bad in (None, {}, 5, kept | {"picture": secret}, kept | {"mask": secret}, kept | {"picture": gone}):
-        assert tab.bring_back(bad) == gr.skip()
+        assert tab.bring_back({"painting": bad}) == tab.bring_back(bad) == gr.skip()
 
 
 def test_painting_on_a_result_keeps_the_mask_if_wished() -> None:

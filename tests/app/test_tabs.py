@@ -95,7 +95,7 @@ def test_files_are_written_when_the_engine_is_free_again(engine: Engine, monkeyp
 
 
 def test_a_view_chosen_while_a_run_waits_is_that_of_its_steps(engine: Engine) -> None:
-    """Catches a choice that the run before got, and a page that says "Noisy state" of the finished pictures."""
+    """Catches a choice that the run before got, and a page that says "What it sees" of the finished pictures."""
     tab, view = handlers(engine, Generate), PreviewChoice()
     run = tab.run(view, engine.describe("shapes"), "shapes", *SETTINGS, KEEP)
     next(run)

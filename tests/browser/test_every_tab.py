@@ -80,6 +80,9 @@ def test_a_tab_can_be_read_and_reached(view: Page, name: str) -> None:
         view.locator("#inpaint-examples .thumbnail-item").first.click()
         expect(view.locator("#inpaint-painter .masked")).to_contain_text("% masked")
         check(view, "with a picture")
+        view.click("#inpaint-advanced > button")
+        expect(view.locator("#inpaint-steps")).to_be_visible()
+        check(view, "unfolded")
     steps = "training-steps" if prefix == "render" else f"{prefix}-steps"
     put(view, steps, 240 if view.is_phone else 250)  # a strip is drawn once for all visitors
     start.click()

@@ -59,6 +59,7 @@ def start_with(page: Page, picture: Path) -> None:
     open_file(page, picture)
     status(page, "Paint over")
     page.locator("#inpaint-preset").get_by_label("Fast").click()
+    page.click("#inpaint-advanced > button")
     put(page, "steps", 4)
     put(page, "grow", 3)
     put(page, "feather", 2)
@@ -148,7 +149,7 @@ def test_the_tab_fits_without_scrolling(page: Page) -> None:
     page.get_by_role("tab", name="Inpaint").click()
     box = page.locator("#inpaint-start").bounding_box()
     assert box["y"] + box["height"] <= 800
-    box = page.locator("#inpaint-feather").bounding_box()
+    box = page.locator("#inpaint-view").bounding_box()
     assert box["y"] + box["height"] <= 800
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
@@ -156,6 +157,7 @@ def test_the_tab_fits_without_scrolling(page: Page) -> None:
 def test_a_method_chosen_by_hand_brings_its_steps(page: Page) -> None:
     """Catches RePaint with the steps of MDT, and a preset that stays chosen beside it."""
     page.get_by_role("tab", name="Inpaint").click()
+    page.click("#inpaint-advanced > button")
     page.click("#inpaint-method input")
     page.get_by_role("option", name="RePaint").click()
     expect(page.locator("#inpaint-steps input[type=number]")).to_have_value("50")
@@ -430,6 +432,7 @@ def test_a_picture_is_sent_into_a_tab_that_was_never_opened(page: Page) -> None:
     page.mouse.move(left + 16 * scale, top + 18 * scale)
     page.mouse.up()
     page.locator("#inpaint-preset").get_by_label("Fast").click()
+    page.click("#inpaint-advanced > button")
     put(page, "steps", 2)
     put(page, "grow", 1)
     page.click("#inpaint-start")

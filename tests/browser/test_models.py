@@ -57,6 +57,7 @@ def test_presets_set_the_controls_and_say_what_they_take(page: Page) -> None:
     """Catches a preset that sets half of its settings, a figure that never comes, a picker that lies afterwards."""
     presets = page.locator("#generate-preset")
     expect(presets.get_by_text("Balanced · ")).to_be_visible()
+    page.click("#generate-advanced > button")
     presets.get_by_label("Slow").click()
     page.wait_for_function("document.querySelector('#generate-steps input[type=number]').value == 250")
     expect(page.locator("#generate-sampler input")).to_have_value("ddpm")

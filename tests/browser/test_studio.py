@@ -33,6 +33,11 @@ STOP_AT = """([tab, text]) => new MutationObserver((_, observer) => {
 }).observe(document.body, {childList: true, subtree: true, characterData: true})"""
 
 
+def open_advanced(page: Page) -> None:
+    """Unfold what is seldom needed."""
+    page.click("#generate-advanced > button")
+
+
 def pick(page: Page, text: str) -> None:
     """Leave one class in the picker, found by typing."""
     page.click("#generate-classes .remove-all")
@@ -81,6 +86,7 @@ def test_the_page_fits_without_scrolling(page: Page) -> None:
 
 def test_a_settings_help_is_seen_where_the_pointer_rests(page: Page) -> None:
     """Catches a control without its line of help, and one whose help lies over the page all the time."""
+    open_advanced(page)
     for setting in SAMPLING.values():
         help_line = page.locator(f"#generate-{setting.id} .info-text")
         expect(help_line).to_have_text(setting.help)
@@ -103,7 +109,7 @@ def test_a_class_by_typing_previews_and_a_picture(page: Page) -> None:
         assert picture.size == (32, 32)
         assert np.asarray(picture.convert("RGB")).std() > 5
     expect(page.locator("#generate-gallery")).to_contain_text("seed 3 · golden retriever")
-    expect(page.locator("#generate-status")).to_contain_text(re.compile(r"20 steps in .* unconditional passes saved"))
+    expect(page.locator("#generate-status")).to_contain_text(re.compile(r"20 steps in .* of them without guidance"))
 
 
 def test_looking_through_the_steps(page: Page) -> None:
@@ -117,9 +123,9 @@ def test_looking_through_the_steps(page: Page) -> None:
         expect(first).to_be_visible()
         page.wait_for_function("seen => !seen.includes(document.querySelector('#generate-stage img').src)", arg=[*seen])
         seen.add(first.get_attribute("src"))
-    page.get_by_label("Noisy state").click()
+    page.get_by_label("What it sees").click()
     page.wait_for_function("seen => !seen.includes(document.querySelector('#generate-stage img').src)", arg=[*seen])
-    page.get_by_label("Predicted image").click()
+    page.get_by_label("What it will become").click()
     put(page, "generate-step", 12)
     expect(page.locator("#generate-gallery")).to_be_visible()
     expect(page.locator("#generate-stage img")).to_have_count(0)
@@ -147,6 +153,7 @@ def test_a_dropped_picture_sets_all_controls_and_comes_out_again(page: Page) -> 
     """Catches a control that is forgotten, and pixels that depend on the batch they were made in."""
     pick(page, "tabby")
     put(page, "generate-seed", 1234)
+    open_advanced(page)
     page.click("#generate-sampler input")
     page.get_by_role("option", name="ddpm").click()
     page.wait_for_function("document.querySelector('#generate-steps input[type=number]').value == 250")
@@ -199,6 +206,7 @@ def test_a_file_without_recipe_is_told(page: Page, tmp_path: Path) -> None:
 
 def test_two_visitors_take_turns(page: Page, another: Page) -> None:
     """Catches a visitor who sees the other's pictures, or is stopped by the other's Stop button."""
+    open_advanced(page)
     page.click("#generate-sampler input")
     page.locator("#generate-sampler").get_by_role("option", name="ddpm", exact=True).click()
     put(page, "generate-steps", 1000)  # with 16 images: long enough for what the other visitor does meanwhile
@@ -217,10 +225,11 @@ def test_two_visitors_take_turns(page: Page, another: Page) -> None:
 
 def test_the_guidance_curve_follows_the_sliders(page: Page) -> None:
     """Catches a plot of settings that are not the chosen ones."""
+    open_advanced(page)
     curve = page.locator("#generate-curve svg")
-    expect(curve).to_contain_text("12 of 25 steps skip the unconditional pass")
+    expect(curve).to_contain_text("12 of 25 steps need no guidance")
     put(page, "generate-power", 0.01)
-    expect(curve).not_to_contain_text("unconditional pass")
+    expect(curve).not_to_contain_text("no guidance")
     put(page, "generate-steps", 10)
     expect(curve.locator(".guided use, .skipped use")).to_have_count(10)
 
