@@ -43,7 +43,7 @@ class Run:
     def config(self) -> dict:
         """The run's configuration; empty where there is none."""
         path = self.folder / "config.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text()) if path.is_file() else {}
 
     @property
     def metrics(self) -> list[dict]:
@@ -62,12 +62,12 @@ class Run:
     @property
     def samples(self) -> dict[int, Path]:
         """Step -> picture of the samples at that step."""
-        return _by_step((self.folder / "samples").glob("step_*.png"))
+        return _by_step(path for path in (self.folder / "samples").glob("step_*.png") if path.is_file())
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Step -> checkpoint folder."""
-        return _by_step((self.folder / "checkpoints").glob("step_*"))
+        return _by_step(path for path in (self.folder / "checkpoints").glob("step_*") if path.is_dir())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -190,7 +190,7 @@ def append_row(path: Path, row: dict) -> None:
 def read_rows(path: Path) -> list[dict]:
     """The rows of a JSON lines file; a line that is no whole row is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text().splitlines() if path.is_file() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:  # cut short

@@ -2,12 +2,14 @@
 
 A run may be written, damaged or deleted while it is looked at. So a look always ends in a `RunSnapshot`, in which what
 cannot be read is named with its reason. A name is looked up among the runs that were found and never becomes part of a
-path, and nothing is read through a link that leads out of its folder. A snapshot is kept until the size or the time of
-a file changes.
+path, nothing is read through a link that leads out of its folder, and what is neither file nor folder (a pipe, a
+device) is passed over. A snapshot is kept until a file changes, and a log is read only where it has grown.
 """
 
 import json
+import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from safetensors import safe_open
 
+from app.engine.logs import Curve, Log
+from app.engine.sheets import SampleSheet, read_sheet
 from mdt_core.runs import Run
 
 FILES = (  # of a run, that a snapshot depends on
@@ -29,20 +32,10 @@ FILES = (  # of a run, that a snapshot depends on
     "checkpoints/step_*/transformer/*",
     "pipeline/model_index.json",
 )
-LARGEST = 1e100  # larger numbers say nothing, and no axis holds them; NaN is not below it either
 LIVE_SECONDS = 180  # a run that is not at its end counts as being trained so long after its last writing
+MOST_KEPT = 64  # snapshots
 
-Points = list[tuple[int, float]]  # (step, value), by step
-Inventory = tuple[tuple[str, int, int], ...]  # of files: (name inside the run, size in bytes, time in ns)
-
-
-@dataclass(frozen=True)
-class SampleSheet:
-    """The picture of a step's samples: a column per class, a row per seed."""
-
-    path: Path
-    version: int  # changes with the file
-    size: tuple[int, int]  # pixels
+Inventory = tuple[tuple[str, int, int, int], ...]  # of files: (name inside the run, bytes, time in ns, number on disk)
 
 
 @dataclass(frozen=True)
@@ -53,18 +46,17 @@ class RunSnapshot:
     problem: str = ""
     model: str = ""  # "MDTv2-XS/4"
     classes: tuple[str, ...] = ()  # of a sheet's columns; empty where they are not known
-    rows: int = 1  # of a sheet
     total: int = 0  # steps that it is to have
     steps: int = 0  # steps that it has
     speed: float = 0.0  # images per second
     seconds_left: float = 0.0
     sheets: dict[int, SampleSheet] = field(default_factory=dict)
-    loss: Points = field(default_factory=list)
-    kid: Points = field(default_factory=list)
+    loss: Curve = field(default_factory=Curve)
+    kid: Curve = field(default_factory=Curve)
     labels: dict[int, str] = field(default_factory=dict)  # the classes that its checkpoints know, by index
     checkpoints: dict[int, str] = field(default_factory=dict)  # step -> why it cannot be opened, or ""
     weights_versions: dict[int, int] = field(default_factory=dict)  # step -> changes with the checkpoint's files
-    notes: tuple[str, ...] = ()  # of pictures that cannot be read
+    notes: tuple[str, ...] = ()  # of what could not be read, or not yet
     last_written: float = 0.0  # seconds, as time.time() counts
     version: int = 0  # changes with any file that was read
 
@@ -88,8 +80,13 @@ def find_runs(folders: Iterable[Path]) -> dict[str, Path]:
             continue
         for path in paths:
             if not path.name.startswith(".") and inside(path, folder) and is_run(path):
-                found.setdefault(path.name, path)
+                found.setdefault(readable(path.name), path)
     return found
+
+
+def readable(text: object) -> str:
+    """A text that can be sent: a name on the disk need not be UTF-8, and JSON can hold half a character."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def is_run(folder: Path) -> bool:
@@ -114,21 +111,25 @@ def checkpoint_folders(folder: Path) -> dict[int, Path]:
     """Step -> checkpoint of a run, of those that can be tried to open: with weights, and a pipeline for the rest."""
     try:
         index = folder / "pipeline" / "model_index.json"
-        if not (index.is_file() and inside(index, folder)):
+        if not (index.is_file() and inside(index, folder) and is_plain(index.parent)):
             return {}
         weights = {step: path / "transformer" for step, path in Run(folder).checkpoints.items()}
-        return {step: path.parent for step, path in weights.items() if path.is_dir() and inside(path, folder)}
+        return {step: path.parent for step, path in weights.items() if is_plain(path) and inside(path, folder)}
     except OSError:  # a folder that may not be read
         return {}
+
+
+def is_plain(folder: Path) -> bool:
+    """Whether a folder holds files and folders alone: to open a pipe in it would wait for ever."""
+    return folder.is_dir() and all(path.is_file() or path.is_dir() for path in folder.rglob("*"))
 
 
 def look_at(name: str, runs: Mapping[str, Path]) -> RunSnapshot:
     """A run of those found, by its name. One that is not there is no error: it may have been deleted just now."""
     if name not in runs:
         return RunSnapshot(name, problem="There is no run of this name any more.")
-    folder = runs[name]
     try:
-        return read(name, folder, inventory(folder))
+        return reader_of(name, runs[name]).look()
     except FileNotFoundError:  # deleted while it was read
         return RunSnapshot(name, problem="The run's folder disappeared while it was read.")
     except json.JSONDecodeError as error:  # rows that are no JSON are left out
@@ -145,79 +146,89 @@ def inventory(folder: Path) -> Inventory:
             name = path.relative_to(folder).as_posix()
             if not inside(path, folder):
                 raise ValueError(f"{name} is a link that leads out of the run's folder")
-            status = path.stat()
-            found.append((name, status.st_size, status.st_mtime_ns))
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+                found.append((name, status.st_size, status.st_mtime_ns, status.st_ino))
     if not found:
         raise FileNotFoundError(folder)
     return tuple(found)
 
 
-@lru_cache(maxsize=16)
-def read(name: str, folder: Path, files: Inventory) -> RunSnapshot:
-    """Read a run whose files are `files`. OSError where it vanishes; any error of broken data."""
-    run = Run(folder)
-    config, metrics, evaluations = run.config, run.metrics, run.evaluations
-    last = metrics[-1] if metrics else {}
-    training = config.get("training", {})
-    total, steps = int(training.get("steps", 0)), int(last.get("step", 0))
-    speed = float(last.get("images_per_second", 0))
-    left = max(total - steps, 0) * int(training.get("batch_size", 0)) / speed if speed else 0.0
-    sheets, notes = read_sheets(run, files)
-    lacking = "the run has no pipeline folder to open it with"
-    if any(name == "pipeline/model_index.json" for name, _, _ in files):
-        lacking = ""
-    return RunSnapshot(
-        name=name,
-        model=str(config.get("model", "")),
-        classes=tuple(map(str, config.get("classes", ()))),
-        rows=max(1, int(config.get("samples_per_class", 1))),
-        total=total,
-        steps=max([steps, *sheets]),
-        speed=speed,
-        seconds_left=left,
-        sheets=sheets,
-        loss=points(metrics, "loss"),
-        kid=points(evaluations, kid_key(evaluations)),
-        labels=read_labels(folder / "pipeline" / "model_index.json"),
-        checkpoints={step: check_checkpoint(path, files) or lacking for step, path in run.checkpoints.items()},
-        weights_versions={step: hash(files_of(path, files)) for step, path in run.checkpoints.items()},
-        notes=tuple(notes),
-        last_written=max((time_ns for _, _, time_ns in files), default=0) / 1e9,
-        version=hash(files),
-    )
+class RunReader:
+    """The one reader of a run's files, which keeps what has not changed since its last look."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder = name, folder
+        self.metrics = Log(folder / "metrics.jsonl", lambda row: "loss")
+        self.evaluations = Log(folder / "evaluation.jsonl", kid_key)
+        self.seen: RunSnapshot | None = None
+        self.files: Inventory = ()
+
+    def look(self) -> RunSnapshot:
+        """The run by now. OSError where it vanishes; any error of broken data."""
+        files = inventory(self.folder)
+        if self.seen is None or self.files != files or self.metrics.behind or self.evaluations.behind:
+            self.seen, self.files = self.read(files), files
+        return self.seen
+
+    def read(self, files: Inventory) -> RunSnapshot:
+        """The run whose files are `files`."""
+        run, folder = Run(self.folder), self.folder
+        config, (loss, last), (kid, _) = run.config, self.metrics.read(), self.evaluations.read()
+        training = config.get("training", {})
+        total, steps = int(training.get("steps", 0)), last.get("step", 0)
+        speed = float(last.get("images_per_second", 0))
+        left = max(total - steps, 0) * int(training.get("batch_size", 0)) / speed if speed else 0.0
+        sheets, notes = read_sheets(run, int(config.get("samples_per_class", 1)), files)
+        if self.metrics.behind:
+            notes.append(f"The log is long: it has been read up to step {steps:,}.")
+        lacking = "the run has no pipeline folder to open it with"
+        if any(name == "pipeline/model_index.json" for name, *_ in files):
+            lacking = "" if is_plain(folder / "pipeline") else "its run's pipeline folder holds a pipe or a device"
+        return RunSnapshot(
+            name=self.name,
+            model=readable(config.get("model", "")),
+            classes=tuple(map(readable, config.get("classes", ()))),
+            total=total,
+            steps=max([steps, *sheets]),
+            speed=speed,
+            seconds_left=left,
+            sheets=sheets,
+            loss=loss,
+            kid=kid,
+            labels=read_labels(folder / "pipeline" / "model_index.json"),
+            checkpoints={step: check_checkpoint(path, files) or lacking for step, path in run.checkpoints.items()},
+            weights_versions={step: hash(files_of(path, files)) for step, path in run.checkpoints.items()},
+            notes=tuple(notes),
+            last_written=max((time_ns for _, _, time_ns, _ in files), default=0) / 1e9,
+            version=hash((files, len(loss), len(kid))),
+        )
 
 
-def read_sheets(run: Run, files: Inventory) -> tuple[dict[int, SampleSheet], list[str]]:
+@lru_cache(maxsize=MOST_KEPT)
+def reader_of(name: str, folder: Path) -> RunReader:
+    """Of a run by its name."""
+    return RunReader(name, folder)
+
+
+def read_sheets(run: Run, rows: int, files: Inventory) -> tuple[dict[int, SampleSheet], list[str]]:
     """The sheets by step, and what is wrong with those that are left out. One that came just now comes next time."""
-    times = {name: time_ns for name, _, time_ns in files}
+    versions = {file[0]: hash(file) for file in files}
     sheets, notes = {}, []
     for step, path in run.samples.items():
-        if version := times.get(f"samples/{path.name}"):
+        if version := versions.get(f"samples/{path.name}"):
             try:
-                sheets[step] = read_sheet(path, version)
+                sheets[step] = read_sheet(path, rows, version)
             except ValueError as error:
                 notes.append(f"{path.name}: {error}")
     return sheets, notes
 
 
-@lru_cache(maxsize=1024)
-def read_sheet(path: Path, version: int) -> SampleSheet:
-    """A sheet whose bytes are whole; no pixel is decoded. ValueError says what is wrong."""
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            size = image.size
-            image.verify()
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # decoders raise all kinds of exceptions on broken data
-        raise ValueError("this picture is damaged or cut short") from error
-    return SampleSheet(path, version, size)
-
-
 def read_labels(path: Path) -> dict[int, str]:
     """The classes in a pipeline's index; none where it cannot be read, which opening a checkpoint then tells."""
     try:
-        return {int(index): str(name) for index, name in json.loads(path.read_text())["id2label"].items()}
+        text = path.read_text() if path.is_file() else "{}"
+        return {int(index): readable(name) for index, name in json.loads(text)["id2label"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
@@ -232,10 +243,12 @@ def check_checkpoint(folder: Path, files: Inventory) -> str:
     """Why a checkpoint's averaged weights cannot be read; empty where they can. Reads the files' headers alone."""
     there = files_of(folder, files)
     weights = tuple(file for file in there if file[0].endswith(".safetensors"))
-    if not any(name.endswith("/transformer/config.json") for name, _, _ in there):
+    if not any(name.endswith("/transformer/config.json") for name, *_ in there):
         return "transformer/config.json is missing"
     if not weights:
         return "its weights are missing"
+    if not is_plain(folder / "transformer"):
+        return "its folder holds a pipe or a device"
     shards = re.search(r"-of-(\d+)\.safetensors$", weights[0][0])
     if shards and len(weights) != int(shards[1]):
         return f"only {len(weights)} of its {int(shards[1])} weight files are there"
@@ -245,29 +258,21 @@ def check_checkpoint(folder: Path, files: Inventory) -> str:
 @lru_cache(maxsize=1024)
 def check_weights(folder: Path, files: Inventory) -> str:
     """The header of a safetensors file tells its length: a file that was cut short does not match it."""
-    for name, _, _ in files:
+    for name, *_ in files:
         try:
             with safe_open(folder / Path(name).name, framework="np"):
                 pass
         except Exception:  # the library's own errors have no common base
-            return f"{Path(name).name} is damaged or cut short"
+            return f"{readable(Path(name).name)} is damaged or cut short"
     return ""
 
 
-def points(rows: Iterable[Mapping[str, Any]], key: str) -> Points:
-    """A column of logged rows where it is a number that can be drawn."""
-    pairs = [(int(row["step"]), row.get(key)) for row in rows]
-    numbers = [(step, value) for step, value in pairs if isinstance(value, int | float)]
-    return [(step, float(value)) for step, value in numbers if 0 < step < LARGEST and abs(value) < LARGEST]
-
-
-def kid_key(rows: Iterable[Mapping[str, Any]]) -> str:
+def kid_key(row: Mapping[str, Any]) -> str | None:
     """The column that holds the KID: its name says which network's features it compares."""
-    keys = (key for row in rows for key in row)
-    return next((key for key in keys if key.startswith("kid") and not key.endswith("error")), "kid")
+    return next((key for key in row if key.startswith("kid") and not key.endswith("error")), None)
 
 
 def reason(error: Exception) -> str:
     """An error in at most a line."""
     text = f"{error.args[0]} is missing" if isinstance(error, KeyError) and error.args else str(error)
-    return (" ".join(text.split()) or type(error).__name__)[:160].rstrip(".")
+    return readable(" ".join(text.split()) or type(error).__name__)[:160].rstrip(".")

@@ -12,8 +12,7 @@ from app.common.studio import GLUE
 from app.progress.animation import NEEDS_AV, animate, formats
 from app.progress.timeline import Timeline
 
-NAMES = {"gif": "GIF", "webp": "WebP", "mp4": "MP4", "png": "PNG strip"}
-READY = "Download"
+NAMES = {"gif": "film (GIF)", "webp": "film (WebP)", "mp4": "film (MP4)", "png": "one picture (PNG)"}
 BUSY = f"() => ({{__type__: 'update', value: {json.dumps('Making it …')}, interactive: false}})"
 SAVE = """(file) => {
   if (file) Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
@@ -22,24 +21,29 @@ SAVE = """(file) => {
 
 
 class Download:
-    """A choice of formats, and the button beside it. To be laid out in a row."""
+    """A choice of formats, and the button beside it. To be laid out in a row.
 
-    def __init__(self, prefix: str):
+    Args:
+        label: of the choice; it says what is saved.
+        ready: the button's text.
+    """
+
+    def __init__(self, prefix: str, label: str, ready: str):
+        self.ready = ready
         kinds = formats()
         if "mp4" not in kinds:
             gr.HTML(f'<p class="note">{NEEDS_AV}</p>', elem_classes="needs")
         self.format = gr.Dropdown(
             [(NAMES[kind], kind) for kind in kinds],
             value=kinds[0],
-            label="Format of the download",
-            show_label=False,
-            container=False,
+            label=label,
+            info="A film goes from step to step; one picture shows all steps at once.",
             scale=0,
-            min_width=120,
+            min_width=170,
             elem_id=f"{prefix}-format",
             elem_classes="format",
         )
-        self.button = gr.Button(READY, size="sm", scale=0, min_width=110, elem_id=f"{prefix}-download")
+        self.button = gr.Button(ready, size="sm", scale=0, min_width=140, elem_id=f"{prefix}-download")
         # unseen by its class: visible="hidden" ends at the first value
         self.file = gr.DownloadButton(elem_classes="unseen", elem_id=f"{prefix}-file")
 
@@ -56,7 +60,7 @@ class Download:
         )
         made.success(None, self.file, js=SAVE, **GLUE)
         for ended in (made.then, made.failure):
-            ended(lambda: gr.update(value=READY, interactive=True), None, self.button, **GLUE)
+            ended(lambda: gr.update(value=self.ready, interactive=True), None, self.button, **GLUE)
 
     def publish(self, timeline: Timeline, kind: str, name: str, recipe: Mapping[str, Any] | None = None) -> str:
         """A timeline as a file: an animation, or as "png" a grid, which carries its recipe where there is one."""

@@ -4,6 +4,7 @@ let at = 0; // the step shown
 const kept = new Map(); // path -> picture: fetched once, and shown without a flicker
 
 const steps = () => JSON.parse(element.querySelector(".runs-view")?.dataset.steps ?? "[]");
+const slider = () => page.querySelector("#training-slider input[type=range]");
 const url = (path) => new URL(path, document.baseURI).href;
 
 // In a strip the picture of the step shown, or the nearest before it, is marked.
@@ -16,13 +17,39 @@ const mark = () => {
 
 const show = (k) => {
   const { step = 0, label = "", x = 0, sheets = [], words = {} } = steps()[k] ?? {};
-  at = step;
+  // A strip may have a checkpoint between two steps of the slider: it stays the one shown.
+  if (at < step || at >= (steps()[k + 1]?.step ?? Infinity)) at = step;
   mark();
+  slider()?.setAttribute("aria-valuetext", label);
   page.style.setProperty("--step", JSON.stringify(label));
   page.style.setProperty("--x", x);
-  sheets.forEach((path, run) => page.style.setProperty(`--sheet-${run}`, path ? `url("${url(path)}")` : "none"));
+  for (const [run, path] of sheets.entries())
+    page.style.setProperty(`--sheet-${run}`, path ? `url("${url(path)}")` : "none");
   for (const [name, text] of Object.entries(words))
-    page.querySelectorAll(`[data-words="${name}"]`).forEach((place) => (place.innerHTML = text));
+    for (const place of page.querySelectorAll(`[data-words="${name}"]`)) place.innerHTML = text;
+};
+
+// In a strip: to the picture that was clicked, or from one to the next by the arrow keys.
+const goTo = (step) => {
+  at = step;
+  mark();
+  const input = slider();
+  input.value = Math.max(steps().findLastIndex((other) => other.step <= step), 0);
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+};
+const stepsOf = (strip) => [...(strip?.querySelector(".cells")?.children ?? [])].map((cell) => Number(cell.dataset.step));
+page.onclick = (event) => {
+  const figure = event.target.closest(".checkpoint-strip figure");
+  if (figure) goTo(Number(figure.dataset.step));
+};
+page.onkeydown = (event) => {
+  const strip = stepsOf(event.target.closest(".checkpoint-strip"));
+  const last = strip.length - 1;
+  const k = strip.findLastIndex((step) => step <= at);
+  const keys = { ArrowLeft: k - 1, ArrowRight: k + 1, Home: 0, End: last };
+  if (last < 0 || !(event.key in keys)) return;
+  event.preventDefault();
+  goTo(strip[Math.min(Math.max(keys[event.key], 0), last)]);
 };
 
 const fetchAll = () => {

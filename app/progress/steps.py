@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from app.engine.models import checkpoint_name
-from app.engine.runs import Points, RunSnapshot
+from app.engine.runs import RunSnapshot
 
 
 def all_steps(runs: Iterable[RunSnapshot]) -> list[int]:
@@ -18,12 +18,6 @@ def at_or_below(steps: Iterable[int], step: int) -> int | None:
     ordered = sorted(steps)
     place = bisect_right(ordered, step)
     return ordered[place - 1] if place else None
-
-
-def value_at(values: Points, step: int) -> float | None:
-    """The value last written up to a step."""
-    place = bisect_right(values, step, key=lambda point: point[0])
-    return values[place - 1][1] if place else None
 
 
 def slider_position(before: Sequence[int], position: int, now: Sequence[int]) -> int:

@@ -1,7 +1,8 @@
 """A strip: one class and seed drawn with the weights of every checkpoint of one or two runs, in the order of steps.
 
-What was drawn for a checkpoint, class, seed and settings is kept as a file and not drawn again. A checkpoint that
-cannot be read leaves its reason in its cell, and the others are drawn all the same.
+Where the weights of a step were not kept, a strip shows what training itself drew of the class there. What was drawn
+for a checkpoint, class, seed and settings is kept as a file and not drawn again. A checkpoint that cannot be read
+leaves its reason in its cell, and the others are drawn all the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from app.engine.frames import evenly_spaced
 from app.engine.models import checkpoint_name
 from app.engine.request import Request
 from app.engine.runs import RunSnapshot, reason
+from app.engine.sheets import SampleSheet
 
 MOST_STEPS = 16  # of a strip: of more checkpoints, so many are evenly chosen
 
@@ -39,14 +41,23 @@ class StripCell:
         return self.run, self.step
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What training drew of a class at a step, with a seed and settings of its own: the first row of its sheet."""
+
+    sheet: SampleSheet
+    column: int
+
+
 @dataclass
 class Strip:
     """What is to be drawn, and how far it has come; kept by the session."""
 
     runs: tuple[str, ...]
     steps: tuple[int, ...]  # of all runs
-    cells: tuple[StripCell, ...]  # step by step
+    cells: tuple[StripCell, ...]  # step by step; none where nothing was asked for
     subject: str  # the class's name
+    samples: dict[tuple[str, int], Sample]  # (run, step) -> what stands where nothing is drawn
     pictures: dict[tuple[str, int], str] = field(default_factory=dict)  # (run, step) -> PNG file
     problems: dict[tuple[str, int], str] = field(default_factory=dict)  # (run, step) -> why there is no picture
     drawn: int = 0  # of the pictures; the others had been drawn before
@@ -100,6 +111,37 @@ def chosen_steps(runs: Sequence[RunSnapshot]) -> list[int]:
     return [steps[i] for i in sorted(evenly_spaced(len(steps), MOST_STEPS))]
 
 
+def samples_of(
+    runs: Sequence[RunSnapshot], name: str | None, drawn: Sequence[int] = ()
+) -> dict[tuple[str, int], Sample]:
+    """What training drew of a class, where it can be found by its name: at the steps that are `drawn`, and at as many
+    others as a strip has room for."""
+    samples = {
+        (run.name, step): Sample(sheet, run.classes.index(name))
+        for run in runs
+        for step, sheet in run.sheets.items()
+        if name in run.classes and len(run.classes) == sheet.columns
+    }
+    others, room = sorted({step for _, step in samples} - set(drawn)), MOST_STEPS - len(drawn)
+    chosen = {others[i] for i in (evenly_spaced(len(others), room) if room > 1 else ())}
+    return {key: sample for key, sample in samples.items() if key[1] in chosen or key[1] in drawn}
+
+
+def at_rest(runs: Sequence[RunSnapshot], label: int | None) -> Strip:
+    """The strip of what training drew of a class, numbered as by `offered_labels`, before anything else is drawn."""
+    name = offered_labels(runs).get(label)
+    samples = samples_of(runs, name)
+    steps = tuple(sorted({step for _, step in samples}))
+    shown = tuple(run.name for run in runs if any(key[0] == run.name for key in samples))
+    return Strip(shown, steps, (), name or "no class", samples)
+
+
+def offered_labels(runs: Sequence[RunSnapshot]) -> dict[int, str]:
+    """The classes to choose from: of the runs with checkpoints, or of the sheets where there is none."""
+    able = [run for run in runs if run.checkpoints]
+    return shared_labels(able or [replace(run, labels=dict(enumerate(run.classes))) for run in runs])
+
+
 def shared_labels(runs: Sequence[RunSnapshot]) -> dict[int, str]:
     """The classes that all of these runs know, as the first one numbers them."""
     known = [set(run.labels.values()) for run in runs]
@@ -134,8 +176,9 @@ def plan(runs: Sequence[RunSnapshot], request: Request) -> Strip:
         for run in able
         if step in run.checkpoints
     ]
-    subject = caption(label, able[0].labels)
-    return Strip(tuple(run.name for run in able), tuple(steps), tuple(cells), subject)
+    samples, subject = samples_of(able, name, steps), caption(label, able[0].labels)
+    columns = tuple(sorted({*steps, *(step for _, step in samples)}))
+    return Strip(tuple(run.name for run in able), columns, tuple(cells), subject, samples)
 
 
 def runs_with_checkpoints(runs: Sequence[RunSnapshot]) -> list[RunSnapshot]:

@@ -12,7 +12,8 @@ from app.common.errors import plain_errors
 from app.common.images import publish, uri
 from app.common.studio import CHECK, GLUE, Studio, Update
 from app.engine.models import SHIPPED_RUNS
-from app.engine.runs import RunSnapshot, SampleSheet, find_runs, look_at
+from app.engine.runs import RunSnapshot, find_runs, look_at
+from app.engine.sheets import SampleSheet
 from app.progress.download import Download
 from app.progress.steps import CheckpointChoice, all_steps, checkpoints_of, slider_position, suggested_checkpoint
 from app.progress.strip import MOST_STEPS
@@ -26,7 +27,7 @@ LOOK_SECONDS, FRAME_SECONDS = 2.0, 0.7  # between two looks at the folders, and 
 MOST_FRAMES = 60  # of an animation
 SCRIPT = Path(__file__).with_name("progress.js").read_text(encoding="utf-8")
 EMPTY = """<div class="stage empty"><div class="welcome"><h2>There is no training run to watch yet</h2>
-<p>Train one, on data prepared as the README says: its samples and curves appear here while it learns.</p>
+<p>Train a model as docs/training.md says: what it draws and how it learns appear here while it does.</p>
 <pre>accelerate launch -m train avatars --output-dir {folder}/my-first-run</pre></div></div>"""
 
 
@@ -67,8 +68,19 @@ class TrainingProgress:
 
     def _lay_out(self) -> None:
         with gr.Row(elem_classes="playback"):
-            self.first = gr.Dropdown([], label="Run", scale=0, min_width=220, elem_id="training-first")
-            self.second = gr.Dropdown([], label="Beside it", scale=0, min_width=220, elem_id="training-second")
+            picker = {"choices": [], "scale": 0, "min_width": 220}
+            self.first = gr.Dropdown(
+                label="Training run",
+                info="The training whose pictures and curves are shown.",
+                elem_id="training-first",
+                **picker,
+            )
+            self.second = gr.Dropdown(
+                label="Compare with",
+                info="A second training, shown at the same steps.",
+                elem_id="training-second",
+                **picker,
+            )
             self.play = gr.Button("▶ Play", size="sm", scale=0, min_width=96, elem_id="training-play")
             self.position = StepSlider(
                 0,
@@ -76,8 +88,7 @@ class TrainingProgress:
                 0,
                 step=1,
                 label="Training step",
-                show_label=False,
-                container=False,
+                info="How far training had come: drag, or press the arrow keys.",
                 buttons=[],
                 min_width=300,
                 elem_id="training-slider",
@@ -88,8 +99,7 @@ class TrainingProgress:
                 self.checkpoint = gr.Dropdown(
                     [],
                     label="Checkpoint",
-                    show_label=False,
-                    container=False,
+                    info="A model saved on the way: draw or inpaint with it.",
                     scale=0,
                     min_width=260,
                     elem_id="training-checkpoint",
@@ -98,7 +108,7 @@ class TrainingProgress:
                 self.generate = gr.Button("Open in Generate", elem_id="training-generate", **buttons)
                 self.inpaint = gr.Button("Open in Inpaint", elem_id="training-inpaint", **buttons)
                 self.note = gr.HTML(elem_id="training-note")
-            self.download = Download("training")
+            self.download = Download("training", "Save all classes as", "Download all classes")
         self.strip = StripPanel(self.studio)
 
     def _wire(self, studio: Studio) -> None:
@@ -120,7 +130,7 @@ class TrainingProgress:
         self.generate.click(partial(self.open_in, "generate"), [*runs, self.checkpoint], goal, **CHECK)
         self.inpaint.click(partial(self.open_in, "inpaint"), [*runs, self.checkpoint], goal, **CHECK)
         self.download.wire(self.export, runs)
-        self.strip.wire(runs, self._runs)
+        self.strip.wire(runs, self._runs, self.view, self._uri)
 
     # --- the runs --------------------------------------------------------------------------------------------
 
@@ -157,7 +167,7 @@ class TrainingProgress:
             self.row: gr.update(visible=bool(checkpoints)),
         }
         # A picker is left alone where it need not change: it may be open, or hold a newer choice than was asked for.
-        pickers = (self.first, first, choices), (self.second, second, [("nothing", NOTHING), *choices])
+        pickers = (self.first, first, choices), (self.second, second, [("none", NOTHING), *choices])
         for (picker, chosen, options), name in zip(pickers, [*names, NOTHING], strict=False):
             change = {"choices": options} if choices != shown.runs else {}
             change |= {"value": name} if name != chosen else {}
@@ -230,7 +240,10 @@ class TrainingProgress:
 
 
 def opening_runs(runs: Mapping[str, Path], shipped: Path) -> list[str]:
-    """What the page opens with: a run in training, else the first two that are shipped, else the newest."""
-    seen = sorted((look_at(name, runs) for name in runs), key=lambda run: run.last_written, reverse=True)
-    live = [run.name for run in seen if run.live]
-    return live[:1] or [name for name, path in runs.items() if path.parent == shipped][:2] or [seen[0].name]
+    """What the page opens with: a run in training, else two that are shipped, of those with checkpoints to draw with
+    if there are two, else the newest."""
+    seen = [look_at(name, runs) for name in runs]
+    newest = sorted(seen, key=lambda run: run.last_written, reverse=True)
+    live = [run.name for run in newest if run.live]
+    pairs = sorted((run for run in seen if runs[run.name].parent == shipped), key=lambda run: not run.checkpoints)
+    return live[:1] or [run.name for run in pairs[:2]] or [newest[0].name]

@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw
 
 from app.common.images import open_image
 from app.engine.frames import evenly_spaced
-from app.engine.runs import RunSnapshot, SampleSheet
+from app.engine.runs import RunSnapshot
+from app.engine.sheets import SampleSheet
 from app.progress.steps import all_steps, at_or_below
-from app.progress.strip import Strip
+from app.progress.strip import Sample, Strip
 from app.progress.view import classes_of, columns_for
 from mdt_core.pipeline.labelled_grid import FAINT, NOTE, PAPER, Cell, LabelledGrid
 
@@ -82,24 +83,39 @@ def samples_timeline(runs: Sequence[RunSnapshot], most: int) -> Timeline:
 
 def strip_timeline(strip: Strip) -> Timeline:
     """The pictures of a strip as far as it was drawn. ValueError where it has none any more."""
-    request = strip.request
-    pictures = {}
-    for key, file in strip.pictures.items():
-        try:
-            picture = open_image(file, ("PNG",))
-        except ValueError as error:
-            raise ValueError("The strip's pictures were deleted meanwhile: draw it again.") from error
-        side = min(max(picture.width, PICTURE[0]), PICTURE[1])
-        pictures[key] = picture.resize((side, side), Image.Resampling.BICUBIC)
+    samples = {key: sample for key, sample in strip.samples.items() if key not in strip.pictures | strip.problems}
+    try:
+        pictures = {key: open_image(file, ("PNG",)) for key, file in strip.pictures.items()}
+        pictures |= {key: cut_out(sample) for key, sample in samples.items()}
+    except ValueError as error:
+        raise ValueError("The strip's pictures were deleted meanwhile: draw it again.") from error
     if not pictures:
         raise ValueError("The strip has no picture yet.")
-    cells = pictures | strip.problems
+    cells = {key: enlarged(picture) for key, picture in pictures.items()} | strip.problems
     of_runs = tuple({s: cells[run, s] for s in strip.steps if (run, s) in cells} for run in strip.runs)
-    settings = (
-        f"{request.sampler}, {request.num_inference_steps} steps · "
-        f"scale {request.guidance_scale:g}, power {request.guidance_power:g}"
-    )
-    return Timeline(strip.runs, of_runs, f"{strip.subject} · seed {request.seeds[0]}", (settings,))
+    title, footer = strip.subject, []
+    if strip.cells:
+        request = strip.request
+        title += f" · seed {request.seeds[0]}"
+        settings = f"{request.sampler}, {request.num_inference_steps} steps"
+        footer.append(f"{settings} · scale {request.guidance_scale:g}, power {request.guidance_power:g}")
+    if samples:
+        steps = ", ".join(f"{step:,}" for step in sorted({step for _, step in samples}))
+        footer.append(f"drawn during training, with a seed and settings of its own: step {steps}")
+    return Timeline(strip.runs, of_runs, title, tuple(footer))
+
+
+def enlarged(picture: Image.Image) -> Image.Image:
+    """A square picture of a size to look at."""
+    side = min(max(picture.width, PICTURE[0]), PICTURE[1])
+    return picture.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def cut_out(sample: Sample) -> Image.Image:
+    """A sample out of its sheet. ValueError where the file is gone or damaged."""
+    picture, sheet = open_image(sample.sheet.path, ("PNG",)), sample.sheet
+    wide, high = picture.width / sheet.columns, picture.height / sheet.rows
+    return picture.crop((round(sample.column * wide), 0, round((sample.column + 1) * wide), round(high)))
 
 
 def lay_out(run: RunSnapshot, sheet: SampleSheet) -> Image.Image | None:
@@ -108,17 +124,17 @@ def lay_out(run: RunSnapshot, sheet: SampleSheet) -> Image.Image | None:
         picture = open_image(sheet.path, ("PNG",))
     except ValueError:
         return None
-    names = classes_of(run, picture.size)
-    wide, high = picture.width / len(names), picture.height / run.rows
+    names, rows = classes_of(run, sheet), sheet.rows
+    wide, high = picture.width / len(names), picture.height / rows
     side = min(max(round(wide), SAMPLE[0]), SAMPLE[1])
-    columns = columns_for(len(names), run.rows)
-    band = run.rows * (side + GAP) + LABEL
+    columns = columns_for(len(names), rows)
+    band = rows * (side + GAP) + LABEL
     bands = math.ceil(len(names) / columns)
     paper = Image.new("RGB", (columns * (side + GAP) - GAP, bands * (band + GAP) - GAP), PAPER)
     pen = ImageDraw.Draw(paper)
     for c, name in enumerate(names):
         x, y = c % columns * (side + GAP), c // columns * (band + GAP)
-        for row in range(run.rows):
+        for row in range(rows):
             box = (round(c * wide), round(row * high), round((c + 1) * wide), round((row + 1) * high))
             sample = picture.resize((side, side), Image.Resampling.BICUBIC, box)
             paper.paste(sample, (x, y + row * (side + GAP)))

@@ -11,13 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.common.stage import duration, figure
-from app.engine.runs import Points, RunSnapshot, SampleSheet
-from app.progress.curves import Limits, curve, limits_of, share
-from app.progress.steps import all_steps, at_or_below, value_at
+from app.engine.logs import Curve
+from app.engine.runs import RunSnapshot
+from app.engine.sheets import SampleSheet
+from app.progress.curves import Limits, chart, limits_of, share
+from app.progress.steps import all_steps, at_or_below
 
 PANEL, STAGE = 574, 336  # pixels across and down that a run has on a page of 1280 x 800
 LABEL, GAP = 24, 8  # pixels of a class's name, and between two classes
-CURVES = {"Loss": "loss", "KID": "kid"}  # title -> field of RunSnapshot
+CURVES = {  # field of RunSnapshot -> its title on the page and on its axis, and what it says
+    "loss": ("Loss", "Loss", "how wrong the model's guesses are; only runs of one kind count it alike"),
+    "kid": ("KID (lower is better)", "KID", "how far the pictures drawn are from real ones"),
+}
 
 Uri = Callable[[SampleSheet], str]  # where the browser finds a sheet
 
@@ -25,13 +30,14 @@ Uri = Callable[[SampleSheet], str]  # where the browser finds a sheet
 def view(runs: Sequence[RunSnapshot], position: int, uri: Uri) -> str:
     """All that there is to see of these runs; the browser begins at their step number `position`."""
     steps = all_steps(runs)
-    drawn = [step for run in runs for step, _ in (*run.loss, *run.kid)] + steps
+    ends = [float(curve.steps[i]) for run in runs for curve in (run.loss, run.kid) if curve for i in (0, -1)]
+    drawn = ends + steps
     limits = limits_of(drawn) if drawn else None
     changes = [changes_at(runs, step, limits, uri) for step in steps]
     panels = "".join(panel(run, number) for number, run in enumerate(runs))
     graphs = [
-        graph(title, field, [getattr(run, field) for run in runs], limits)
-        for title, field in CURVES.items()
+        graph(field, [getattr(run, field) for run in runs], limits)
+        for field in CURVES
         if any(getattr(run, field) for run in runs)
     ]
     kind, data = "runs-view single" if len(runs) == 1 else "runs-view", html.escape(json.dumps(changes))
@@ -48,8 +54,8 @@ def changes_at(runs: Sequence[RunSnapshot], step: int, limits: Limits, uri: Uri)
         shown = at_or_below(run.sheets, step)
         sheets.append(None if shown is None else uri(run.sheets[shown]))
         words[f"at-{number}"] = caption(shown, step)
-        for field in CURVES.values():
-            value = value_at(getattr(run, field), step)
+        for field in CURVES:
+            value = getattr(run, field).at(step)
             words[f"{field}-{number}"] = "–" if value is None else f"{value:.4f}"
     return {"step": step, "label": f"Step {step:,}", "x": share(step, limits), "sheets": sheets, "words": words}
 
@@ -57,21 +63,22 @@ def changes_at(runs: Sequence[RunSnapshot], step: int, limits: Limits, uri: Uri)
 def caption(shown: int | None, step: int) -> str:
     """Which step a run shows, and why another one where it does."""
     if shown is None:
-        return f"no samples up to step {step:,} yet"
-    return f"step <b>{shown:,}</b>" + ("" if shown == step else f", the nearest up to {step:,}")
+        return f"nothing drawn up to step {step:,} yet"
+    return f"step <b>{shown:,}</b>" + ("" if shown == step else f", the last drawn up to {step:,}")
 
 
 def panel(run: RunSnapshot, number: int) -> str:
     """A run's heading and the places of its samples, which all show cuttings of one picture."""
     name = html.escape(run.name)
-    heading = f'<h2 class="run-{number}">{name}</h2><span>{html.escape(run.model)}</span>'
+    heading = f'<h2 class="run-{number}">{name}</h2>'
+    heading += f'<span title="kind and size of the model">{html.escape(run.model)}</span>'
     if run.problem:
         problem = f'<p class="problem">{html.escape(run.problem)}</p>'
         return f'<section class="run"><header>{heading}</header>{problem}</section>'
     heading += f'<span data-words="at-{number}"></span><span class="state">{state(run)}</span>'
     notes = "".join(f'<p class="problem">{html.escape(note)}</p>' for note in run.notes)
     if not run.sheets:
-        notes += '<p class="waiting">The first samples come at a later step of the training.</p>'
+        notes += '<p class="waiting">The first pictures come later in the training.</p>'
     return f'<section class="run"><header>{heading}</header>{tiles(run, number)}{notes}</section>'
 
 
@@ -87,8 +94,8 @@ def tiles(run: RunSnapshot, number: int) -> str:
     """One figure per class; all of them are windows onto the sheet in --sheet-NUMBER."""
     if not run.sheets:
         return ""
-    names, rows = classes_of(run, run.sheets[max(run.sheets)].size), run.rows
-    classes = len(names)
+    sheet = run.sheets[max(run.sheets)]
+    names, classes, rows = classes_of(run, sheet), sheet.columns, sheet.rows
     columns = columns_for(classes, rows)
     bands = math.ceil(classes / columns)
     figures = "".join(
@@ -99,16 +106,20 @@ def tiles(run: RunSnapshot, number: int) -> str:
     return f'<div class="tiles" style="{grid}; --sheet: var(--sheet-{number})">{figures}</div>'
 
 
-def classes_of(run: RunSnapshot, size: tuple[int, int]) -> Sequence[str]:
-    """A name for every column of a sheet of this width and height."""
-    classes = max(1, round(size[0] * run.rows / size[1]))
-    return run.classes if len(run.classes) == classes else [f"class {i}" for i in range(classes)]
+def classes_of(run: RunSnapshot, sheet: SampleSheet) -> Sequence[str]:
+    """A name for every column of a sheet."""
+    return run.classes if len(run.classes) == sheet.columns else [f"class {i}" for i in range(sheet.columns)]
 
 
 def tile(column: int, row: int, columns: int, rows: int) -> str:
     """A window onto one cell of the sheet, which is `columns` x `rows` windows large."""
+    return f'<i style="{window(column, row, columns, rows)}"></i>'
+
+
+def window(column: int, row: int, columns: int, rows: int) -> str:
+    """The style that moves a picture of `columns` x `rows` windows to one of them."""
     x, y = 100 * column / max(columns - 1, 1), 100 * row / max(rows - 1, 1)
-    return f'<i style="background-position: {x:.4g}% {y:.4g}%"></i>'
+    return f"background-position: {x:.4g}% {y:.4g}%"
 
 
 def columns_for(classes: int, rows: int) -> int:
@@ -120,10 +131,11 @@ def columns_for(classes: int, rows: int) -> int:
     return max(range(1, classes + 1), key=side)
 
 
-def graph(title: str, field: str, lines: Sequence[Points], limits: Limits) -> str:
-    """A curve under its title, with the values at the step shown."""
-    values = "".join(
-        f'<span class="run-{number}" data-words="{field}-{number}"></span>' for number, line in enumerate(lines) if line
-    )
-    drawing = curve(title, lines, limits, dots=field == "kid")
-    return f'<section class="graph"><header><h2>{title}</h2>{values}</header>{drawing}</section>'
+def graph(field: str, curves: Sequence[Curve], limits: Limits) -> str:
+    """A curve under its title, with the values at the step shown, and what it says."""
+    title, short, meaning = CURVES[field]
+    numbers = [number for number, curve in enumerate(curves) if curve]
+    values = "".join(f'<span class="run-{number}" data-words="{field}-{number}"></span>' for number in numbers)
+    drawing = chart(short, curves, limits, dots=field == "kid")
+    note = f'<p class="note">{meaning}</p>'
+    return f'<section class="graph"><header><h2>{title}</h2>{values}</header>{note}{drawing}</section>'

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.engine.models import SHIPPED_RUNS
 from app.engine.runs import LIVE_SECONDS, find_runs, look_at
+from app.progress.strip import samples_of
 from app.progress.tab import opening_runs
 from app.progress.view import view
 from mdt_core.runs import Run
@@ -21,11 +23,12 @@ def runs(tmp_path: Path) -> Path:
 def test_a_run_is_read_whole(runs: Path) -> None:
     """Catches a column, a curve or a step that is read from the wrong place."""
     run = see(runs)
-    assert (run.problem, run.model, run.classes, run.rows) == ("", "MDTv2-S/2", tuple(CLASSES), 2)
+    assert (run.problem, run.model, run.classes) == ("", "MDTv2-S/2", tuple(CLASSES))
     assert (run.steps, run.total, run.speed) == (1000, 1000, 8.0)
-    assert run.loss == [(10, 0.1), (100, 0.01), (1000, 0.001)]
-    assert run.kid == [(10, 0.05), (100, 0.005), (1000, 0.0005)]
-    assert {step: sheet.size for step, sheet in run.sheets.items()} == dict.fromkeys((10, 100, 1000), (24, 16))
+    assert list(run.loss) == [(10, 0.1), (100, 0.01), (1000, 0.001)]
+    assert list(run.kid) == [(10, 0.05), (100, 0.005), (1000, 0.0005)]
+    sheets = {step: (sheet.size, sheet.columns, sheet.rows) for step, sheet in run.sheets.items()}
+    assert sheets == dict.fromkeys((10, 100, 1000), ((24, 16), 3, 2))
     assert run.checkpoints == {1000: ""}
     assert run.labels == dict(enumerate(CLASSES))
 
@@ -36,7 +39,7 @@ def test_what_was_read_is_kept_until_a_file_changes(runs: Path) -> None:
     assert see(runs) is first
     Run(runs / "mdt").log({"step": 1001, "loss": 0.5})
     second = see(runs)
-    assert second.loss[-1] == (1001, 0.5)
+    assert list(second.loss)[-1] == (1001, 0.5)
     assert second.version != first.version
     assert second.sheets[10] is first.sheets[10]
     Run(runs / "mdt").write_sample(1001, picture())
@@ -57,11 +60,24 @@ def test_the_page_opens_with_what_is_trained_now(runs: Path, tmp_path: Path) -> 
     """Catches a page that hides the run one has just started behind an older one."""
     assert opening_runs(find_runs([runs]), tmp_path / "shipped") == ["dit"]
     shutil.rmtree(runs / "dit")
-    write_run(tmp_path / "shipped" / "a")
-    write_run(tmp_path / "shipped" / "b")
-    found = find_runs([runs, tmp_path / "shipped"])
-    assert opening_runs(found, tmp_path / "shipped") == ["a", "b"]
+    shipped = tmp_path / "shipped"
+    for name in "abc":
+        write_run(shipped / name)
+    assert opening_runs(find_runs([runs, shipped]), shipped) == ["a", "b"]
+    shutil.rmtree(shipped / "b" / "checkpoints")  # its pictures alone are left
+    assert opening_runs(find_runs([runs, shipped]), shipped) == ["a", "c"]
+    shutil.rmtree(shipped / "c")
+    assert opening_runs(find_runs([runs, shipped]), shipped) == ["a", "b"]
     assert opening_runs(find_runs([runs]), tmp_path / "shipped") == ["mdt"]
+
+
+def test_the_page_opens_on_dit_beside_mdtv2() -> None:
+    """Catches a page that opens with runs that nobody compares, and shipped runs with less to see than a strip."""
+    found = find_runs([SHIPPED_RUNS])
+    opened = [look_at(name, found) for name in opening_runs(found, SHIPPED_RUNS)]
+    assert [run.model for run in opened] == ["DiT-XS/2", "MDTv2-XS/2"]
+    for run in opened:
+        assert len({step for _, step in samples_of([run], "dylan")}) >= 4
 
 
 def test_only_training_runs_are_found(runs: Path) -> None:
@@ -122,8 +138,8 @@ def test_a_number_that_is_none_costs_no_more_than_its_row(runs: Path, number: st
         row = f'{{"step": {number}, "loss": 0.5}}\n{{"step": 500, "loss": {number}, "kid_efflite0": {number}}}\n'
         (runs / "mdt" / name).write_text(row + lines)
     run = see(runs)
-    assert run.problem == "" and (run.sheets, run.kid) == (before.sheets, before.kid)
-    assert [point for point in run.loss if point[0] != 5] == before.loss
+    assert run.problem == "" and (run.sheets, list(run.kid)) == (before.sheets, list(before.kid))
+    assert [point for point in run.loss if point[0] != 5] == list(before.loss)
     assert "stroke: var(--run-0)" in view([run, see(runs, "dit")], 0, lambda sheet: "x")
 
 
@@ -174,7 +190,7 @@ def test_a_run_may_be_deleted_at_any_moment(runs: Path, monkeypatch: pytest.Monk
     shutil.copytree(runs / "mdt", keep)
     again = partial(shutil.copytree, keep, runs / "mdt", copy_function=shutil.copy)  # with new times
     shutil.rmtree(runs / "mdt")
-    for name in ("config", "metrics", "samples", "checkpoints"):
+    for name in ("config", "samples", "checkpoints"):
         original = getattr(Run, name).fget
         again()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.engine.logs import Curve
 from app.progress.curves import (
     BINS,
     BOTTOM,
@@ -16,14 +17,14 @@ from app.progress.curves import (
     RIGHT,
     TOP,
     WIDTHS,
-    binned,
-    curve,
+    chart,
     limits_of,
     scale_of,
     share,
+    thinned,
     ticks,
 )
-from app.progress.steps import all_steps, at_or_below, checkpoints_of, slider_position, suggested_checkpoint, value_at
+from app.progress.steps import all_steps, at_or_below, checkpoints_of, slider_position, suggested_checkpoint
 from app.progress.view import columns_for, view
 from mdt_core.runs import Run
 from tests.helpers.run_folders import see, write_checkpoint, write_two_runs
@@ -32,6 +33,10 @@ from tests.helpers.run_folders import see, write_checkpoint, write_two_runs
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     return write_two_runs(tmp_path / "runs")
+
+
+def curve(*points: tuple[float, float]) -> Curve:
+    return Curve(*np.array(points, float).reshape(-1, 2).T)
 
 
 def changes_of(page: str) -> list[dict]:
@@ -49,7 +54,8 @@ def test_the_nearest_step_is_never_a_later_one() -> None:
     steps = [50, 100, 700]
     assert [at_or_below(steps, step) for step in (49, 50, 99, 100, 5000)] == [None, 50, 50, 100, 700]
     assert at_or_below([], 10) is None
-    assert [value_at([(10, 0.5), (20, 0.25)], step) for step in (9, 10, 19, 20, 99)] == [None, 0.5, 0.5, 0.25, 0.25]
+    line = curve((10, 0.5), (20, 0.25))
+    assert [line.at(step) for step in (9, 10, 19, 20, 99)] == [None, 0.5, 0.5, 0.25, 0.25]
 
 
 def test_the_slider_follows_only_from_the_end() -> None:
@@ -75,9 +81,9 @@ def test_two_runs_at_one_step(runs: Path) -> None:
         ["mdt/0100", "dit/0700"],
         ["mdt/1000", "dit/0700"],
     ]
-    assert changes[0]["words"]["at-1"] == "no samples up to step 10 yet"
+    assert changes[0]["words"]["at-1"] == "nothing drawn up to step 10 yet"
     assert changes[2]["words"]["at-0"] == "step <b>100</b>"
-    assert changes[3]["words"]["at-0"] == "step <b>100</b>, the nearest up to 700"
+    assert changes[3]["words"]["at-0"] == "step <b>100</b>, the last drawn up to 700"
     assert (changes[3]["words"]["loss-0"], changes[0]["words"]["loss-1"]) == ("0.0100", "–")
     places = [change["x"] for change in changes]
     assert places == sorted(places)
@@ -143,10 +149,29 @@ def test_an_axis_is_logarithmic_where_it_helps() -> None:
 def test_a_long_curve_is_thinned_to_its_means() -> None:
     """Catches a page of megabytes after a long training, and a curve that shows single noisy steps."""
     noisy = [(step, 1.0 + (-1) ** step) for step in range(1, 10_001)]
-    thin = binned(noisy, limits_of(step for step, _ in noisy))
-    assert len(thin) <= BINS + 1
+    thin = thinned(curve(*noisy), (1, 10_000), top=2)
+    assert len(thin) <= BINS
     assert thin[-1][1] == pytest.approx(1, abs=0.02)
-    assert binned(noisy[:50], (1, 50)) == noisy[:50]
+    assert thinned(curve(*noisy[:50]), (1, 50), top=2) == tuple(noisy[:50])
+
+
+@pytest.mark.parametrize("length", [60, 10_000])
+def test_a_spike_is_marked_and_flattens_nothing(length: int) -> None:
+    """Catches a curve pressed into the lowest tenth of its chart by one row, and a spike that is left out."""
+    points = [(step, 0.6 / step**0.3) for step in range(1, length + 1)]
+    points[length // 2] = (length // 2 + 1, 1480.0)
+    drawing = chart("Loss", [curve(*points), curve(*points[: length // 2])], (1, length))
+    for line in lines_of(drawing, 0):
+        heights = [y for _, y in line]
+        assert (min(heights), max(heights)) == pytest.approx((TOP, HEIGHT - BOTTOM), abs=4)
+    assert re.findall("<title>(.*?)</title>", drawing) == [f"1480 at step {length // 2 + 1:,}"] * 2
+    assert "above the axis: 1480 at step" in drawing and ">1480</text>" in drawing
+    marks = re.findall('<g class="spike">.*?</g>', drawing)
+    assert len(marks) == 2 and all("run-0" in mark and "run-1" not in mark for mark in marks)
+    smooth = chart("Loss", [curve(*points[: length // 2])], (1, length))
+    assert "spike" not in smooth and "above" not in smooth  # a loss that begins high is none
+    diverged = [(step, 0.1 if step < 50 else 9.0) for step in range(1, 61)]
+    assert "spike" not in chart("Loss", [curve(*diverged)], (1, 60))
 
 
 def test_what_is_no_number_is_not_drawn(runs: Path) -> None:
@@ -155,8 +180,8 @@ def test_what_is_no_number_is_not_drawn(runs: Path) -> None:
     run.log({"step": 2000, "loss": float("nan")})
     run.log({"step": 2001, "loss": None})
     run.log({"step": 2002, "loss": "0.5"})
-    assert see(runs).loss[-1] == (1000, 0.001)
-    drawing = curve("Loss", [see(runs).loss, []], (10, 1000))
+    assert list(see(runs).loss)[-1] == (1000, 0.001)
+    drawing = chart("Loss", [see(runs).loss, Curve()], (10, 1000))
     assert "nan" not in drawing
     assert [len(points) for points in lines_of(drawing, 0)] == [3, 3]  # on a wide page, and on a narrow one
     assert lines_of(drawing, 1) == []
@@ -164,8 +189,8 @@ def test_what_is_no_number_is_not_drawn(runs: Path) -> None:
 
 def test_a_line_of_the_chart_goes_where_its_numbers_say(runs: Path) -> None:
     """Catches axes swapped or upside down, the colour of another run, and a cursor that stands beside its point."""
-    lines = [(10, 1.0), (100, 0.1), (1000, 0.01)], [(10, 0.1), (1000, 0.1)]
-    drawing = curve("Loss", lines, (10, 1000))
+    lines = curve((10, 1.0), (100, 0.1), (1000, 0.01)), curve((10, 0.1), (1000, 0.1))
+    drawing = chart("Loss", lines, (10, 1000))
     for first, second, width in zip(lines_of(drawing, 0), lines_of(drawing, 1), WIDTHS.values(), strict=True):
         left, right, top, bottom = LEFT, width - RIGHT, TOP, HEIGHT - BOTTOM
         middle = (left + right) / 2, (top + bottom) / 2

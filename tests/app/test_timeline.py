@@ -10,8 +10,8 @@ from PIL import Image, ImageSequence
 from app.engine.request import Request
 from app.progress import animation
 from app.progress.animation import FRAME_MS, LAST_MS, animate, formats
-from app.progress.strip import plan
-from app.progress.timeline import Timeline, samples_timeline, strip_timeline
+from app.progress.strip import at_rest, plan
+from app.progress.timeline import Timeline, cut_out, samples_timeline, strip_timeline
 from tests.helpers.run_folders import see, write_two_runs
 
 RED, GREEN, BLUE = (250, 10, 10), (10, 250, 10), (10, 10, 250)
@@ -123,17 +123,33 @@ def test_samples_are_cut_out_under_their_class(tmp_path: Path) -> None:
 def test_a_strip_becomes_a_reel(tmp_path: Path) -> None:
     """Catches an animation of thumbnails, a strip that says nothing of its settings, and an error after a day."""
     strip = plan([see(write_two_runs(tmp_path))], Request("", (1,), (7,), num_inference_steps=3))
-    with pytest.raises(ValueError, match="no picture yet"):
-        strip_timeline(strip)
+    training = "drawn during training, with a seed and settings of its own: step "
+    timeline = strip_timeline(strip)
+    assert (timeline.steps, timeline.footer[-1]) == ([10, 100, 1000], f"{training}10, 100, 1,000")
     plain(RED).save(tmp_path / "red.png")
     strip.pictures["mdt", 1000] = str(tmp_path / "red.png")
     timeline = strip_timeline(strip)
     assert (timeline.size, timeline.title, timeline.footer) == (
         (256, 256),
         "dog · seed 7",
-        ("dpm++, 3 steps · scale 3.8, power 4",),
+        ("dpm++, 3 steps · scale 3.8, power 4", f"{training}10, 100"),
     )
+    strip.samples.clear()
+    timeline = strip_timeline(strip)
+    assert timeline.footer == ("dpm++, 3 steps · scale 3.8, power 4",)
     assert share(timeline.grid(), RED) == 256 * 256
     (tmp_path / "red.png").unlink()
     with pytest.raises(ValueError, match="deleted meanwhile"):
         strip_timeline(strip)
+    strip.pictures.clear()
+    with pytest.raises(ValueError, match="no picture yet"):
+        strip_timeline(strip)
+
+
+def test_a_sample_is_cut_out_of_its_sheet(tmp_path: Path) -> None:
+    """Catches another class's or seed's picture on a strip that is kept."""
+    grid = np.array([[RED, GREEN, BLUE], [BLUE, RED, GREEN]], np.uint8).repeat(16, 0).repeat(16, 1)
+    write_two_runs(tmp_path)
+    Image.fromarray(grid).save(tmp_path / "mdt" / "samples" / "step_00000100.png")
+    picture = cut_out(at_rest([see(tmp_path)], 1).samples["mdt", 100])
+    assert (picture.size, share(picture, GREEN)) == ((16, 16), 256)

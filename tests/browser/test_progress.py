@@ -64,13 +64,13 @@ def choose(page: Page, picker: str, name: str) -> None:
     page.locator(f"#training-{picker}").get_by_role("option", name=name, exact=True).click()
 
 
-def open_tab(page: Page, first: str, second: str = "nothing") -> None:
+def open_tab(page: Page, first: str, second: str = "none") -> None:
     page.get_by_role("tab", name="Training progress").click()
     expect(page.locator(".runs-view")).to_be_visible()
     choose(page, "first", first)
     choose(page, "second", second)
     expect(page.locator(".runs-view .run").first).to_contain_text(first)
-    expect(page.locator(".runs-view .run")).to_have_count(1 if second == "nothing" else 2)
+    expect(page.locator(".runs-view .run")).to_have_count(1 if second == "none" else 2)
 
 
 def slide(page: Page, *keys: str) -> None:
@@ -115,7 +115,7 @@ def test_two_runs_from_step_to_step(page: Page, folder: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     slide(page, "ArrowLeft")
     expect(at(page, 0)).to_have_text("step 40")
-    expect(at(page, 1)).to_have_text("step 10, the nearest up to 40")
+    expect(at(page, 1)).to_have_text("step 10, the last drawn up to 40")
     wait_for(page, lambda: shows(page, "first", 0, 40) and shows(page, "second", 1, 10))
     expect(page.locator("[data-words=loss-0]")).to_have_text("0.0250")
     expect(page.locator("#training-checkpoint input")).to_have_value("first · step 40")
@@ -151,6 +151,38 @@ def test_a_checkpoint_opens_in_generate(page: Page, folder: Path) -> None:
     expect(page.locator("#generate-start")).to_be_visible()
 
 
+def test_the_shipped_runs_from_step_to_step(page: Page) -> None:
+    """Catches a strip of two pictures, one of another class than the list says, and keys and clicks that move nothing
+    or leave the samples behind."""
+    page.get_by_role("tab", name="Training progress").click()
+    strip = page.locator(".checkpoint-strip")
+    expect(strip.locator(".cells")).to_have_count(2)
+    expect(strip.locator(".sample")).to_have_count(14)
+    steps = ["50", "100", "200", "400", "800", "1,600", "3,200"]
+    expect(strip.locator(".cells").first.locator("figcaption")).to_have_text(steps)
+    expect(strip.locator(".at figcaption")).to_have_text(["3,200"] * 2)
+    expect(page.locator(".graph h2")).to_have_text(["Loss", "KID (lower is better)"])
+    expect(page.locator(".graph .wide .spike title")).to_have_text("14.77 at step 3,000")
+    strip.focus()
+    for key, step in (("ArrowLeft", "1,600"), ("Home", "50"), ("ArrowRight", "100")):
+        page.keyboard.press(key)
+        expect(strip.locator(".at figcaption")).to_have_text([step] * 2)
+        expect(at(page, 1)).to_have_text(f"step {step}")
+    strip.locator("figure").nth(4).click()
+    expect(at(page, 0)).to_have_text("step 800")
+    expect(page.get_by_role("slider", name="Training step")).to_have_attribute("aria-valuetext", "Step 800")
+    page.fill("#training-class input", "thumbs")
+    page.get_by_role("option", name="thumbs").click()
+    expect(strip).to_contain_text("thumbs, as training drew it on its way")
+    place = strip.locator(".sample").first.evaluate("node => node.style.backgroundPosition")
+    assert place == f"{100 * 14 / 15:.4g}% 0%"  # the fifteenth of sixteen columns
+    for control in page.locator("#training :is(input, button)").all():
+        assert control.evaluate("node => node.ariaLabel || node.innerText || node.labels?.[0]?.innerText") not in (
+            "",
+            "Dropdown",
+        )
+
+
 def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) -> None:
     """Catches pictures of another class, seed or step than asked, a film that lacks some, and a button that hangs."""
 
@@ -165,7 +197,9 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
     for step in range(1000, 1020):
         long.write_checkpoint(step, lambda partial: shutil.copytree(source, partial, dirs_exist_ok=True))
     open_tab(page, "first", "second")
-    expect(page.locator("#training-offer")).to_have_text("One picture with each of 2 checkpoints; second kept none.")
+    expect(page.locator("#training-offer")).to_contain_text(
+        "drawn with each of 2 checkpoints: models saved on the way; second kept none."
+    )
     page.fill("#training-class input", "goldf")
     page.get_by_role("option", name="goldfish · 1", exact=True).click()
     page.fill("#training-seed input", "5")
@@ -182,15 +216,16 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
     slide(page, "ArrowLeft")
     expect(page.locator(".checkpoint-strip .at figcaption")).to_have_text("40")
 
-    for prefix, frames in (("training-strip", 2), ("training", 3)):  # of the strip, and of the samples
+    kept = ("training-strip", "Download strip", 2), ("training", "Download all classes", 3)
+    for prefix, ready, frames in kept:
         with page.expect_download() as download:
             page.click(f"#{prefix}-download")
         opened = Image.open(download.value.path())
         assert (opened.format, opened.n_frames) == ("GIF", frames)
-        expect(page.locator(f"#{prefix}-download")).to_have_text("Download")
+        expect(page.locator(f"#{prefix}-download")).to_have_text(ready)
 
     choose(page, "second", "long")
-    expect(page.locator("#training-offer")).to_have_text("One picture with 16 of 22 checkpoints, evenly chosen.")
+    expect(page.locator("#training-offer")).to_contain_text("drawn with 16 of 22 checkpoints, evenly chosen")
     render(100)
     expect(page.locator("#render-status")).to_contain_text("of 16 · ")
     page.click("#render-stop")
@@ -254,4 +289,5 @@ def test_broken_runs_and_runs_that_are_gone(page: Page, folder: Path) -> None:
     page.wait_for_selector("#generate-start")
     page.get_by_role("tab", name="Training progress").click()
     expect(page.locator("#training-first input")).to_have_value("avatars-dit")  # the shipped ones are left
+    expect(page.locator("#training-second input")).to_have_value("avatars-mdtv2")
     expect(page.locator("#training-empty")).not_to_be_visible()
