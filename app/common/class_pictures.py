@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import gradio as gr
+from gradio.events import Dependency
 from PIL import Image, ImageSequence
 
 from app.common.images import jpeg_uri, open_header
@@ -82,10 +83,10 @@ class ClassPictures:
             buttons = picture_buttons(pictures, studio.info.labels)
             self.buttons = gr.HTML(buttons, js_on_load=PICK, elem_id=f"{tab}-pictures")
 
-    def wire(self, studio: Studio, picker: gr.Dropdown) -> None:
-        """A click picks the class; another model brings its own pictures."""
-        self.buttons.select(picked_classes if picker.multiselect else picked_class, outputs=picker, **GLUE)
+    def wire(self, studio: Studio, picker: gr.Dropdown) -> Dependency:
+        """A click picks the class, which is the event that is returned; another model brings its own pictures."""
         studio.model_opened.success(self.show, studio.model, [self.buttons, self.fold], **GLUE)
+        return self.buttons.select(picked_classes if picker.multiselect else picked_class, outputs=picker, **GLUE)
 
     def show(self, model: str) -> tuple[str, dict]:
         """Another model was chosen."""

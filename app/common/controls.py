@@ -7,6 +7,7 @@ from typing import Any, Generic
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from app.common.class_picker import class_choices, find_labels, to_choice, to_label
 from app.common.guidance_curve import guidance_curve
@@ -160,8 +161,8 @@ def control(setting: Setting, value: Any, prefix: str) -> Component:
             return gr.Checkbox(value, container=False, elem_classes="small", **named)
 
 
-def seed_picker(prefix: str, keep_seed: gr.Checkbox | None = None) -> gr.Number:
-    """A seed with dice. `keep_seed`: turned on where one is typed or thrown."""
+def seed_picker(prefix: str, keep_seed: gr.Checkbox | None = None) -> tuple[gr.Number, Dependency]:
+    """A seed with dice, and the event that throws them. `keep_seed`: turned on where one is typed or thrown."""
     with gr.Column(min_width=140, elem_classes="tight"):
         with gr.Row(elem_classes="seed"):
             seed = gr.Number(
@@ -180,8 +181,7 @@ def seed_picker(prefix: str, keep_seed: gr.Checkbox | None = None) -> gr.Number:
         if keep_seed is not None:
             keep_seed.render()
             gr.on([seed.input, dice.click], lambda: True, outputs=keep_seed, **GLUE)
-    dice.click(random_seed, outputs=seed, **GLUE)
-    return seed
+    return seed, dice.click(random_seed, outputs=seed, **GLUE)
 
 
 def keep_seed_switch(prefix: str) -> gr.Checkbox:

@@ -39,10 +39,13 @@ class History:
         self.made = gr.JSON([], visible=False)  # {"file": path, "small": path}, the newest first
         self.name = f"{tab}-made"  # in the browser's memory
 
-    def wire(self, studio: Studio, run: Dependency, job: gr.State, files_of: Callable[[Any], Sequence[str]]) -> None:
+    def wire(
+        self, studio: Studio, runs: Sequence[Dependency], job: gr.State, files_of: Callable[[Any], Sequence[str]]
+    ) -> None:
         """Add what a run has made. `files_of`: a job -> its files, none where it was stopped."""
         shown = [self.made, self.strip, self.fold]
-        run.then(lambda job, made: self.add(files_of(job) if job else [], made), [job, self.made], shown, **GLUE)
+        for run in runs:
+            run.then(lambda job, made: self.add(files_of(job) if job else [], made), [job, self.made], shown, **GLUE)
         studio.keep(self.made.change, self.name, [self.made], "v[0]")
         studio.page.load(self.bring_back, studio.kept, shown, **GLUE)
 

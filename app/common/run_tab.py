@@ -113,7 +113,7 @@ class RunTab:
         page = [*page, self.start, self.stop, self.status, self.job]
         if self.controls and self.controls.keep_seed:
             self.seed_at = asked.index(self.controls.seed)
-            asked, page = [*asked, self.controls.keep_seed], [*page, self.controls.seed]
+            asked, page = [*asked, self.live.latest, self.controls.keep_seed], [*page, self.controls.seed]
         begun, inputs = self.start.click, asked
         if check_first:
             begun, inputs = self.start.click(self.begin, asked, page, js=js, **CHECK).success, [self.job]
@@ -141,11 +141,15 @@ class RunTab:
         return waiting | seed | {self.job: job} | self.queued(job)
 
     def with_seed(self, asked: Sequence[Any]) -> tuple[Sequence[Any], Update]:
-        """What `make_job` takes, with a new seed unless the last of `asked` says to keep it; and how that is shown."""
+        """What `make_job` takes, with a new seed unless the last of `asked` says to keep it; and how that is shown.
+
+        What was seen as a look is drawn with its seed, whatever is said: see `live`.
+        """
         if self.seed_at is None:
             return asked, {}
-        *values, keep = asked
-        if keep:
+        *values, latest, keep = asked
+        if keep or latest.looked:
+            latest.looked = False
             return values, {}
         values[self.seed_at] = random_seed()
         return values, {self.controls.seed: values[self.seed_at]}
@@ -156,25 +160,39 @@ class RunTab:
         if job is not None:
             yield from self.updates(lambda: job)
 
-    def updates(self, take: Callable[[], Job]) -> Iterator[Update]:
+    def updates(
+        self,
+        take: Callable[[], Job],
+        overtaken: Callable[[], bool] = lambda: False,
+        show: Callable[[Any, Any], Update] | None = None,
+        end: Callable[[Any, Any], Update] | None = None,
+    ) -> Iterator[Update]:
         """The place in the queue, the previews of a run, no more often than a browser can show them, then its result.
 
-        `take` is called when the run's turn has come.
+        Args:
+            take: called when the run's turn has come.
+            overtaken: whether the run is not wanted any more: then it ends, within a step.
+            show: a job and its step -> what shows how far it is; by default `preview`.
+            end: a job and its last step -> what shows what it made; by default `result`.
         """
         with plain_errors():
             with self.engine.turns.join(visitor()) as turn:
-                while not turn.wait(LOOK_SECONDS):
+                while not (come := turn.wait(LOOK_SECONDS)) and not overtaken():
                     yield {self.status: waiting_line(turn.before)}
+                if not come or overtaken():
+                    return
                 job = take()
                 if update := self.started(job):
                     yield update
                 latest, step = 0.0, None
                 with self.steps(job) as steps:
                     for step in steps:
+                        if overtaken():
+                            return
                         if job.add(step) and perf_counter() - latest >= PREVIEW_SECONDS:
-                            yield self.preview(job, step)
+                            yield (show or self.preview)(job, step)
                             latest = perf_counter()
-            update = self.result(job, step)  # the model is free again: others do not wait until files are written
+            update = (end or self.result)(job, step)  # the model is free again: nobody waits until files are written
         if update:
             yield update
 

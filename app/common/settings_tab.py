@@ -62,9 +62,9 @@ class SettingsTab(RunTab):
         self.reset.click(self.set_defaults, studio.model, page, **GLUE)
         return studio.page.load(self.bring_settings, [studio.kept, studio.model], [*page, *self.folds], **CHECK)
 
-    def wire_history(self, run: Dependency) -> None:
-        """Let the history grow by each run, and its pictures bring back how they were made, as the recipe box does."""
-        self.history.wire(self.studio, run, self.job, self.files_of)
+    def wire_history(self, *runs: Dependency) -> None:
+        """Let the history grow by these runs, and its pictures bring back how they were made, as the recipe box does."""
+        self.history.wire(self.studio, runs, self.job, self.files_of)
         self.history.strip.select(self.load_made, [self.history.made, *self.recipe_inputs], self.recipe_page, **CHECK)
 
     def files_of(self, job: Any) -> Sequence[str]:

@@ -101,7 +101,7 @@ class Compare(SettingsTab):
             interactive=False,
             elem_id="compare-class",
         )
-        seed = seed_picker("compare")
+        seed, _ = seed_picker("compare")
         settings = setting_controls(first, "compare", "sampler", "num_inference_steps")
         settings |= setting_controls(first, "compare", "guidance_scale", "guidance_power")
         settings["guidance_scale"].interactive = False

@@ -24,16 +24,24 @@ class PreviewChoice:
     key: str = "x_0"
 
 
-class StepHistory(Job):
-    """A run and the previews of its steps, of which the session's chosen kind is given out."""
+class Look(Job):
+    """A run of which nothing is kept."""
 
-    def __init__(self, request: Request, info: ModelInfo, choice: PreviewChoice):
+    def __init__(self, request: Request, info: ModelInfo):
         super().__init__((request,), total=request.num_inference_steps)
-        self.request, self.info, self.choice = request, info, choice
+        self.request, self.info = request, info
         self.captions = [
             f"seed {seed} · {caption(label, info.labels)}"
             for seed, label in zip(request.seeds, request.class_labels, strict=True)
         ]
+
+
+class StepHistory(Look):
+    """A run and the previews of its steps, of which the session's chosen kind is given out."""
+
+    def __init__(self, request: Request, info: ModelInfo, choice: PreviewChoice):
+        super().__init__(request, info)
+        self.choice = choice
         self.columns = columns_for(len(self.captions))
         self.rows = -(-len(self.captions) // self.columns)
         self.skipped = 0  # unconditional passes saved so far

@@ -26,17 +26,17 @@ from app.common.endpoints import draw, endpoint
 from app.common.errors import plain_errors
 from app.common.history import History
 from app.common.images import publish_picture, served
+from app.common.live import Latest, LiveTab
 from app.common.mixing import mix_controls
 from app.common.presets import TimedPresets
-from app.common.settings_tab import SettingsTab
-from app.common.stage import WAITING, caption, describe_step, duration, status_line
+from app.common.stage import WAITING, caption, describe_step, duration, pictures, status_line
 from app.common.studio import GLUE, GPU, Studio, Update
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Label, Request
 from app.engine.settings import MAX_IMAGES, NUM_IMAGES, SAMPLING
 from app.generate.presets import describe_preset, presets_for
-from app.generate.step_history import PREVIEWS, PreviewChoice, StepHistory
+from app.generate.step_history import PREVIEWS, Look, PreviewChoice, StepHistory
 
 # What a click on Generate changes at once in the browser, while the run's first step is on its way
 STARTED = f"""() => [
@@ -45,7 +45,7 @@ STARTED = f"""() => [
 ]"""
 
 
-class Generate(SettingsTab):
+class Generate(LiveTab):
     """The tab's components, and what happens between them."""
 
     verb, kind = "Generate", "generate"
@@ -75,7 +75,7 @@ class Generate(SettingsTab):
         with gr.Row():
             count = control(NUM_IMAGES, 4, "generate")
             keep_seed = keep_seed_switch("generate")
-            seed = seed_picker("generate", keep_seed)
+            seed, self.thrown = seed_picker("generate", keep_seed)
         self.presets = TimedPresets(self.studio, start, presets_for, describe_preset)
         settings = setting_controls(start, "generate", "num_inference_steps", "guidance_scale")
         with self.fold("Advanced", "advanced"):
@@ -135,17 +135,20 @@ class Generate(SettingsTab):
     def _wire(self, studio: Studio) -> None:
         model, job, classes, count = studio.model, self.job, self.controls.classes, self.controls.count
         page = [self.stage, self.gallery, self.preview_kind, self.step, self.again, self.picture]
-        self.any_class.click(self.random_class, model, classes, **GLUE)
-        self.no_class.click(lambda: [NO_CLASS], outputs=classes, **GLUE)
-        self.pictures.wire(studio, classes)
-        picked = self.stage.select(picked_classes, outputs=classes, **GLUE)
-        picked.then(None, js="() => document.querySelector('#generate-start').click()", **GLUE)
+        picked = self.any_class.click(self.random_class, model, classes, **GLUE)
+        dropped = self.no_class.click(lambda: [NO_CLASS], outputs=classes, **GLUE)
+        pointed = self.pictures.wire(studio, classes)
+        begun = self.stage.select(picked_classes, outputs=classes, **GLUE)
+        begun.then(None, js="() => document.querySelector('#generate-start').click()", **GLUE)
         studio.model_opened.success(self.welcome, [model, job], self.stage, **GLUE)
         gr.on([classes.change, count.release], room_for, [classes, count], count, **GLUE)
 
         at_once = [self.start, self.stop, self.status, self.step, self.again]
         self.start.click(None, outputs=at_once, js=STARTED, **GLUE)  # first: behind the run it waits for its end
-        run = self.wire_run([self.choice, self.picker_model, model, *self.controls.inputs], page, check_first=False)
+        asked = [self.choice, self.picker_model, model, *self.controls.inputs]
+        run = self.wire_run(asked, page, check_first=False)
+        live = self.wire_live(asked, page)
+        self.live.look_at(picked.then, dropped.then, pointed.then, self.thrown.then)
 
         scrubbed = {"outputs": [self.stage, self.gallery], "trigger_mode": "always_last"} | GLUE
         self.step.input(self.scrub, [job, self.step], **scrubbed)
@@ -154,7 +157,7 @@ class Generate(SettingsTab):
         self.again.click(self.use_again, [job, self.picture], self.controls.outputs, **GLUE)
         self.wire_recipe([self.picker_model, self.presets.model, *self.controls.outputs])
         self.presets.wire(studio, self.controls, run, self.wire_settings([self.presets.model]))
-        self.wire_history(run)
+        self.wire_history(run, live)
         gr.api(self.generate, api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
@@ -173,8 +176,12 @@ class Generate(SettingsTab):
     def run(self, *asked: Any) -> Iterator[Update]:
         """Asks when its turn has come: a check before the queue would delay the first preview by a round trip."""
         values, seed = self.with_seed(asked)
-        yield seed | {self.status: WAITING, self.picture: None, self.again: gr.update(interactive=False)}
+        yield seed | self.without_picture() | {self.status: WAITING}
         yield from self.updates(partial(self.make_job, *values))
+
+    def without_picture(self) -> Update:
+        """No picture is chosen: one of before may have been clicked while this run waited."""
+        return {self.picture: None, self.again: gr.update(interactive=False)}
 
     def make_job(self, choice: PreviewChoice, picker_model: ModelInfo, *settings: Any) -> StepHistory:
         """The run of these settings."""
@@ -214,6 +221,33 @@ class Generate(SettingsTab):
             update[self.status] = status_line(job.done / job.total, summary(job))
             update[self.step] = gr.update(maximum=job.total, value=job.done, interactive=job.total > 1)
         return update | (self._select(job, 0) if job.files else {})
+
+    # --- drawn live ------------------------------------------------------------------------------------------
+
+    def look_job(self, job: StepHistory) -> Look:
+        """Few steps of the pictures for which there is time."""
+        return Look(self.look_of(job.request), job.info)
+
+    def look(self, job: Look, step: Frame) -> Update:
+        """On the stage alone."""
+        text = describe_step(step)
+        if step.images:
+            text = f"A quick look: {job.total} steps in {duration(job.seconds)}. Press Generate to draw it with all."
+        return self.without_picture() | {
+            self.job: None,
+            self.stage: gr.update(value=pictures(step.images or step.x_0, job.captions), visible=True),
+            self.gallery: gr.update(visible=False),
+            self.step: gr.update(interactive=False),
+            self.status: status_line(job.done / job.total, text),
+        }
+
+    def draw_whole(self, job: StepHistory, latest: Latest, count: int) -> Iterator[Update]:
+        """As if Generate were pressed, but of the same seed."""
+        going = {self.start: gr.update(visible=False), self.stop: gr.update(visible=True), self.status: WAITING}
+        yield self.without_picture() | going
+        yield from self.updates(lambda: job, lambda: latest.overtaken(count))
+        latest.looked = False
+        yield self.finish(job)
 
     # --- looking through what was made -----------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from app.common.run_tab import Job
 from app.common.stage import caption
 from app.engine.model_info import ModelInfo
 from app.inpaint.masks import mask_png, read_mask
+from app.inpaint.painter import Painted
 from app.inpaint.request import InpaintRequest, recipe_of
 from app.inpaint.source_image import SourceImage
 
@@ -29,10 +30,11 @@ class Results:
 class InpaintJob(Job):
     """A run; between its turns it holds picture and mask as files, for they may take hundreds of megabytes."""
 
-    def __init__(self, request: InpaintRequest, source: SourceImage):
+    def __init__(self, request: InpaintRequest, source: SourceImage, painted: Painted = None):
         super().__init__(())
         self.request = replace(request, image=None, mask=None)
         self.source = source
+        self.painted = painted  # what the painter showed
         self.mask = mask_png(request.mask)  # what is painted from now on is not for this run
         self.captions = [f"seed {seed}" for seed in request.seeds]
         self.running = True

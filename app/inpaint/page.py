@@ -10,9 +10,9 @@ from app.common.class_picker import class_choices
 from app.common.class_pictures import ClassPictures
 from app.common.controls import RequestControls, control, keep_seed_switch, seed_picker, setting_controls
 from app.common.history import History
+from app.common.live import LiveTab
 from app.common.mixing import mix_controls
 from app.common.presets import TimedPresets
-from app.common.settings_tab import SettingsTab
 from app.common.stage import status_line
 from app.common.studio import Studio, Update
 from app.engine.model_info import ModelInfo
@@ -26,7 +26,7 @@ VIEWS = [("Paint", PAINTING), ("Result", RESULT)]
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 
 
-class Page(SettingsTab):
+class Page(LiveTab):
     """Lays the tab out, and adds "Send to Inpaint" to the Generate tab."""
 
     verb, kind = "Inpaint", "inpaint"
@@ -76,7 +76,7 @@ class Page(SettingsTab):
             count = control(NUM_VARIANTS, 1, "inpaint")
         with self.fold("Advanced", "advanced"):
             keep_seed = keep_seed_switch("inpaint")
-            seed = seed_picker("inpaint", keep_seed)
+            seed, self.thrown = seed_picker("inpaint", keep_seed)
             settings |= setting_controls(self.first, "inpaint", "area")
             settings |= setting_controls(self.first, "inpaint", "grow", "feather")
             settings |= setting_controls(self.first, "inpaint", "masked_content")

@@ -23,8 +23,9 @@ from app.engine.settings import steps_for
 from app.inpaint.endpoint import make_endpoint
 from app.inpaint.footprint import LEGEND, draw_footprint
 from app.inpaint.job import InpaintJob, Results
+from app.inpaint.live import LivePainting
 from app.inpaint.masks import enlarge, open_mask
-from app.inpaint.page import PAINTING, RESULT, Page, method_choices
+from app.inpaint.page import PAINTING, RESULT, method_choices
 from app.inpaint.painter import SETTLED, Painted, mask_of
 from app.inpaint.request import FALLBACK, InpaintRequest, from_recipe, mask_from, source_of, suited
 from app.inpaint.source_image import SourceImage
@@ -34,7 +35,7 @@ OVERLAY_SIDE = 1024  # pixels of the drawing of what will be repainted
 KEPT = "v[0] && {picture: v[0].source, name: v[0].name, mask: v[0].mask?.path ?? null}"  # of the painter's value
 
 
-class Inpaint(Page):
+class Inpaint(LivePainting):
     """What happens between the tab's components."""
 
     def __init__(self, studio: Studio):
@@ -43,9 +44,12 @@ class Inpaint(Page):
         self.picker_model = bind_to_model(studio, *pickers, tab=self.tab)
         settings, model = self.controls.inputs, studio.model
         page = [self.source, self.results, *self.switched]
-        run = self.wire_run([self.painter, self.picker_model, model, self.source, *settings], page, js=SETTLED)
+        asked = [self.painter, self.picker_model, model, self.source, *settings]
+        run = self.wire_run(asked, page, js=SETTLED)
         self._wire_settings(studio, run)
-        self.pictures.wire(studio, self.controls.classes)
+        pointed = self.pictures.wire(studio, self.controls.classes)
+        self.wire_live(asked, page, js=SETTLED)
+        self.live.look_at(pointed.then, self.thrown.then)
         self._wire_picture(studio)
         set_by_recipe = [self.presets.model, self.picker_model, self.job, *self.controls.outputs, *page]
         self.wire_recipe(set_by_recipe, [self.source])
@@ -240,7 +244,7 @@ class Inpaint(Page):
         request = self._request(model, painted, source, settings)
         request.check_mask(info)
         self.engine.check_time((request,))
-        return InpaintJob(request, source)
+        return InpaintJob(request, source, painted)
 
     def files_of(self, job: InpaintJob) -> Sequence[str]:
         return job.results.files if job.results else []
@@ -281,6 +285,8 @@ class Inpaint(Page):
             text = f"Stopped after step <b>{job.done}</b> of {job.total}. The mask is still there."
             update[self.status] = status_line(job.done / job.total, text)
         return update
+
+    # --- recipes ---------------------------------------------------------------------------------------------
 
     def apply_recipe(
         self, recipe: Mapping[str, Any], info: ModelInfo, path: str, source: SourceImage | None

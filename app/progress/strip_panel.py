@@ -84,7 +84,7 @@ class StripPanel(RunTab):
             min_width=215,
             elem_id="training-class",
         )
-        self.seed = seed_picker("training")
+        self.seed, _ = seed_picker("training")
         steps = replace(steps_for(DEFAULTS.sampler), label="Drawing steps")
         self.num_steps = control(steps, DEFAULTS.num_inference_steps, "training")
         self.scale = control(SAMPLING["guidance_scale"], DEFAULTS.guidance_scale, "training")

@@ -64,7 +64,7 @@ class Walk(RunTab):
                     class_choices(info.labels), value=label, label=end, min_width=180, elem_id=f"{prefix}-class"
                 )
                 self.classes.append(picker)
-                self.seeds.append(seed_picker(prefix))
+                self.seeds.append(seed_picker(prefix)[0])
         self.settings = setting_controls(first, "walk", "num_frames", "seconds")
         self.settings |= setting_controls(first, "walk", "sampler", "num_inference_steps")
         self.settings |= setting_controls(first, "walk", "guidance_scale", "guidance_power")

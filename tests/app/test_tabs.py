@@ -12,6 +12,7 @@ import torch
 from app.common import recipes
 from app.common.comparison import Comparison, Side
 from app.common.errors import MAX_NOTES, plain_errors, warn
+from app.common.live import Latest
 from app.common.presets import TimedPresets
 from app.common.stage import WAITING
 from app.compare.tab import Compare, GridJob
@@ -48,7 +49,7 @@ def handlers(engine: Engine, kind: type[Tab]) -> Tab:
 def test_a_run_can_be_stopped_while_it_waits_for_the_model(engine: Engine) -> None:
     """Gradio cannot close a run that has sent nothing yet. Catches a first update that waits for the engine."""
     tab = handlers(engine, Generate)
-    run = tab.run(PreviewChoice(), engine.describe("shapes"), "shapes", *SETTINGS, KEEP)
+    run = tab.run(PreviewChoice(), engine.describe("shapes"), "shapes", *SETTINGS, Latest(), KEEP)
     with engine._lock:  # another visitor's run
         first = in_time(lambda: next(run))
         assert first == {tab.status: WAITING, tab.picture: None, tab.again: gr.update(interactive=False)}
@@ -61,7 +62,7 @@ def test_a_run_has_a_seed_of_its_own_unless_it_is_kept(engine: Engine) -> None:
     tab, asked = handlers(engine, Generate), (PreviewChoice(), engine.describe("shapes"), "shapes", *SETTINGS)
     shown = []
     for keep in (NEW, NEW, KEEP):
-        first, *_, last = list(tab.run(*asked, keep))
+        first, *_, last = list(tab.run(*asked, Latest(), keep))
         assert first.get(tab.controls.seed, 0) == last[tab.job].request.seeds[0]
         shown.append(last[tab.job].request.seeds[0])
     assert len({*shown}) == 3 and shown[2] == 0
@@ -76,7 +77,7 @@ def test_a_model_that_is_replaced_while_it_draws_is_that_of_the_picture(tmp_path
     engine = Engine({"run": str(tmp_path)}, device="cpu", load=lambda _: StandInPipeline(seconds=0.05))
     tab = handlers(engine, Generate)
     before = engine.describe("run")
-    run = tab.run(PreviewChoice(), before, "run", *SETTINGS, KEEP)
+    run = tab.run(PreviewChoice(), before, "run", *SETTINGS, Latest(), KEEP)
     while tab.job not in next(run):
         pass
     (tmp_path / "model_index.json").write_text("three")
@@ -90,14 +91,14 @@ def test_files_are_written_when_the_engine_is_free_again(engine: Engine, monkeyp
     tab, free = handlers(engine, Generate), []
     publish = tab._publish
     monkeypatch.setattr(tab, "_publish", lambda *asked: free.append(not engine._lock.locked()) or publish(*asked))
-    list(tab.run(PreviewChoice(), engine.describe("shapes"), "shapes", *SETTINGS, KEEP))
+    list(tab.run(PreviewChoice(), engine.describe("shapes"), "shapes", *SETTINGS, Latest(), KEEP))
     assert free == [True]
 
 
 def test_a_view_chosen_while_a_run_waits_is_that_of_its_steps(engine: Engine) -> None:
     """Catches a choice that the run before got, and a page that says "What it sees" of the finished pictures."""
     tab, view = handlers(engine, Generate), PreviewChoice()
-    run = tab.run(view, engine.describe("shapes"), "shapes", *SETTINGS, KEEP)
+    run = tab.run(view, engine.describe("shapes"), "shapes", *SETTINGS, Latest(), KEEP)
     next(run)
     tab.choose_preview(view, None, 1, "x_t")
     first = next(run)

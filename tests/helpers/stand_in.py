@@ -46,6 +46,7 @@ class StandInPipeline:
         self.sampling_presets = sampling_presets(None)
         self.seconds = seconds
         self.log: list[str] = []
+        self.drawn: list[tuple[float, int]] = []  # guidance scale and steps of what was drawn to its end
 
     def to(self, *_: object) -> "StandInPipeline":
         return self
@@ -86,6 +87,8 @@ class StandInPipeline:
                 done = (index + 1) / num_inference_steps
                 last = index + 1 == num_inference_steps
                 self.log.append(f"step {index}")
+                if last:
+                    self.drawn.append((guidance_scale, num_inference_steps))
                 yield StandInStep(
                     index=index,
                     total=num_inference_steps,

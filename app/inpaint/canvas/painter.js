@@ -1,10 +1,11 @@
 // The mask painter: a picture, the mask over it, and the tools to paint it, on one canvas.
 //
 // Gradio runs this file as the body of a function, with `element`, `props`, `trigger`, `watch` and `upload` in reach.
-// In by `props.value`:  { picture, mask, size, turn, overlay, legend, version }; picture, mask and overlay are files.
+// In by `props.value`:  { picture, mask, size, turn, overlay, legend, look, version }; picture, mask and overlay are
+// files, `look` a data URI: the quick result, shown inside the mask that it was drawn for.
 // Out by `props.value`: the same, with `mask` as it is painted now, its `version`, and `wants_overlay`.
 // `turn` grows whenever the server sends a picture or a mask: what has been shown already is not loaded again, and an
-// overlay is shown only over the version of the mask that it was drawn for.
+// overlay or a look is taken only while the mask is of the version that it was drawn for.
 //
 // The mask is a canvas of the size of `picture` (a copy of at most 2048 pixels), opaque where to repaint. Undo keeps one
 // bit a pixel for every step. What is painted is sent as soon as a stroke ends; `window.mdtPainter.settled()` waits
@@ -94,6 +95,7 @@ const mask = document.createElement("canvas");
 const maskPen = mask.getContext("2d", { willReadFrequently: true });
 let picture = null; // an image, or null: nothing is open
 let overlay = null; // an image, drawn in place of the mask while it is asked for
+let look = null; // { picture, mask }: the quick result where it was masked, and that mask; what is painted since is not in it
 let tool = "brush";
 let brush = 40; // diameter in the mask's pixels
 let view = { scale: 1, x: 0, y: 0 }; // pixels of the mask -> pixels of the page
@@ -293,19 +295,39 @@ async function loadValue() {
   }
   if (value.turn > shown.turn) await loadPicture(value);
   else if (value.turn === shown.turn && value.version === latest) {
-    const drawn = value.overlay ? await loadImage(value.overlay) : null;
-    if (value.version === latest) overlay = drawn;
-    legend.textContent = value.legend ?? "";
+    if ("look" in value) await loadLook(value);
+    else {
+      const drawn = value.overlay ? await loadImage(value.overlay) : null;
+      if (value.version === latest) overlay = drawn;
+      legend.textContent = value.legend ?? "";
+    }
   }
   publish();
   redraw();
+}
+
+async function loadLook(value) {
+  const drawn = value.look && (await loadImage({ url: value.look }));
+  if (value.version !== latest) return;
+  look = drawn && { picture: copyOf(drawn, history[now]), mask: copyOf(mask, history[now]) };
+}
+
+// A copy of an image, of the mask's size, and of it what is masked.
+function copyOf(image, packed) {
+  const copy = document.createElement("canvas");
+  [copy.width, copy.height] = [mask.width, mask.height];
+  const brush = copy.getContext("2d");
+  brush.putImageData(pixelsOf(packed.bits, TEAL, 0), 0, 0);
+  brush.globalCompositeOperation = "source-in";
+  brush.drawImage(image, 0, 0, mask.width, mask.height);
+  return copy;
 }
 
 async function loadPicture(value) {
   const [newPicture, newMask] = await Promise.all([loadImage(value.picture), value.mask && loadImage(value.mask)]);
   const another = picture?.src !== newPicture.src;
   [shown, picture] = [value, newPicture];
-  stroke = draft = overlay = null;
+  stroke = draft = overlay = look = null;
   sent = { mask: value.mask ?? null, version: ++latest }; // what was on its way belongs to the mask before
   if (another) {
     [mask.width, mask.height] = [picture.naturalWidth, picture.naturalHeight];
@@ -370,14 +392,48 @@ function draw() {
   pen.imageSmoothingEnabled = view.scale * ratio < 3;
   pen.drawImage(picture, 0, 0, mask.width, mask.height);
   if (peeking) return;
+  if (look) drawLayer([[look.picture], [mask, "destination-in"]]);
   if (overlay && overlayShown()) pen.drawImage(overlay, 0, 0, mask.width, mask.height);
-  else {
+  else if (look) {
+    pen.globalAlpha = VEIL; // over what is painted since
+    drawLayer([[mask], [look.mask, "destination-out"]]);
+    pen.globalAlpha = 1;
+    drawRim();
+  } else {
     pen.globalAlpha = VEIL;
     pen.drawImage(mask, 0, 0);
     pen.globalAlpha = 1;
   }
   if (draft) drawDraft();
   if (pointer && (tool === "brush" || tool === "eraser")) drawRing(pointer);
+}
+
+const sheet = document.createElement("canvas");
+const sheetPen = sheet.getContext("2d");
+
+// Images of the mask's size put together by their composite operations, and the whole drawn over the canvas. An image
+// may stand some of the page's pixels aside.
+function drawLayer(images) {
+  [sheet.width, sheet.height] = [canvas.width, canvas.height]; // clears it
+  const { a, e, f } = pen.getTransform();
+  for (const [image, operation = "source-over", dx = 0, dy = 0] of images) {
+    sheetPen.globalCompositeOperation = operation;
+    sheetPen.setTransform(a, 0, 0, a, e + dx, f + dy);
+    sheetPen.drawImage(image, 0, 0);
+  }
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.drawImage(sheet, 0, 0);
+  pen.setTransform(a, 0, 0, a, e, f);
+}
+
+// The mask's outline: around it, so that nothing of what lies inside is hidden.
+function drawRim() {
+  const width = 2 * (window.devicePixelRatio || 1);
+  const around = [0, 1, 2, 3, 4, 5, 6, 7].map((eighth) => {
+    const angle = (eighth * Math.PI) / 4;
+    return [mask, "source-over", width * Math.cos(angle), width * Math.sin(angle)];
+  });
+  drawLayer([...around, [mask, "destination-out"]]);
 }
 
 // Dark and light side by side, so that a line is seen on any picture.
