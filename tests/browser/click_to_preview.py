@@ -1,9 +1,11 @@
-"""How long a visitor waits for the first preview: the app on the shipped model, in headless Chromium.
+"""How long a visitor waits: for the first preview, for the finished pictures, for a look while a slider moves.
 
     python -m tests.browser.click_to_preview --clicks 12
 
-A run of the page's own settings (four images, 25 steps) for each click; the clock runs in the page, from the click to
-the first new picture in the stage, and to the frame in which it is painted.
+The app on the shipped model, in headless Chromium, with the page's own settings: four images, the default preset. For
+each click the clock runs in the page, to the first new picture in the stage, to the frame in which it is painted, and
+to the frame in which all four finished pictures are. Then with Live on, from a move of a slider to its first preview
+and to its last step.
 """
 
 import argparse
@@ -15,38 +17,59 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 
 from playwright.sync_api import Page, sync_playwright
 
 from tests.browser.conftest import CHROMIUM, FLAGS, ROOT, WAIT
 
-CLICK = """() => new Promise((done) => {
-  const images = () => [...document.querySelectorAll("#generate-stage img")];
-  const before = new Set(images().map((img) => img.src));
-  const start = performance.now();
+CLOCK = """(begin) => new Promise((done) => {
+  const shown = (where) => [...document.querySelectorAll(where)].filter((image) => image.offsetParent && image.src);
+  const painted = (images) => Promise.all(images.map((image) => image.decode().catch(() => {})))
+    .then(() => new Promise(requestAnimationFrame)).then(() => performance.now() - start);
+  const before = new Set(shown("#generate-result img").map((image) => image.src));
+  const fresh = (where) => shown(where).filter((image) => !before.has(image.src));
+  const times = {};
   const watch = new MutationObserver(() => {
-    const fresh = images().find((img) => img.src && !before.has(img.src));
-    if (!fresh) return;
+    const [stage, gallery] = [fresh("#generate-stage img"), fresh("#generate-gallery .grid-container img")];
+    if (stage.length && !times.changed) {
+      times.changed = performance.now() - start;
+      times.painted = painted(stage);
+    }
+    const status = document.querySelector("#generate-status").innerText;
+    times.begun ||= status.includes("Step 1 ");
+    if (begin === "click" ? gallery.length < 4 : !times.begun || !status.includes("A quick look")) return;
     watch.disconnect();
-    const changed = performance.now() - start;
-    fresh.decode().catch(() => {}).then(() => requestAnimationFrame(() => done([changed, performance.now() - start])));
+    Promise.all([times.painted, painted(gallery)]).then(([first, last]) => done([times.changed, first, last]));
   });
-  watch.observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ["src"]});
-  document.querySelector("#generate-start").click();
+  watch.observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true});
+  const start = performance.now();
+  if (begin === "click") document.querySelector("#generate-start").click();
+  else {
+    const slider = document.querySelector("#generate-scale input[type=range]");
+    slider.value = Number(slider.value) + (Number(slider.value) < 5 ? 0.5 : -0.5);
+    slider.dispatchEvent(new Event("input", {bubbles: true}));
+  }
 })"""
 
 
-def measure(page: Page, clicks: int) -> list[tuple[float, float, float]]:
-    """(first new preview, painted, whole run) of each click, in milliseconds."""
+def measure(page: Page, begin: str, times: int) -> list[tuple[float, float, float]]:
+    """(first new preview, painted, all of it painted) of each beginning, "click" or "move", in milliseconds."""
     found = []
-    for _ in range(clicks):
-        start = time.perf_counter()
-        changed, painted = page.evaluate(CLICK)
+    for _ in range(times):
+        found.append(page.evaluate(CLOCK, begin))
         page.wait_for_selector("#generate-start", state="visible", timeout=WAIT)
-        page.wait_for_function("document.querySelector('#generate-status').innerText.includes('steps in')")
-        found.append((changed, painted, 1000 * (time.perf_counter() - start)))
         page.wait_for_timeout(1000)
     return found
+
+
+def tell(name: str, found: Sequence[Sequence[float]]) -> dict[str, list[int]]:
+    """Median, least and most of each column, printed."""
+    rows = {}
+    for column, values in zip(("first preview", "painted", "finished"), zip(*found, strict=True), strict=True):
+        row = rows[f"{name}: {column}"] = [round(x) for x in (statistics.median(values), min(values), max(values))]
+        print(f"{name}: {column} {row[0]} ms ({row[1]} to {row[2]})")
+    return rows
 
 
 def main() -> None:
@@ -72,15 +95,14 @@ def main() -> None:
             page.goto(url)
             page.wait_for_selector("#generate-start")
             page.wait_for_timeout(10_000)  # the model is warm by then
-            found = measure(page, clicks + 2)[2:]  # the first fill caches
+            page.locator("#generate-live input").uncheck()
+            rows = tell("click", measure(page, "click", clicks + 2)[2:])  # the first fill caches
+            page.locator("#generate-live input").check()
+            rows |= tell("Live", measure(page, "move", clicks + 2)[2:])
             browser.close()
     finally:
         server.terminate()
         server.wait(20)
-    rows = {}
-    for name, values in zip(("changed", "painted", "run"), zip(*found, strict=True), strict=True):
-        rows[name] = [round(x) for x in (statistics.median(values), min(values), max(values))]
-        print(f"{name}: {rows[name][0]} ms ({rows[name][1]} to {rows[name][2]})")
     print(json.dumps(rows))
 
 
