@@ -63,7 +63,7 @@ class SettingsTab(RunTab):
         return studio.page.load(self.bring_settings, [studio.kept, studio.model], [*page, *self.folds], **CHECK)
 
     def wire_history(self, *runs: Dependency) -> None:
-        """Let the history grow by these runs, and its pictures bring back how they were made, as the recipe box does."""
+        """Let the history grow by these runs, and its pictures bring back how they were made, as the recipe box."""
         self.history.wire(self.studio, runs, self.job, self.files_of)
         self.history.strip.select(self.load_made, [self.history.made, *self.recipe_inputs], self.recipe_page, **CHECK)
 
