@@ -107,7 +107,7 @@ def test_two_visitors_who_draw_live_take_turns(visit: Callable[[], Page], pipe: 
     """Catches a visitor who keeps the model for as long as they move a slider."""
     one, other = visit(), visit()
     drag(one, "generate-scale", 20)
-    drag(other, "generate-power", 20)
+    drag(other, "generate-scale", 20)
     for page in (one, other):
         expect(page.locator("#generate-status")).to_contain_text("A quick look")
     wait_until_idle(pipe)
