@@ -213,13 +213,21 @@ def steps_of(sampler: str) -> dict:
 
 def show_guidance_curve(controls: RequestControls, drawing: gr.HTML) -> None:
     """Let the guidance curve follow the controls."""
-    inputs = [controls.classes, *controls.settings.values()]
-    drawing.value = draw_curve(*[component.value for component in inputs])
-    changes = [component.change for component in inputs]
-    gr.on(changes, draw_curve, inputs, drawing, trigger_mode="always_last", **GLUE)
+
+    def draw(*values: Any) -> Any:
+        try:
+            return draw_curve(controls.request("", *values))
+        except ValueError:  # a number that is being typed, or controls that change one after the other
+            return gr.skip()
+
+    drawing.value = draw(*[component.value for component in controls.inputs])
+    changes = [component.change for component in (controls.classes, *controls.settings.values())]
+    gr.on(changes, draw, controls.inputs, drawing, trigger_mode="always_last", **GLUE)
 
 
-def draw_curve(classes: Sequence[int], sampler: str, steps: int, scale: float, power: float, skip: bool) -> str:
-    """The guidance curve; while the controls change one after the other the steps may exceed the sampler's."""
-    guided = any(to_label(choice) is not None for choice in classes)
-    return guidance_curve(sampler, min(steps, steps_for(sampler).high), scale, power, skip, guided)
+def draw_curve(request: Request) -> str:
+    """The guidance curve of a request."""
+    guided = request.guidance_kind != "class" or any(label is not None for label in request.class_labels)
+    return guidance_curve(
+        request.sampler, request.num_inference_steps, request.guidance, request.skip_unconditional, guided
+    )

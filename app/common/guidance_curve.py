@@ -4,7 +4,8 @@ from functools import lru_cache
 from itertools import groupby
 
 from app.common.charts import ACCENT, GREY, GRID, GROUND, new_axes, to_svg
-from app.engine.request import guidance_weights, skips
+from mdt_core.guidance import SKIP_TOLERANCE, Guidance
+from mdt_core.samplers import sampling_timesteps
 
 MAX_DOTS = 60  # of more steps, none is marked
 
@@ -13,21 +14,21 @@ MAX_DOTS = 60  # of more steps, none is marked
 def guidance_curve(
     sampler: str,
     num_inference_steps: int,
-    guidance_scale: float,
-    guidance_power: float,
+    guidance: Guidance,
     skip: bool = True,
     guided: bool = True,
 ) -> str:
-    """The curve as SVG, a dot per step; hollow dots on a shaded ground are steps without an unconditional pass.
+    """The curve as SVG, a dot per step; hollow dots on a shaded ground are steps of one pass alone.
 
-    `guided`: whether any image has a class. Without one there is nothing to guide to: the curve is flat, and no pass is
-    left out, for a step has only one.
+    `guided`: whether any image has a class, or is guided without one. Else there is nothing to guide to: the curve is
+    flat, and no pass is left out, for a step has only one.
 
-    ValueError as for a request with these values.
+    ValueError where the sampler does not take so many steps.
     """
-    weights = guidance_weights(sampler, num_inference_steps, guidance_scale if guided else 1.0, guidance_power)
-    skipped = [guided and skip and skips(weight) for weight in weights]
-    steps, top = range(len(weights)), max(guidance_scale, 2)  # a scale of 1 is a flat line at the bottom
+    timesteps = sampling_timesteps(sampler, num_inference_steps)
+    weights = [guidance.weight(t) if guided else 1.0 for t in timesteps]
+    skipped = [guided and not guidance.is_on(t, SKIP_TOLERANCE if skip else 0) for t in timesteps]
+    steps, top = range(len(weights)), max(guidance.guidance_scale, 2)  # a scale of 1 is a flat line at the bottom
     note = "" if guided else "no class: not guided"
     if any(skipped):
         note = f"{sum(skipped)} of {len(weights)} steps need no guidance"

@@ -18,9 +18,12 @@ from app.common.stage import caption
 from app.engine.model_info import ModelInfo
 from app.engine.request import NOWHERE, AnyRequest, Label, Request, class_named, label_of
 from app.engine.settings import SEED
+from mdt_core.diffusion import NUM_TIMESTEPS
 from mdt_core.pipeline.labels import MAX_MIXED
 from mdt_core.pipeline.recipe import FORMATS, recipe_text
 
+# What older recipes do not say, because it was always so.
+OF_OLD = {"skip_unconditional": True, "guidance_kind": "class", "guidance_high": NUM_TIMESTEPS - 1, "guidance_low": 0}
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels
 
 
@@ -108,8 +111,7 @@ def to_request(recipe: Mapping[str, Any], info: ModelInfo, start: Request | None
     `start`: what it keeps where the recipe says nothing of use; by default the model's own settings.
     """
     notes = differences(recipe, info)
-    recipe = {"skip_unconditional": True} | recipe  # older recipes do not say so: they all did
-    request = with_settings(start or Request.first(info), recipe, notes)
+    request = with_settings(start or Request.first(info), OF_OLD | recipe, notes)
     if recipe.get("kind") == request.kind:
         request = replace(request, class_labels=(find_label(recipe, info, notes),))
     return request, notes

@@ -7,6 +7,7 @@ from PIL import Image
 
 from app.common.comparison import AXES, Comparison, Side
 from app.common.stage import caption, image
+from app.engine.request import Request
 from app.engine.settings import SAMPLING, SEED, Number
 from mdt_core.pipeline.labelled_grid import LabelledGrid
 
@@ -71,6 +72,11 @@ def footer(comparison: Comparison, labels: Mapping[int, str]) -> str:
         for axis, value in shared.items()
         if axis not in (comparison.rows.axis, comparison.columns.axis)
     ]
+    if base.guidance_kind != Request.guidance_kind:
+        texts.append(f"guided by {base.guidance_kind}")
+    low, high = base.guidance.guidance_low, base.guidance.guidance_high
+    if (low, high) != (Request.guidance_low, Request.guidance_high):
+        texts.append(f"guided from {high} to {low}")
     return " · ".join(texts if base.skip_unconditional else [*texts, "no pass skipped"])
 
 

@@ -1,20 +1,20 @@
 """What the engine is asked for: a request, checked where it is made, and how it becomes frames."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from app.engine.frames import Frame, evenly_spaced, frames_of
 from app.engine.model_info import ModelInfo
 from app.engine.settings import MAX_SEED, NUM_IMAGES, SAMPLING, SEED, Number, Setting, steps_for
-from mdt_core.guidance import guidance_weight
+from mdt_core.diffusion import NUM_TIMESTEPS
+from mdt_core.guidance import SKIP_TOLERANCE, Guidance
 from mdt_core.pipeline.labels import ClassLabel, ClassMix, class_weights
 from mdt_core.samplers import sampling_timesteps
 
 Mix = tuple[tuple[int | None, float], ...]  # of classes, and how much of each: an image is drawn of the sum of all
 Label = int | Mix | None  # a class, a mix of classes, or None: no class, unconditional
 NOWHERE = -2  # an index that no model has
-SKIP_TOLERANCE = 1e-2  # the unconditional pass is left out where the guidance weight is closer to 1 than this
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class Request:
     guidance_power: float = 4.0
     num_inference_steps: int = 25
     sampler: str = "dpm++"
-    skip_unconditional: bool = True  # leave that pass out where the guidance weight is within SKIP_TOLERANCE of 1
+    guidance_kind: str = "class"
+    guidance_low: int = 0
+    guidance_high: int = NUM_TIMESTEPS - 1
+    skip_unconditional: bool = True  # leave the weak pass out where the guidance weight is within SKIP_TOLERANCE of 1
     # what another model calls the classes, which numbers them; of a mix a tuple
     class_names: tuple[str | tuple[str | None, ...] | None, ...] | None = None
 
@@ -67,9 +70,16 @@ class Request:
     @property
     def evaluations(self) -> list[int]:
         """Of the model at every step: 2 where it is guided, else 1."""
-        weights = guidance_weights(self.sampler, self.num_inference_steps, self.guidance_scale, self.guidance_power)
-        unconditional = all(label is None for label in self.class_labels)
-        return [1 if unconditional or skips(weight, self.skip_tolerance) else 2 for weight in weights]
+        unguided = self.guidance_kind == "class" and all(label is None for label in self.class_labels)
+        timesteps = sampling_timesteps(self.sampler, self.num_inference_steps)
+        return [1 if unguided or not self.guidance.is_on(t, self.skip_tolerance) else 2 for t in timesteps]
+
+    @property
+    def guidance(self) -> Guidance:
+        """How strongly, away from what, and when it is guided: between its two timesteps, whichever is the higher."""
+        given = {each.name: getattr(self, each.name) for each in fields(Guidance)}
+        low, high = sorted([self.guidance_low, self.guidance_high])
+        return Guidance(**given | {"guidance_low": low, "guidance_high": high})
 
     @property
     def pipeline_arguments(self) -> dict[str, Any]:
@@ -79,8 +89,7 @@ class Request:
             "seeds": list(self.seeds),
             "sampler": self.sampler,
             "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": self.guidance_scale,
-            "guidance_power": self.guidance_power,
+            **asdict(self.guidance),
             "skip_tolerance": self.skip_tolerance,
         }
 
@@ -126,19 +135,6 @@ def class_named(label: int | None, name: str | None, labels: Mapping[int, str]) 
     if name is None or labels.get(label) == name:
         return label
     return next((index for index, own_name in labels.items() if own_name == name), NOWHERE)
-
-
-def guidance_weights(
-    sampler: str, num_inference_steps: int, guidance_scale: float, guidance_power: float
-) -> list[float]:
-    """The guidance weight of every step, from noise to image."""
-    timesteps = sampling_timesteps(sampler, num_inference_steps)
-    return [guidance_weight(t, guidance_scale, guidance_power).item() for t in timesteps]
-
-
-def skips(weight: float, tolerance: float = SKIP_TOLERANCE) -> bool:
-    """Whether a step of this guidance weight runs without the unconditional branch."""
-    return abs(weight - 1) < tolerance
 
 
 def counting(seed: int, count: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mdt_core.diffusion import NUM_TIMESTEPS
 from mdt_core.samplers import SAMPLERS
 
 MAX_IMAGES = 16  # in one request
@@ -116,6 +117,29 @@ SAMPLING: Mapping[str, Setting] = {
         0.0,
         8.0,
         0.01,
+    ),
+    "guidance_kind": Choice(
+        "kind of guidance",
+        "Guide away from",
+        "kind",
+        "The weaker picture that guidance leaves behind: without the class, with half of its parts hidden, or both.",
+        {"class": "No class", "mask": "Half hidden", "both": "Both"},
+    ),
+    "guidance_high": Number(
+        "timestep where guidance begins",
+        "Guide from timestep",
+        "high",
+        "999 is pure noise. Steps outside of the two timesteps are not guided, and take half the time.",
+        0,
+        NUM_TIMESTEPS - 1,
+    ),
+    "guidance_low": Number(
+        "timestep where guidance ends",
+        "Guide to timestep",
+        "low",
+        "0 is the finished picture.",
+        0,
+        NUM_TIMESTEPS - 1,
     ),
     "skip_unconditional": Switch(
         "choice to skip passes",

@@ -80,6 +80,8 @@ class Generate(LiveTab):
         settings = setting_controls(start, "generate", "num_inference_steps", "guidance_scale")
         with self.fold("Advanced", "advanced"):
             settings |= setting_controls(start, "generate", "sampler", "guidance_power")
+            settings |= setting_controls(start, "generate", "guidance_kind")
+            settings |= setting_controls(start, "generate", "guidance_high", "guidance_low")
             curve = gr.HTML(elem_id="generate-curve")
             settings |= setting_controls(start, "generate", "skip_unconditional")
         settings = {key: settings[key] for key in SAMPLING if key in settings}  # the sampler before the steps
@@ -302,6 +304,9 @@ class Generate(LiveTab):
         sampler: str | None = None,
         guidance_scale: float | None = None,
         guidance_power: float | None = None,
+        guidance_kind: str | None = None,
+        guidance_high: int | None = None,
+        guidance_low: int | None = None,
         skip_unconditional: bool = True,
         model: str | None = None,
     ) -> Iterator[list[gr.FileData]]:
@@ -309,13 +314,16 @@ class Generate(LiveTab):
 
         Picture i has the seed `seed` + i.
 
-        Steps, sampler, scale and power are the model's own where they are not given.
+        Steps, sampler and guidance are the model's own where they are not given.
         """
         given = {
             "num_inference_steps": num_inference_steps,
             "sampler": sampler,
             "guidance_scale": guidance_scale,
             "guidance_power": guidance_power,
+            "guidance_kind": guidance_kind,
+            "guidance_high": guidance_high,
+            "guidance_low": guidance_low,
         }
         with plain_errors():
             name = self.engine.default if model is None else model

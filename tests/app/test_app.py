@@ -23,8 +23,10 @@ from app.common.class_picker import NO_CLASS, check_classes, class_choices, for_
 from app.common.controls import draw_curve, steps_of, to_request
 from app.common.guidance_curve import guidance_curve
 from app.engine.engine import Engine
+from app.engine.request import Request
 from app.engine.settings import MAX_SEED
 from app.ui import build, launch, launch_options, model_choices
+from mdt_core.guidance import Guidance
 from tests.helpers.forked import python
 from tests.helpers.stand_in import StandInPipeline
 
@@ -260,25 +262,26 @@ def dots(curve: str, kind: str) -> int:
 
 def test_the_guidance_curve_marks_what_is_skipped() -> None:
     """Catches a curve drawn the wrong way round, and one that says nothing of the saving."""
-    curve = guidance_curve("dpm++", 25, 3.8, 4.0)
+    curve = guidance_curve("dpm++", 25, Guidance())
     heights = heights_of(curve)
     assert len(heights) == 25
     assert heights == sorted(heights, reverse=True)
     assert dots(curve, "skipped") == 12
     assert "12 of 25 steps need no guidance" in curve
-    assert "skip" not in guidance_curve("dpm++", 25, 3.8, 0.01).replace("skipped", "")
-    assert dots(guidance_curve("ddpm", 1000, 1.0, 4.0), "guided") == 0
-    assert guidance_curve("dpm++", 1, 10.0, 8.0)
+    assert "no guidance" not in guidance_curve("dpm++", 25, Guidance(guidance_power=0.01))
+    assert dots(guidance_curve("ddpm", 1000, Guidance(1.0)), "guided") == 0
+    assert guidance_curve("dpm++", 1, Guidance(10.0, 8.0))
+    part = guidance_curve("dpm++", 10, Guidance(2.0, 0.0, guidance_low=250, guidance_high=750), skip=False)
+    assert (dots(part, "guided"), dots(part, "skipped")) == (5, 5)
 
 
 def test_the_guidance_curve_of_no_class_is_flat() -> None:
     """Catches a curve, and passes said to be saved, of a run that has one pass a step and guides nothing."""
-    settings = ("dpm++", 25, 3.8, 4.0, True)
-    flat = draw_curve([NO_CLASS, NO_CLASS], *settings)
-    assert "no class: not guided" in flat and "skip " not in flat and set(heights_of(flat)) == {90.0}
-    assert heights_of(flat) == heights_of(draw_curve([], *settings))
-    curves = draw_curve([NO_CLASS, 2], *settings), draw_curve([2], *settings), guidance_curve(*settings)
-    assert heights_of(curves[0]) == heights_of(curves[1]) == heights_of(curves[2])
+    flat = draw_curve(Request("a", (None, None), (0, 1)))
+    assert "no class: not guided" in flat and "no guidance" not in flat and set(heights_of(flat)) == {90.0}
+    curves = [draw_curve(Request("a", labels, (0, 1))) for labels in ((None, 2), (2, 2))]
+    curves += [draw_curve(Request("a", (None,), (0,), guidance_kind="mask")), guidance_curve("dpm++", 25, Guidance())]
+    assert all(heights_of(curve) == heights_of(curves[0]) for curve in curves)
 
 
 def test_the_launch_is_given_the_pages_files() -> None:

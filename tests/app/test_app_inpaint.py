@@ -35,6 +35,9 @@ MASK[10:26, 12:30] = True
 NO_DEFAULTS = {
     "guidance_scale": 2.5,
     "guidance_power": 1.25,
+    "guidance_kind": "both",
+    "guidance_high": 800,
+    "guidance_low": 100,
     "num_inference_steps": 9,
     "sampler": "ddim",
     "method": "blend",

@@ -12,6 +12,7 @@ from app.engine.engine import Engine
 from app.engine.frames import evenly_spaced
 from app.engine.request import Request
 from app.engine.settings import MAX_SEED
+from mdt_core.samplers import sampling_timesteps
 from tests.helpers.stand_in import StandInPipeline
 
 REQUEST = Request("a", class_labels=(0, 1), seeds=(5, 6), num_inference_steps=6)
@@ -43,6 +44,8 @@ def make_engine(seconds: float = 0.0, **models: str) -> tuple[Engine, dict[str, 
         ({"guidance_scale": float("nan")}, "guidance scale"),
         ({"guidance_power": -0.01}, "guidance power must be a number from 0 to 8"),
         ({"guidance_power": "4"}, "guidance power"),
+        ({"guidance_kind": "mixed"}, "There is no kind of guidance 'mixed': choose one of class, mask, both."),
+        ({"guidance_high": 1000}, "The timestep where guidance begins must be a whole number from 0 to 999"),
         ({"guidance_power": float("inf")}, "guidance power"),
         ({"guidance_scale": 10**400}, "guidance scale must be a number from 1 to 10"),
         ({"sampler": "euler"}, "no sampler 'euler': choose one of dpm"),
@@ -225,7 +228,12 @@ def test_the_time_left_knows_that_guided_steps_cost_twice() -> None:
     assert costs[0] == 1
     assert costs[-1] == 2
     assert costs == sorted(costs)
-    assert dataclasses.replace(REQUEST, class_labels=(None, None)).evaluations == [1] * 6
+    unconditional = dataclasses.replace(REQUEST, class_labels=(None, None))
+    assert unconditional.evaluations == [1] * 6
+    assert dataclasses.replace(unconditional, guidance_kind="mask").evaluations == REQUEST.evaluations
+    part = dataclasses.replace(REQUEST, guidance_power=0.0, guidance_low=700, guidance_high=300)  # whichever is higher
+    assert part.evaluations == [2 if 300 <= t <= 700 else 1 for t in sampling_timesteps(part.sampler, 6)]
+    assert part.pipeline_arguments["guidance_low"] == 300
 
 
 def test_a_class_is_found_by_name_and_by_index() -> None:

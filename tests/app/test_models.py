@@ -52,9 +52,11 @@ def test_weights_are_told_apart(run: Run) -> None:
 def test_a_page_is_told_a_models_presets_as_far_as_it_can_show_them() -> None:
     """Catches presets that stay in the pipeline, and a scale beyond the slider's end."""
     pipe = tiny_pipeline()
-    pipe.sampling_defaults = {"guidance_scale": 12, "presets": {"fast": {"num_inference_steps": 4}}}
+    own = {"guidance_scale": 12, "guidance_low": 200, "presets": {"fast": {"num_inference_steps": 4}}}
+    pipe.sampling_defaults = own
     info = describe_pipeline("tiny", pipe, "cpu", "float32")
     balanced = {"sampler": "dpm++", "num_inference_steps": 25, "guidance_scale": 10, "guidance_power": 4.0}
+    balanced |= {"guidance_kind": "class", "guidance_high": 999, "guidance_low": 200}
     slow = balanced | {"sampler": "ddpm", "num_inference_steps": 250}
     assert info.presets == {"fast": balanced | {"num_inference_steps": 4}, "balanced": balanced, "slow": slow}
     assert info.sampling_defaults == balanced

@@ -132,6 +132,17 @@ def test_true_is_no_class() -> None:
     assert label == 1 and type(label) is int  # found by its name
 
 
+def test_an_older_recipe_is_guided_as_it_was() -> None:
+    """Catches a note for what older recipes do not say, and the model's own interval in its place."""
+    info = dataclasses.replace(
+        INFO, sampling_defaults={"guidance_low": 300, "guidance_kind": "mask", "num_inference_steps": 8}
+    )
+    recipe = recipes.of_image(Request("avatars", (0,), (7,)), 0, info)
+    for key in ("guidance_kind", "guidance_high", "guidance_low", "skip_unconditional"):
+        del recipe[key]
+    assert recipes.to_request(recipe, info) == (Request("avatars", (0,), (7,)), [])
+
+
 def test_fields_of_later_versions_are_ignored(tmp_path: Path) -> None:
     """Catches a reader that only knows its own fields."""
     recipe = recipes.of_image(Request("avatars", (0,), (7,)), 0, INFO) | {"new": {"deep": [1, 2]}}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mdt_core.guidance import guidance_weight
+from mdt_core.guidance import Guidance
 from mdt_core.pipeline.settings import sampling_presets
 from mdt_core.samplers import sampling_timesteps
 
@@ -66,12 +66,16 @@ class StandInPipeline:
         class_labels: list[int | dict | None],
         guidance_scale: float,
         guidance_power: float,
+        guidance_kind: str,
+        guidance_low: int,
+        guidance_high: int,
         num_inference_steps: int,
         sampler: str,
         seeds: list[int],
         skip_tolerance: float,
         latents: torch.Tensor | None = None,
     ) -> Iterator[StandInStep]:
+        guidance = Guidance(guidance_scale, guidance_power, guidance_kind, guidance_low, guidance_high)
         settings = guidance_scale * 7 + guidance_power
         finals = [self._gradient(label, seed, settings) for label, seed in zip(class_labels, seeds, strict=True)]
         if latents is not None:
@@ -83,7 +87,7 @@ class StandInPipeline:
         try:
             for index, t in enumerate(timesteps):
                 time.sleep(self.seconds)
-                skipped += abs(guidance_weight(t, guidance_scale, guidance_power).item() - 1) < skip_tolerance
+                skipped += not guidance.is_on(t, skip_tolerance)
                 done = (index + 1) / num_inference_steps
                 last = index + 1 == num_inference_steps
                 self.log.append(f"step {index}")
