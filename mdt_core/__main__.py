@@ -137,7 +137,7 @@ def run_generate(args: argparse.Namespace) -> None:
     _check_image_path(args.out)
     pipe = _open_pipeline(args)
     label, preset = _class_label(pipe, args), asdict(pipe.sampling_presets[args.preset])
-    _write_last_image(pipe, args, label, pipe.stream([label], **preset | _sampling(args)))
+    _write_last_image(pipe, args, label, pipe.stream([label], **preset | _sampling(args)), {"kind": "generate"})
 
 
 def run_inpaint(args: argparse.Namespace) -> None:
@@ -148,7 +148,8 @@ def run_inpaint(args: argparse.Namespace) -> None:
     settings = {name: getattr(args, name) for name in ("method", "strength", "area", "masked_content")}
     settings |= {"grow": args.grow, "feather": args.feather}
     label = _class_label(pipe, args)
-    _write_last_image(pipe, args, label, pipe.stream_inpaint(image, mask, [label], **settings, **_sampling(args)))
+    steps = pipe.stream_inpaint(image, mask, [label], **settings, **_sampling(args))
+    _write_last_image(pipe, args, label, steps, {"kind": "inpaint"} | settings)
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -238,19 +239,24 @@ def _class_label(pipe: "MDTPipeline", args: argparse.Namespace) -> "ClassLabel |
 
 
 def _write_last_image(
-    pipe: "MDTPipeline", args: argparse.Namespace, label: "ClassLabel | ClassMix", steps: Iterator["PipelineStep"]
+    pipe: "MDTPipeline",
+    args: argparse.Namespace,
+    label: "ClassLabel | ClassMix",
+    steps: Iterator["PipelineStep"],
+    made_by: dict[str, Any],
 ) -> None:
-    """Follow a stream with a progress bar and keep its picture."""
+    """Follow a stream with a progress bar and keep its picture, with its recipe, which begins with `made_by`."""
     from tqdm import tqdm
 
     from mdt_core.pipeline.labels import label_text
+    from mdt_core.pipeline.recipe import class_entry, save_picture
 
     with tqdm(unit="step") as bar:
         for step in steps:
             bar.total = step.total
             bar.update()
-    lossy = args.out.suffix.lower() in (".jpg", ".jpeg", ".jfif", ".webp")
-    step.images[0].save(args.out, **({"quality": 95, "subsampling": 0} if lossy else {}))
+    recipe = made_by | {"model": Path(args.model).name, "seed": args.seed} | asdict(step.settings)
+    save_picture(step.images[0], args.out, recipe | class_entry(label, pipe.id2label))
     drawn = f"{label_text(label, pipe.id2label)}, seed {args.seed}"
     print(f"{args.out}: {drawn}; {step.evaluations} model evaluations, {step.skipped} skipped")
 

@@ -20,7 +20,7 @@ from app.engine.request import NOWHERE, AnyRequest, Label, Request, class_named,
 from app.engine.settings import SEED
 from mdt_core.diffusion import NUM_TIMESTEPS
 from mdt_core.pipeline.labels import MAX_MIXED
-from mdt_core.pipeline.recipe import FORMATS, recipe_text
+from mdt_core.pipeline.recipe import FORMATS, class_entry, recipe_text
 
 # What older recipes do not say, because it was always so.
 OF_OLD = {"skip_unconditional": True, "guidance_kind": "class", "guidance_high": NUM_TIMESTEPS - 1, "guidance_low": 0}
@@ -56,11 +56,8 @@ def settings_of(request: Request, info: ModelInfo) -> dict[str, Any]:
 
 
 def class_of(label: Label, info: ModelInfo) -> dict[str, Any]:
-    """What recipes say of the class of an image; of a mix its parts, too, which older versions do not know."""
-    if not isinstance(label, tuple):
-        return {"class_label": label, "class_name": name_of(label, info)}
-    parts = [class_of(each, info) | {"weight": weight} for each, weight in label]
-    return {"class_label": None, "class_name": caption(label, info.labels), "class_mix": parts}
+    """What recipes say of the class of an image."""
+    return class_entry(dict(label) if isinstance(label, tuple) else label, info.labels)
 
 
 def name_of(label: int | None, info: ModelInfo) -> str | None:

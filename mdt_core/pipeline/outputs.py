@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mdt_core.guidance import Guided
 from mdt_core.pipeline.decoding import check_finite
+from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.samplers import Step
 
 ToImages = Callable[[Tensor], list[Image.Image]]  # latents (N, C, h, w) -> pictures
@@ -25,6 +26,7 @@ class PipelineStep:
     x_t: Tensor  # (N, C, h, w) the state after the step
     x_0: Tensor  # (N, C, h, w) the prediction of the clean latents
     seeds: list[int]  # one per image
+    settings: SamplingSettings  # sampler, steps and guidance, those left to the model among them
     evaluations: int  # of the model, so far
     skipped: int  # unconditional evaluations left out so far
     images: list[Image.Image] | Tensor | None  # the result, on the last step
@@ -49,18 +51,20 @@ class MDTPipelineOutput(BaseOutput):
     seeds: list[int]  # one per image: the same seed and settings give the same picture
     evaluations: int  # model evaluations of the batch, conditional and unconditional counted each
     skipped: int  # unconditional evaluations left out because the guidance weight was near 1
+    settings: SamplingSettings  # sampler, steps and guidance, those left to the model among them
 
     @classmethod
     def of(cls, steps: Iterable[PipelineStep]) -> "MDTPipelineOutput":
         """Run a stream to its end."""
         *_, last = steps
-        return cls(last.images, last.seeds, last.evaluations, last.skipped)
+        return cls(last.images, last.seeds, last.evaluations, last.skipped, last.settings)
 
 
 def pipeline_steps(
     steps: Iterable[Step],
     denoise: Guided,
     seeds: Sequence[int],
+    settings: SamplingSettings,
     to_result: Callable[[Tensor], list[Image.Image] | Tensor],
     to_preview: ToImages,
 ) -> Iterator[PipelineStep]:
@@ -72,7 +76,5 @@ def pipeline_steps(
     for step in steps:
         last = step.index + 1 == step.total
         images = to_result(check_finite(step.x_t, "the model's latents")) if last else None
-        counts = denoise.evaluations, denoise.skipped
-        yield PipelineStep(
-            step.index, step.total, step.timestep, step.x_t, step.x_0, list(seeds), *counts, images, to_preview
-        )
+        asked = list(seeds), settings, denoise.evaluations, denoise.skipped
+        yield PipelineStep(step.index, step.total, step.timestep, step.x_t, step.x_0, *asked, images, to_preview)

@@ -259,7 +259,7 @@ class MDTPipeline(DiffusionPipeline):
         denoise = self._guided(class_labels, seeds, settings, guidance_channels, skip_tolerance)
         steps = sample(denoise, latents.to(self.device), **settings.trajectory, generators=rngs)
         to_result = self.decode_images if output_type == "pil" else lambda latents: latents
-        return pipeline_steps(steps, denoise, seeds, to_result, self.preview_images)
+        return pipeline_steps(steps, denoise, seeds, settings, to_result, self.preview_images)
 
     def inpaint(
         self,
@@ -369,7 +369,7 @@ class MDTPipeline(DiffusionPipeline):
         def to_preview(latents: Tensor) -> list[Image.Image]:
             return canvas.pictures(enlarge(to_small_pixels(self._preview_weights, latents), self.image_size))
 
-        return pipeline_steps(steps, denoise, seeds, to_result, to_preview)
+        return pipeline_steps(steps, denoise, seeds, settings, to_result, to_preview)
 
     def _guided(
         self,

@@ -11,6 +11,8 @@ from typing import IO, Any
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
+from mdt_core.pipeline.labels import ClassLabel, ClassMix, class_weights, label_text
+
 KEY = "mdt-studio"  # of the PNG's text; a description begins with it
 FORMATS = ("PNG", "JPEG", "WEBP")  # that hold a recipe
 
@@ -39,6 +41,23 @@ def save_picture(
     if recipe is not None and format in FORMATS:
         options |= _png_text(recipe) if format == "PNG" else _exif(recipe)
     image.save(file, format, **options, **more)
+
+
+def class_entry(label: ClassLabel | ClassMix, id2label: Mapping[int, str]) -> dict[str, Any]:
+    """What a recipe says of an image's class; of a mix its parts, too, which older versions do not know.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+
+    def entry(index: int) -> dict[str, Any]:
+        return {"class_label": index if index in id2label else None, "class_name": id2label.get(index)}
+
+    weights = class_weights(label, id2label)
+    if len(weights) == 1:
+        return entry(*weights)
+    parts = [entry(index) | {"weight": weight} for index, weight in weights.items()]
+    return {"class_label": None, "class_name": label_text(label, id2label), "class_mix": parts}
 
 
 def recipe_text(image: Image.Image) -> str | None:

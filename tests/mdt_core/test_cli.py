@@ -15,6 +15,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image, JpegImagePlugin
 
+from app.common import recipes
+from app.common.stage import caption
+from app.engine.model_info import describe_pipeline
 from mdt_core import MDTPipeline, MDTv2
 from mdt_core.__main__ import main
 from mdt_core.inpainting import MASKED_CONTENTS, METHODS
@@ -234,6 +237,25 @@ def test_a_jpeg_is_saved_as_suits_pictures(pipeline, tmp_path):
     run("generate", "--model", pipeline, "--steps", 1, "--out", tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as image:
         assert JpegImagePlugin.get_sampling(image) == 0 and max(image.quantization[0]) < 20
+
+
+@pytest.mark.parametrize(("name", "label"), [("a.png", "star"), ("a.jpg", "star:3,circle:1"), ("a.webp", None)])
+def test_the_app_makes_the_same_picture_from_a_file_of_the_command(pipeline, tmp_path, name, label):
+    """Catches a file that does not say how it was made, or not what the model chose by itself."""
+    picked = () if label is None else ("--class", label)
+    run("generate", "--model", pipeline, *picked, "--seed", 7, "--steps", 3, "--scale", 2.5, "--out", tmp_path / name)
+    info = describe_pipeline(pipeline.name, MDTPipeline.from_pretrained(pipeline), "cpu", "auto")
+    request, notes = recipes.to_request(recipes.read(tmp_path / name), info)
+    assert notes == [] and request.seeds == (7,)
+    assert (request.num_inference_steps, request.guidance_scale, request.guidance_power) == (3, 2.5, 4.0)
+    assert (
+        caption(request.class_labels[0], info.labels)
+        == {
+            "star": "star",
+            "star:3,circle:1": "star 75% + circle 25%",
+            None: "no class",
+        }[label]
+    )
 
 
 def test_damaged_weights_are_no_black_picture(model, vae, tmp_path, capsys):
