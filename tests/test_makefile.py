@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # make and stand-ins are processes
 ROOT = Path(__file__).parents[1]
 MAKE = shutil.which("make")
 # A Python of a version, with or without ensurepip. `-m venv FOLDER` puts down programs that do nothing.

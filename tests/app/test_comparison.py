@@ -12,7 +12,7 @@ from app.compare.tab import GridJob
 from app.engine.engine import Engine
 from app.engine.request import Request
 from mdt_core.pipeline.labelled_grid import LABEL
-from tests.helpers.stand_in import LABELS, StandInPipeline
+from tests.helpers.stand_in import LABELS, StandInPipeline, draw
 
 BASE = Request("shapes", (None,), (7,), num_inference_steps=3)
 CLASSES = Side("class", (0, 1))
@@ -98,7 +98,7 @@ def test_a_picture_lands_in_its_own_cell() -> None:
     assert job.done == job.total == 6
     side = job.grid.size[0]
     for row, column in ((0, 1), (2, 0), (1, 1)):
-        (picture,) = engine.draw(job.comparison.request(row, column))
+        (picture,) = draw(engine, job.comparison.request(row, column))
         x, y = job.grid.corner(row, column)
         drawn = job.grid.image.crop((x, y, x + side, y + side))
         assert np.array_equal(np.asarray(drawn), np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)))
@@ -126,9 +126,9 @@ def test_another_model_draws_the_class_of_that_name() -> None:
     grid = Comparison(base, Side("model", ("a", "b")), Side("class", (0, 1, mix)))
     for request, cells in grid.batches({0: "circle", 1: "square"}):
         own = {0: 2, 1: 0, mix: ((2, 0.5), (0, 0.5))} if request.model == "b" else {0: 0, 1: 1, mix: mix}
-        for picture, (row, _) in zip(engine.draw(request), cells, strict=True):
+        for picture, (row, _) in zip(draw(engine, request), cells, strict=True):
             label = own[grid.rows.values[row]]
-            (expected,) = engine.draw(dataclasses.replace(base, model=request.model, class_labels=(label,)))
+            (expected,) = draw(engine, dataclasses.replace(base, model=request.model, class_labels=(label,)))
             assert expected.tobytes() == picture.tobytes()
     lacking = Comparison(dataclasses.replace(BASE, model="b"), Side("model", ("b", "a")), Side("class", (1,)))
     with pytest.raises(ValueError, match="a has no class 'dot'"):

@@ -11,7 +11,7 @@ from app.common.stage import caption
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
-from tests.helpers.stand_in import StandInPipeline
+from tests.helpers.stand_in import StandInPipeline, draw
 
 INFO = ModelInfo("avatars", "MDTv2", 10, {0: "circle", 1: "square", 2: "star"}, 32, 8, 4, True, "cpu")
 OTHER = dataclasses.replace(INFO, name="other", labels={0: "star", 1: "circle"})
@@ -85,7 +85,7 @@ def test_the_engine_reads_and_draws_a_mix() -> None:
     named = dataclasses.replace(
         request, class_labels=(((8, 3), (9, 1)),), class_names=(("circle", "golden retriever"),)
     )
-    first, second = (engine.draw(each)[0].tobytes() for each in (request, named))
-    assert first == second != engine.draw(dataclasses.replace(request, class_labels=(0,)))[0].tobytes()
+    first, second = (draw(engine, each)[0].tobytes() for each in (request, named))
+    assert first == second != draw(engine, dataclasses.replace(request, class_labels=(0,)))[0].tobytes()
     with pytest.raises(ValueError, match="a has no class 9"):
-        engine.draw(dataclasses.replace(request, class_labels=(((0, 1), (9, 1)),)))
+        draw(engine, dataclasses.replace(request, class_labels=(((0, 1), (9, 1)),)))

@@ -88,6 +88,7 @@ def test_a_client_that_vanishes_frees_the_model(url: str, engine: Engine, pipe: 
     until(lambda: not going(engine))
 
 
+@pytest.mark.slow
 def test_jobs_cancelled_while_they_wait_leave_nothing(client: Client, engine: Engine, url: str) -> None:
     """Catches runs that wait on for nobody: 45 such jobs, and nobody was answered until a restart."""
     with closing(engine.turns.join("a run that goes on")):
@@ -100,6 +101,7 @@ def test_jobs_cancelled_while_they_wait_leave_nothing(client: Client, engine: En
     assert len(client.predict("square", num_inference_steps=2, api_name="/generate")) == 1
 
 
+@pytest.mark.slow
 def test_a_visitor_with_many_runs_is_told_and_others_go_on(client: Client, engine: Engine, url: str) -> None:
     """32 waiting calls of one client were "Queue is full" to everybody. Catches an event that waits behind them."""
     with closing(engine.turns.join("a run that goes on")):

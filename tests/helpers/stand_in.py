@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from app.engine.engine import Engine
+from app.engine.request import Request
 from mdt_core.guidance import Guidance
 from mdt_core.pipeline.settings import sampling_presets
 from mdt_core.samplers import sampling_timesteps
@@ -112,6 +114,12 @@ class StandInPipeline:
         rng = np.random.default_rng([seed, 0 if label is None else label + 1, int(settings * 1000)])
         ramp = np.linspace(0, 255, 32)[:, None, None]
         return np.abs(ramp - rng.uniform(0, 255, (1, 32, 3)))
+
+
+def draw(engine: Engine, request: Request) -> list[Image.Image]:
+    """The images of one request, when they are finished."""
+    *_, last = engine.run((request,))
+    return last.images
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:

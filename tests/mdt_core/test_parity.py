@@ -153,6 +153,7 @@ def test_respacing(case, key):
     assert torch.equal(Diffusion.respaced(key.removeprefix("timesteps_")).timesteps, case.reference[key])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("key", [key.removesuffix("_mean") for key in keys(r"p_.*_mean")])
 def test_reverse_step(case, key):

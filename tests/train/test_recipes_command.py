@@ -262,6 +262,7 @@ def test_the_list_says_what_a_recipe_costs():
     assert float(cells["hours"]) == pytest.approx(hours, rel=0.1)  # the masked pass got cheaper since
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECIPES if "l2" not in name])  # XL/2 differs from B/2 by sizes alone
 def test_costs_are_those_of_the_model(name):
     """The formulas against what torch counts: catches a part that they miss, or count where a recipe leaves it out."""

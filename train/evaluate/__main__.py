@@ -79,7 +79,9 @@ def build_parser() -> Parser:
     parser.add_argument("--scale", type=number(float, 0), help="guidance scale")
     parser.add_argument("--power", type=number(float, 0), help="guidance power")
     parser.add_argument("--guidance", choices=KINDS, help="what the weak branch lacks")
-    parser.add_argument("--interval", nargs=2, type=int, metavar=("LOW", "HIGH"), help="timesteps that are guided")
+    parser.add_argument(
+        "--interval", nargs=2, type=number(int, 0, 999), metavar=("LOW", "HIGH"), help="timesteps that are guided"
+    )
     sweep = f"one run per value of {', '.join(SWEEPS)}, and a plot beside --out"
     parser.add_argument("--sweep", metavar="WORD=FIRST:LAST:STEP", help=sweep)
     parser.add_argument("--seed", type=number(int, 0), default=0, help="seed of the first image (default 0)")
