@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from app.hosting.scratch import Scratch
 from mdt_core.command_line import Parser, add_device_options
 
 DEFAULT = Path(__file__).parent / "assets" / "models" / "avatars"
@@ -34,6 +35,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="where a proxy serves the app: /studio, or the whole address",
     )
     parser.add_argument("--mcp", action="store_true", help="offer generate and inpaint as tools (MCP)")
+    parser.add_argument(
+        "--max-run",
+        type=positive,
+        metavar="STEPS",
+        help="steps of one run at most, each picture's counted (16000; 8000 where others come in)",
+    )
     add_device_options(parser)
     return parser.parse_args(arguments)
 
@@ -45,6 +52,13 @@ def port(text: str) -> int:
     raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
 
 
+def positive(text: str) -> int:
+    """A number above 0 as it was typed. argparse.ArgumentTypeError where it is none."""
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"this is a number from 1 on, not {text!r}")
+
+
 def root_path(text: str) -> str:
     """A path or address under which a proxy serves the app. argparse.ArgumentTypeError where it is neither."""
     if text == "" or text.startswith(("/", "http://", "https://")):
@@ -52,8 +66,11 @@ def root_path(text: str) -> str:
     raise argparse.ArgumentTypeError(f"a root path begins with / or is an address, unlike {text!r}")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Build the page and serve it until interrupted. What cannot be had, a model or port, say, ends it in one line."""
+def main(arguments: list[str] | None = None, scratch: Scratch | None = None) -> None:
+    """Build the page and serve it until interrupted. What cannot be had, a model or port, say, ends it in one line.
+
+    `scratch`: the folder of all temporary files, which is then kept small.
+    """
     options = parse_arguments(arguments)
     os.environ["GRADIO_SERVER_PORT"] = str(options.port)  # Gradio, when it is imported, stumbles over what is no port
     # Imported here: a wrong option, or --help, waits for no library. And in this order: on a ZeroGPU Space the package
@@ -61,6 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
     import app.engine.zero_gpu  # noqa: F401 # isort: skip
     from app.engine.engine import Engine
     from app.engine.models import SHIPPED_RUNS, Models, find_models
+    from app.engine.turns import Turns
+    from app.hosting.limits import MIB
+    from app.hosting.serving import Serving
     from app.ui import build, launch
     from mdt_core.acceleration.machine import use_own_cores
 
@@ -69,10 +89,23 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError("--mcp needs a package: pip install -r requirements-extra.txt -c constraints.txt")
         models = Models(find_models(options.model), runs=(options.runs, SHIPPED_RUNS))
         use_own_cores()
-        engine = Engine(models, device=options.device, dtype=options.dtype, compile=options.compile)
+        serving = Serving(options.host, options.root_path)
+        limits = serving.prepare()
+        if scratch:
+            scratch.keep_small(limits.temporary_files * MIB)
+        engine = Engine(
+            models,
+            device=options.device,
+            dtype=options.dtype,
+            compile=options.compile,
+            turns=Turns(per_visitor=limits.runs),
+            longest_run=options.max_run or limits.run,
+        )
         demo = build(engine, options.runs)
+        print(serving.describe(options.runs), end="", flush=True)
         launch(
             demo,
+            serving,
             server_name=options.host,
             server_port=options.port,
             root_path=options.root_path,
@@ -87,4 +120,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(scratch=Scratch())

@@ -8,18 +8,18 @@ from typing import Any
 import gradio as gr
 
 from app.common import links
-from app.common.errors import CheckedBlocks, plain_errors
+from app.common.errors import plain_errors
 from app.common.studio import CHECK, GLUE, Studio
 from app.compare.tab import Compare
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
-from app.engine.turns import IN_ALL
 from app.generate.tab import Generate
+from app.hosting.plain_blocks import PlainBlocks
+from app.hosting.serving import Serving
 from app.inpaint.tab import Inpaint
 from app.progress.tab import NAME, TrainingProgress
 from app.walk.tab import Walk
 
-MAX_THREADS = IN_ALL + 64  # those of the runs that wait, and enough for all that is done at once
 MAX_EVENTS = 512  # that wait for a thread
 
 ROOM = Path(__file__).parent
@@ -85,9 +85,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
     """The whole page for an engine; loads its first model."""
     info = engine.describe(engine.default)
     # Results and uploads are deleted after a day; previews are never stored where they would pile up.
-    with CheckedBlocks(
-        title="MDT Studio", delete_cache=(3600, 86400), fill_width=True, analytics_enabled=False
-    ) as demo:
+    with PlainBlocks(title="MDT Studio", delete_cache=(3600, 86400), fill_width=True, analytics_enabled=False) as demo:
         with gr.Row(elem_classes="header"):
             about = gr.HTML(header(info), elem_id="about")
             model = gr.Dropdown(
@@ -152,9 +150,9 @@ def header(info: ModelInfo) -> str:
     return f"<h1>MDT Studio</h1>{spans}{hint}"
 
 
-def launch(demo: gr.Blocks, **options: Any) -> tuple[Any, str, str | None]:
+def launch(demo: gr.Blocks, serving: Serving | None = None, **options: Any) -> tuple[Any, str, str | None]:
     """Serve the page; by default until interrupted. Arguments and result as of `gr.Blocks.launch`."""
-    options = launch_options() | options
+    options = launch_options(serving) | options
     try:
         return demo.launch(**options)
     except ValueError:  # Gradio gives its server three seconds to answer it: too few while a busy machine starts
@@ -166,8 +164,8 @@ def script(path: Path) -> str:
     return path.read_text(encoding="utf-8").rstrip().removesuffix(";")
 
 
-def launch_options() -> dict[str, Any]:
-    """What `demo.launch` is told besides host and port."""
+def launch_options(serving: Serving | None = None) -> dict[str, Any]:
+    """What `demo.launch` is told besides the address."""
     return {
         "theme": THEME,
         "css": "\n".join(
@@ -176,8 +174,6 @@ def launch_options() -> dict[str, Any]:
         "js": "".join(["() => {", *(f"({script(path)})();\n" for path in sorted(ASSETS.glob("*.js"))), "}"]),
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],
-        "run_history": False,  # the tabs have one of pictures and settings; Gradio's keeps every mask and preview
-        "max_file_size": "64mb",
-        "max_threads": MAX_THREADS,
         "ssr_mode": False,
+        **(serving or Serving()).options(),
     }

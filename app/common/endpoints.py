@@ -15,7 +15,7 @@ from PIL import Image
 from app.common.visitors import visitor
 from app.engine.engine import Engine
 from app.engine.frames import PREVIEW_SECONDS
-from app.engine.request import Request
+from app.engine.request import AnyRequest
 from app.engine.turns import LOOK_SECONDS
 
 NOTHING_YET: list = []
@@ -29,20 +29,28 @@ def endpoint(function: Endpoint) -> Endpoint:
     return function
 
 
-def draw(engine: Engine, ask: Callable[[], Request]) -> Generator[list, None, list[Image.Image]]:
-    """Wait for the engine, then run what `ask` asks for when its turn has come. Its pictures.
+def draw(
+    engine: Engine, request: AnyRequest, complete: Callable[[AnyRequest], AnyRequest] | None = None
+) -> Generator[list, None, tuple[AnyRequest, list[Image.Image]]]:
+    """Wait for the engine, then run a request. What was run, and its pictures.
 
-    ValueError where too many of this visitor's runs wait, and as `ask` and the engine raise it.
+    Args:
+        complete: adds what takes memory, when the turn has come.
+
+    Raises:
+        ValueError: the request is too long, too many of this visitor's wait already, or it cannot be run.
     """
+    engine.check_time((request,))
     yield NOTHING_YET
     with engine.turns.join(visitor()) as turn:
         while not turn.wait(LOOK_SECONDS):
             yield NOTHING_YET
+        request = complete(request) if complete else request
         images, latest = None, perf_counter()
-        with closing(engine.run((ask(),))) as frames:
+        with closing(engine.run((request,))) as frames:
             for frame in frames:
                 images = frame.images
                 if perf_counter() - latest >= PREVIEW_SECONDS:
                     yield NOTHING_YET
                     latest = perf_counter()
-    return images or []
+    return request, images or []

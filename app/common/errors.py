@@ -1,6 +1,7 @@
 """What a visitor or an API client is told when something goes wrong: one sentence, and no traceback."""
 
 import html
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from gradio.components import Component
 
 MAX_NOTES = 5  # of a recipe, each told in a toast of its own
+MAX_TEXT = 400  # characters of a message: it may quote what a stranger sent
 
 
 @contextmanager
@@ -29,8 +31,20 @@ def plain_errors() -> Iterator[None]:
 
 def sentence(error: Exception) -> str:
     """An error's words with a capital letter and a full stop."""
-    text = str(error)
+    text = cut(str(error))
     return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def cut(text: str) -> str:
+    """A text as long as a message may be."""
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2]} … {text[-MAX_TEXT // 2 :]}"
+
+
+def where(error: BaseException) -> str:
+    """An unexpected error in one line, for the log: what it is and where it was raised."""
+    *_, last = traceback.extract_tb(error.__traceback__) or [None]
+    at = f" at {last.filename}:{last.lineno}" if last else ""
+    return f"{type(error).__name__}: {cut(str(error))!r}{at}"
 
 
 def out_of_memory(error: Exception) -> bool:

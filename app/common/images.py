@@ -9,7 +9,8 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -20,25 +21,50 @@ from gradio.components import Component
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps
 
+from app.common.visitors import visitor
+from app.engine.turns import Turns
 from mdt_core.pipeline.image_arrays import to_rgb
 from mdt_core.pipeline.recipe import save_picture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 8192 * 8192
+MAX_PATH = 4096  # characters
+DECODED_AT_ONCE = 2  # pictures: one of MAX_PIXELS takes some hundred megabytes meanwhile
+
+_decoding = Turns(DECODED_AT_ONCE, what="pictures")
 
 
 def open_image(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """An uploaded picture as RGB: turned upright (EXIF), flattened on white, 16 bits brought to 8, first frame only.
 
-    ValueError where it is no picture of these formats, is cut short, or has more than MAX_PIXELS pixels.
+    ValueError where it is no picture of these formats, is cut short, or has more than `most_pixels`.
     """
-    image = open_header(path, formats)
+    header = open_header(path, formats)
+    with decoding():
+        return decode(header)
+
+
+def decode(header: Image.Image) -> Image.Image:
+    """As `open_image` for what `open_header` gave, within `decoding`."""
     try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
+        header.load()
+        ImageOps.exif_transpose(header, in_place=True)
     except Exception as error:  # decoders raise all kinds of exceptions on broken data
         raise ValueError("The picture is damaged or cut short: save or upload it again.") from error
-    return to_rgb(image)
+    return to_rgb(header)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Within it pixels are decoded: of few pictures at once, for each takes memory. ValueError as of `Turns.join`."""
+    with _decoding.join(visitor()) as turn:
+        turn.wait()
+        yield
+
+
+def most_pixels() -> int:
+    """Of a picture that is opened: MAX_PIXELS, or what PIL is told where that is less."""
+    return min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
 
 
 def open_header(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
@@ -46,12 +72,12 @@ def open_header(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Image.I
     try:
         image = Image.open(path, formats=formats)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"The picture is too large: at most {MAX_PIXELS:,} pixels can be opened.") from error
+        raise ValueError(f"The picture is too large: at most {most_pixels():,} pixels can be opened.") from error
     except Exception as error:
         raise ValueError(f"This is not a {'/'.join(formats)} picture that can be read.") from error
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"The picture has {width} x {height} pixels: at most {MAX_PIXELS:,} can be opened.")
+    if width * height > most_pixels():
+        raise ValueError(f"The picture has {width} x {height} pixels: at most {most_pixels():,} can be opened.")
     return image
 
 
@@ -79,7 +105,7 @@ def to_png(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes
 def uploaded(file: Any) -> str:
     """The path of a file that a client sent. ValueError for anything else: clients must not name the server's files."""
     path = file.get("path") if isinstance(file, Mapping) else None
-    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+    if path is None or not was_uploaded(path):
         raise ValueError("Image and mask have to be sent as files: handle_file(path).")
     return path
 
@@ -104,6 +130,14 @@ def publish(data: bytes, name: str, component: Component, suffix: str = ".png") 
     os.replace(partial.name, path)  # in one piece: the same data may be published while a browser fetches it
     component.temp_files.add(str(path))  # so that launch(delete_cache=...) finds it
     return str(path)
+
+
+def was_uploaded(path: Any) -> bool:
+    """Whether a file that a stranger names lies where uploads and results are kept."""
+    # To resolve a path of a million folders would take hours.
+    if not isinstance(path, str) or len(path) > MAX_PATH or "\0" in path:
+        return False
+    return Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve())
 
 
 def uri(path: str) -> str:

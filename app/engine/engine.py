@@ -32,7 +32,11 @@ LENT_SECONDS = 120.0  # that ZeroGPU lends its GPU for at most
 class Engine:
     """Holds the models that can be used by name and the one that is in memory.
 
-    `models`: name -> location; it is looked into at every use, so it may grow. `load`: a location -> pipeline.
+    Args:
+        models: name -> location; it is looked into at every use, so it may grow.
+        load: a location -> pipeline.
+        turns: of the visitors.
+        longest_run: how many steps a run may have, each picture's counted; None: any number.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class Engine:
         dtype: str = "auto",
         compile: bool = False,
         load: Callable[[str], Any] = open_pipeline,
+        turns: Turns | None = None,
+        longest_run: int | None = None,
     ):
         self.models = models
         self.default = next(iter(self.models))
@@ -51,7 +57,8 @@ class Engine:
         self.dtype = dtype
         self.compile = compile
         self.speeds = Speeds()
-        self.turns = Turns()
+        self.turns = turns or Turns()
+        self.longest_run = longest_run
         self._load = load
         self._start = gpu(seconds_needed)(self._run)
         self._lock = threading.Lock()  # a Lock, not an RLock: a generator's steps run on changing threads
@@ -148,7 +155,13 @@ class Engine:
         self.speeds.record((request.model, request.kind), len(request.seeds), frame.evaluations, frame.seconds)
 
     def check_time(self, requests: Sequence[Request]) -> None:
-        """ValueError where ZeroGPU does not lend its GPU for as long as a run may take. Elsewhere a run has all day."""
+        """ValueError where a run has more steps than it may, or takes longer than ZeroGPU lends its GPU for."""
+        steps = sum(len(request.seeds) * len(request.evaluations) for request in requests)
+        if self.longest_run is not None and steps > self.longest_run:
+            raise ValueError(
+                f"This run has {steps:,} steps, each picture's counted; {self.longest_run:,} are the most here: "
+                "ask for fewer steps or pictures."
+            )
         if ON_ZERO_GPU and (seconds := seconds_needed(requests)) > LENT_SECONDS:
             raise ValueError(
                 f"This may take {seconds:.0f} s on the GPU, which is lent for {LENT_SECONDS:.0f} s at most: "

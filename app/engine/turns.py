@@ -42,11 +42,16 @@ class Turns:
                     f"{self.per_visitor} {self.what} of yours are waiting or going on, more are not taken: "
                     "try again when one is over."
                 )
-            if len(list(self._all())) >= self.in_all:
+            if self.busy >= self.in_all:
                 raise ValueError(f"{self.in_all} {self.what} are waiting already: try again in some minutes.")
             self._waiting.setdefault(turn.visitor, deque()).append(turn)
             self._call_next()
         return turn
+
+    @property
+    def busy(self) -> int:
+        """How many wait or go on."""
+        return len(list(self._all()))
 
     def before(self, turn: "Turn") -> int:
         """How many are over before one that waits has its turn, those that go on among them."""

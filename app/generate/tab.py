@@ -331,7 +331,7 @@ class Generate(LiveTab):
             label = NO_CLASS if class_label in (None, "") else self.engine.class_label(name, class_label)
             settings = info.sampling_defaults | {key: value for key, value in given.items() if value is not None}
             request = to_request(name, [label], num_images, seed, skip_unconditional=skip_unconditional, **settings)
-            images = yield from draw(self.engine, lambda: request)
+            request, images = yield from draw(self.engine, request)
             yield served(self._publish(request, images, info))
 
     def _publish(self, request: Request, images: Sequence[Image.Image], info: ModelInfo) -> list[str]:

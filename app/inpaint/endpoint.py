@@ -74,14 +74,11 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[
             )
             files = uploaded(image), uploaded(mask)
 
-            def open_files() -> InpaintRequest:
-                """Called when the turn has come: others that wait hold files, not pixels."""
-                nonlocal request
+            def open_files(request: InpaintRequest) -> InpaintRequest:
                 picture = open_image(files[0])
-                request = replace(request, image=picture, mask=open_mask(files[1], picture.size))
-                return request
+                return replace(request, image=picture, mask=open_mask(files[1], picture.size))
 
-            images = yield from draw(engine, open_files)
+            request, images = yield from draw(engine, request, open_files)
             yield served(publish_variants(request, images, info, "inpainted", at))
 
     return inpaint

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from app.common.images import MAX_PIXELS, open_header, open_image
+from app.common.images import MAX_PIXELS, decoding, open_header, open_image
 from mdt_core.pipeline.image_arrays import mask_array
 
 
@@ -14,7 +14,8 @@ def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     """An uploaded mask, white where to repaint; transparency counts as black. ValueError unless it has `size`."""
     mask, header = open_image(path), open_header(path)  # the first refuses what is damaged, and lays it on white
     if header.has_transparency_data:
-        mask = ImageOps.exif_transpose(header)
+        with decoding():
+            mask = ImageOps.exif_transpose(header)
     if mask.size != size:
         (width, height), (wanted_width, wanted_height) = mask.size, size
         raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 from gradio.components import Component
 from PIL import Image
 
-from app.common.images import open_image, publish, to_png
+from app.common.images import decode, decoding, open_header, publish, to_png
 from app.inpaint.masks import enlarge, mask_png, read_mask, reduce
 from mdt_core.pipeline.canvas import MIN_SIDE
 
@@ -45,19 +45,21 @@ class SourceImage:
     @classmethod
     def open(cls, path: str | Path, name: str | None = None) -> "SourceImage":
         """A picture from a file, called by it unless there is a name. ValueError as for `open_image`, too."""
-        return cls(open_image(path), name or Path(path).stem, str(path))
+        header = open_header(path)
+        with decoding():  # until its pixels lie in a file
+            return cls(decode(header), name or Path(path).stem, str(path))
 
     def image(self) -> Image.Image:
         """The picture itself, RGB."""
-        return Image.open(self._file("image.bmp"))
+        return Image.open(self._kept("image.bmp"))
 
     def display(self) -> Image.Image:
         """The copy, RGB."""
-        return Image.open(self._file("display.png"))
+        return Image.open(self._kept("display.png"))
 
     def publish_display(self, at: Component) -> str:
         """The copy as a file that the browser can fetch where `at` serves its files from; the path."""
-        return publish(self._file("display.png").read_bytes(), "display", at)
+        return publish(self._kept("display.png").read_bytes(), "display", at)
 
     def set_mask(self, mask: np.ndarray | None) -> np.ndarray:
         """Take a mask of the picture's own size (H, W), or none -> what is shown of it, (h, w)."""
@@ -74,6 +76,13 @@ class SourceImage:
             return seen
         before = read_mask(self._mask)
         return before & seen | enlarge(painted & ~reduce(before, self.display_size), self.size)
+
+    def _kept(self, name: str) -> Path:
+        """A file that was written. ValueError where it had to make room for others'."""
+        path = self._file(name)
+        if not path.is_file():
+            raise ValueError("The picture was open for long and is no more kept here: open it again.")
+        return path
 
     def _file(self, name: str) -> Path:
         return Path(self._folder.name) / name

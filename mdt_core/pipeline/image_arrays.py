@@ -9,10 +9,16 @@ from torch import Tensor
 
 Picture = Image.Image | np.ndarray
 
+ROWS = 64  # of a picture that are converted at once
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode and colour profile -> sRGB, which what comes out needs no profile to say; transparency on white."""
-    return _flat(_to_srgb(_eight_bits(image)), "white").convert("RGB")
+    """Any mode and colour profile -> sRGB, which what comes out needs no profile to say; transparency on white.
+
+    A picture that is all this already comes back itself.
+    """
+    flat = _flat(_to_srgb(_eight_bits(image)), "white")
+    return flat if flat.mode == "RGB" else flat.convert("RGB")
 
 
 def picture_array(image: Picture) -> np.ndarray:
@@ -61,8 +67,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I") and image.mode != "F":
         return image
     fraction = image.mode == "F" and image.getextrema()[1] <= 1  # 0..1, else 16-bit numbers
-    # PIL's own conversion would clip at 255.
-    return image.convert("F").point(lambda value: value * (255 if fraction else 1 / 257) + 0.5).convert("L")
+    scale = 255 if fraction else 1 / 257
+    eight = Image.new("L", image.size)
+    for top in range(0, image.height, ROWS):  # as floats the whole would take eight times the memory
+        rows = image.crop((0, top, image.width, min(top + ROWS, image.height)))
+        # PIL's own conversion would clip at 255.
+        eight.paste(rows.convert("F").point(lambda value: value * scale + 0.5).convert("L"), (0, top))
+    return eight
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

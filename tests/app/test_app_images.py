@@ -2,6 +2,7 @@
 
 import struct
 import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.common import images
 from app.common.images import MAX_PIXELS, jpeg_uri, open_image, publish
 from app.common.stage import columns_for
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 from app.generate.step_history import PreviewChoice, StepHistory
+from app.inpaint.source_image import SourceImage
 
 RAMP = np.linspace(0, 255, 16, dtype=np.uint8)[None].repeat(8, 0)  # (8, 16)
 
@@ -114,3 +117,44 @@ def test_a_file_is_whole_while_it_is_published_again() -> None:
 def test_tiles_are_as_large_as_they_can_be() -> None:
     """Catches 16 pictures in one row."""
     assert [columns_for(n) for n in (1, 2, 4, 6, 9, 16)] == [1, 2, 2, 3, 3, 4]
+
+
+def test_few_pictures_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four pictures of 8192 x 8192 at once took the server to 4.9 GB. Catches one that does not wait for the others."""
+    Image.new("I;16", (40, 30)).save(tmp_path / "a.png")
+    decoded, now, most = images.decode, 0, 0
+
+    def decode(header: Image.Image) -> Image.Image:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.05)
+        now -= 1
+        return decoded(header)
+
+    monkeypatch.setattr(images, "decode", decode)
+    monkeypatch.setattr("app.inpaint.source_image.decode", decode)
+    calls = [open_image, SourceImage.open] * 4
+    threads = [threading.Thread(target=call, args=(tmp_path / "a.png",)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == images.DECODED_AT_ONCE == 2
+
+
+def test_pixels_are_counted_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others come in the limit is smaller. Catches one that is not the server's."""
+    Image.new("1", (60, 50)).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "decode", None)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    with pytest.raises(ValueError, match="The picture has 60 x 50 pixels: at most 2,000 can be opened"):
+        open_image(tmp_path / "a.png")
+
+
+def test_a_picture_that_had_to_make_room_is_told(tmp_path: Path) -> None:
+    """Catches the path of a temporary file in a message."""
+    source = SourceImage(Image.new("RGB", (40, 30)))
+    source._file("image.bmp").unlink()
+    with pytest.raises(ValueError, match="is no more kept here: open it again"):
+        source.image()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -49,11 +50,6 @@ def until(condition, seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-def going(engine: Engine) -> int:
-    """Runs that wait or go on."""
-    return len(list(engine.turns._all()))
-
-
 def vanish(url: str, pipe: StandInPipeline) -> None:
     """Ask for a long run over raw HTTP, see it begin, and close the connection."""
     started = pipe.log.count("start")
@@ -71,7 +67,7 @@ def test_a_cancelled_job_frees_the_model_within_a_step(client: Client, engine: E
     until(lambda: pipe.log[-1] == "closed", 5)
     assert pipe.log.count("start") == 1 and len(pipe.log) < 100
     assert len(client.predict("square", num_inference_steps=2, api_name="/generate")) == 1
-    until(lambda: not going(engine))
+    until(lambda: not engine.turns.busy)
 
 
 def test_what_an_endpoint_answers_is_documented(client: Client) -> None:
@@ -85,7 +81,7 @@ def test_a_client_that_vanishes_frees_the_model(url: str, engine: Engine, pipe: 
     """Catches a run that goes on where the client's connection is gone."""
     vanish(url, pipe)
     until(lambda: pipe.log[-1] == "closed", 5)
-    until(lambda: not going(engine))
+    until(lambda: not engine.turns.busy)
 
 
 @pytest.mark.slow
@@ -94,10 +90,10 @@ def test_jobs_cancelled_while_they_wait_leave_nothing(client: Client, engine: En
     with closing(engine.turns.join("a run that goes on")):
         clients = [Client(url, verbose=False) for _ in range(3)]
         jobs = [a.submit("square", **LONG, api_name="/generate") for a in clients for _ in range(5)]
-        until(lambda: going(engine) == 16)
+        until(lambda: engine.turns.busy == 16)
         for job in jobs:
             job.cancel()
-        until(lambda: going(engine) == 1)
+        until(lambda: engine.turns.busy == 1)
     assert len(client.predict("square", num_inference_steps=2, api_name="/generate")) == 1
 
 
@@ -110,16 +106,34 @@ def test_a_visitor_with_many_runs_is_told_and_others_go_on(client: Client, engin
         until(lambda: sum(job.done() for job in jobs) == 32)
         refused = [job for job in jobs if job.done()]
         assert all("8 runs of yours are waiting" in str(job.exception()) for job in refused)
-        assert "<span>b</span>" in str(choose_model(url, "b"))
+        assert ">b</span>" in str(choose_model(url, "b"))
         waiting = client.submit("square", num_inference_steps=1, api_name="/generate")
-        until(lambda: going(engine) == 10)
+        until(lambda: engine.turns.busy == 10)
     assert len(waiting.result(20)) == 1
     assert sum(job.done() for job in jobs) < 36, "a newcomer waited for all of another visitor's runs"
     for job in jobs:
         job.exception(20)
 
 
-def choose_model(url: str, name: str) -> dict:
+def test_nonsense_is_answered_in_a_sentence_and_leaves_no_traceback(url: str, caplog, capfd) -> None:
+    """Catches `{"error": null}`, a traceback in the log, and megabytes of input that come back as an error."""
+    values: dict = {"class_label": "x" * 3_000_000}
+    for asked in (values, {"seed": {}}, {"num_images": "many"}, {"sampler": ["x"] * 100_000}):
+        event = httpx.post(f"{url}gradio_api/call/v2/generate", json=asked).json()["event_id"]
+        answer = httpx.get(f"{url}gradio_api/call/generate/{event}", timeout=20).text
+        assert "event: error" in answer and len(answer) < 2000 and '"error": null' not in answer
+    for data in ([], ["square"]):  # too few
+        event = httpx.post(f"{url}gradio_api/call/generate", json={"data": data}).json()["event_id"]
+        answer = httpx.get(f"{url}gradio_api/call/generate/{event}", timeout=20).text
+        assert "reload the page and try again" in answer and len(answer) < 2000
+    for name in ({"a": [1]}, None, [], "x" * 100_000):
+        answer = choose_model(url, name)
+        assert not answer["success"] and 10 < len(answer["output"]["error"]) < 1000, answer
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err + caplog.text
+
+
+def choose_model(url: str, name: Any) -> dict:
     """What the page answers a browser that chooses a model."""
     config = httpx.get(f"{url}config").json()
     ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}

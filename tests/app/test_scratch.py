@@ -1,0 +1,74 @@
+"""Temporary files: one folder that is bounded, and that nothing survives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.hosting.scratch import files_under, lock, make_room, sweep
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys, tempfile, time
+from pathlib import Path
+from app.hosting.scratch import Scratch
+scratch = Scratch(Path(sys.argv[1]))
+import os
+assert Path(os.environ["GRADIO_TEMP_DIR"]).is_relative_to(scratch.folder)
+kept = tempfile.TemporaryDirectory(prefix="picture-")
+(Path(kept.name) / "image.bmp").write_bytes(b"x" * 1000)
+scratch.keep_small(10**9)
+print(scratch.folder, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path):
+    """A process with a folder in `tmp_path`, which it has told."""
+    environment = {key: value for key, value in os.environ.items() if key != "GRADIO_TEMP_DIR"}
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    yield process, Path(process.stdout.readline().strip())
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_the_folder_goes_with_the_process(program, ending: signal.Signals) -> None:
+    """48 folders were there before a restart, and 48 after. Catches SIGTERM, as of systemd, which skips it."""
+    process, folder = program
+    assert len(files_under(folder)) == 1
+    process.send_signal(ending)
+    process.wait(20)
+    assert not folder.exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_no_others(program, tmp_path: Path) -> None:
+    """Catches a sweep that takes the folder of a server at work, or leaves that of one that is gone."""
+    process, folder = program
+    (tmp_path / "mdt-studio-notes").mkdir()  # somebody's own
+    sweep(tmp_path)
+    assert len(files_under(folder)) == 1
+    with pytest.raises(OSError):
+        lock(folder)
+    process.kill()
+    process.wait()
+    sweep(tmp_path)
+    assert os.listdir(tmp_path) == ["mdt-studio-notes"]
+
+
+def test_the_oldest_files_make_room(tmp_path: Path) -> None:
+    """Catches a disk that uploads fill, and an upload that is deleted before an older one."""
+    for age in range(5):
+        file = tmp_path / str(age) / "a.png"
+        file.parent.mkdir()
+        file.write_bytes(b"x" * 100)
+        os.utime(file, (time.time() - age,) * 2)
+    make_room(tmp_path, 250)
+    assert sorted(Path(path).parent.name for *_, path in files_under(tmp_path)) == ["0", "1"]
