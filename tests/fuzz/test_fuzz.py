@@ -175,7 +175,9 @@ def test_values_of_inpaint(changes: dict) -> None:
     folder = Path(get_upload_folder()) / "fuzz"
     folder.mkdir(parents=True, exist_ok=True)
     picture(size=(64, 64)).save(folder / "a.png")
-    Image.new("L", (64, 64), 255).save(folder / "m.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    mask.save(folder / "m.png")
     sent = {"image": {"path": str(folder / "a.png")}, "mask": {"path": str(folder / "m.png")}}
     asked = sent | {"num_inference_steps": 2, "method": "repaint"} | changes
     files = tried(lambda: list(endpoints()["inpaint"](**asked))[-1])
