@@ -30,10 +30,14 @@ from app.engine.request import AnyRequest
 
 QUICK_SECONDS = 1.0  # that a look may take: Live is on by default where one picture takes less, and draws no more
 
-# (on, count, whole) => the next count, if Live is on. A slider that is let go without having moved asks for nothing.
-LOOK = "(on, n, w) => (on ? [(window.mdtChanges = (window.mdtChanges ?? 0) + 1), false] : [n, w])"
+# (on, count, whole) => the next count, if Live is on. A slider that is let go without having moved asks for nothing,
+# and neither does a number field that is left, which Gradio calls the same.
+LOOK = """(on, n, w) => {
+  window.mdtTyped = document.activeElement?.type === "number";
+  return on ? [(window.mdtChanges = (window.mdtChanges ?? 0) + 1), false] : [n, w];
+}"""
 WHOLE = """(on, n, w) => {
-  if (!on || (window.mdtWhole ?? 0) === (window.mdtChanges ?? 0)) return [n, w];
+  if (!on || window.mdtTyped || (window.mdtWhole ?? 0) === (window.mdtChanges ?? 0)) return [n, w];
   window.mdtWhole = window.mdtChanges = window.mdtChanges + 1;
   return [window.mdtChanges, true];
 }"""

@@ -1,5 +1,6 @@
 """Presets and how long they take: what is said is what was measured, or nothing."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -115,9 +116,10 @@ def test_a_warm_up_tells_for_a_batch_and_for_inpainting(engine: Engine) -> None:
 
 def test_what_is_said_is_what_runs_took(engine: Engine) -> None:
     """A step of the stand-in takes 10 ms whatever it evaluates: catches a figure off by the evaluations or images."""
+    start = time.perf_counter()
     for _ in engine.run((REQUEST,)):
         pass
-    assert 0.25 <= engine.seconds(REQUEST) < 0.6
+    assert 0.25 <= engine.seconds(REQUEST) <= time.perf_counter() - start
     twice = replace(REQUEST, class_labels=(0, 0), seeds=(0, 1))
     assert engine.seconds(twice) == pytest.approx(2 * engine.seconds(REQUEST))
     engine._pipe.seconds = 0.02  # a batch of two takes longer
