@@ -387,7 +387,7 @@ function draw() {
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   pen.setTransform(1, 0, 0, 1, 0, 0);
   pen.clearRect(0, 0, width, height);
-  if (!picture) return;
+  if (!picture || !width || !height) return; // nothing is open, or the tab is not in view
   pen.setTransform(view.scale * ratio, 0, 0, view.scale * ratio, view.x * ratio, view.y * ratio);
   pen.imageSmoothingEnabled = view.scale * ratio < 3;
   pen.drawImage(picture, 0, 0, mask.width, mask.height);
