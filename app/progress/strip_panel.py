@@ -69,12 +69,10 @@ class StripPanel(RunTab):
         self.cache = PictureCache()
         with gr.Row(elem_classes="ask"):
             self._lay_out()
-        with gr.Row(elem_classes="checkpoints", equal_height=True):
-            with gr.Column(min_width=200, elem_classes="tight"):
-                self.note = gr.HTML(elem_id="training-offer")
-                self.lay_out_status()
-            with gr.Row(visible=False, elem_classes="checkpoints save", equal_height=True) as self.bottom:
-                self.download = Download("training-strip", "Save this strip as", "Download strip")
+        self.note = gr.HTML(elem_id="training-offer")
+        with gr.Row(visible=False, elem_classes="checkpoints", equal_height=True) as self.bottom:
+            self.lay_out_status()
+            self.download = Download("training-strip", "Save this strip as", "Download strip")
         self.stage = gr.HTML(js_on_load=MARK, elem_id="training-strip")
 
     def _lay_out(self) -> None:
