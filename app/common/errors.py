@@ -10,6 +10,7 @@ import gradio as gr
 import torch
 from gradio.components import Component
 
+TYPING = ("change", "input", "release")  # events of a field that may not be filled in yet
 MAX_NOTES = 5  # of a recipe, each told in a toast of its own
 MAX_TEXT = 400  # characters of a message: it may quote what a stranger sent
 
@@ -70,7 +71,8 @@ class CheckedBlocks(gr.Blocks):
             if isinstance(error, gr.Error) and not error.print_exception:
                 raise  # told already
             now = [state[block._id] if state and block._id in state else block for block in block_fn.inputs]
-            raise gr.Error(refusal(now, inputs), print_exception=False) from error
+            typing = all(event in TYPING for _, event in block_fn.targets)  # told when a button is pressed, if it stays
+            raise gr.Error(refusal(now, inputs), visible=not typing, print_exception=False) from error
 
 
 def refusal(components: Sequence[Any], values: Sequence[Any]) -> str:

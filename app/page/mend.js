@@ -3,15 +3,21 @@
   const visible = (selector) => [...document.querySelectorAll(selector)].find((node) => node.checkVisibility());
   const set = (node, name, value) => node.getAttribute(name) !== value && node.setAttribute(name, value);
 
-  // A run is heard when it starts and when it ends; the steps between would talk all the time.
+  // A run is heard when it starts and when it ends, and what is drawn live when it rests: steps would talk all the time.
   const said = Object.assign(document.createElement("div"), { className: "heard", role: "status" });
   document.body.append(said);
   let running = false;
-  const say = () => {
+  let later = 0;
+  const hear = () => {
     const text = visible(".status")?.innerText;
+    if (text && text !== said.textContent) said.textContent = text;
+  };
+  const say = () => {
     const before = running;
     running = Boolean(visible(".stop"));
-    if (text && !(before && running) && text !== said.textContent) said.textContent = text;
+    if (before && running) return;
+    clearTimeout(later);
+    later = setTimeout(hear, before === running ? 1000 : 0);
   };
 
   const mend = () => {
@@ -26,6 +32,10 @@
       button.removeAttribute("aria-label");
       for (const picture of button.querySelectorAll("img")) set(picture, "alt", "");
     }
+    // The picture that "Use seed ... again" and "Send to Inpaint" speak of has a ring, also when the viewer is closed.
+    const seed = document.querySelector("#generate-again")?.innerText.match(/seed \d+/)?.[0];
+    for (const button of document.querySelectorAll("#generate-gallery .thumbnail-lg"))
+      button.classList.toggle("chosen", Boolean(seed) && button.innerText.startsWith(`${seed} `));
   };
 
   let asked = false;

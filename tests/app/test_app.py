@@ -121,11 +121,13 @@ def test_a_value_that_no_field_takes_is_told_by_its_name(
     def is_meant(block: gr.blocks.Block) -> bool:
         return getattr(block, "label", "") == name
 
-    event = next(fn for fn in demo.fns.values() if any(map(is_meant, fn.inputs)))
-    data = [sent if is_meant(block) else None if block.stateful else block.value for block in event.inputs]
-    call = {"data": data, "fn_index": event._id, "session_hash": f"{name}-{sent}"}
-    answer = httpx.post(f"{url}gradio_api/run/predict", json=call)
-    assert answer.json()["error"] == words
+    for told in (True, False):  # a button was pressed, or a field is being filled in
+        asked = (fn for fn in demo.fns.values() if any(map(is_meant, fn.inputs)))
+        event = next(fn for fn in asked if (fn.targets[0][1] == "click") == told)
+        data = [sent if is_meant(block) else None if block.stateful else block.value for block in event.inputs]
+        call = {"data": data, "fn_index": event._id, "session_hash": f"{name}-{sent}"}
+        answer = httpx.post(f"{url}gradio_api/run/predict", json=call).json()
+        assert (answer["error"], answer["visible"]) == (words, told)
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
