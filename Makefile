@@ -6,6 +6,7 @@ APP_ARGS ?=
 TEST_ARGS ?=
 WORKERS ?= 2
 FUZZ_EXAMPLES ?= 20000
+SOAK_SECONDS ?= 3600
 
 # The first interpreter that starts and is a Python that the pinned packages install on. Debian's may lack ensurepip,
 # without which no environment can be made: one that has it comes first.
@@ -14,7 +15,7 @@ RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 first = $(shell for p in $(CANDIDATES); do $$p -c '$(1)' 2>/dev/null && echo $$p && break; done)
 PYTHON ?= $(or $(call first,import ensurepip; $(RIGHT)),$(call first,$(RIGHT)))
 
-.PHONY: help app space test test-fast fuzz setup lint format clean
+.PHONY: help app space test test-fast fuzz soak setup lint format clean
 
 help:
 	@echo "make app        start MDT Studio on http://127.0.0.1:7860      (APP_ARGS=\"--port 8000\")"
@@ -22,6 +23,7 @@ help:
 	@echo "make test       run all tests, two at a time                   (TEST_ARGS=\"-k masking\", WORKERS=4)"
 	@echo "make test-fast  run those that need no process, no browser and no long run"
 	@echo "make fuzz       damage everything that strangers send, for long (FUZZ_EXAMPLES=20000)"
+	@echo "make soak       let visitors come and go for an hour           (SOAK_SECONDS=3600)"
 	@echo "make setup      install what tests, data building and training need"
 	@echo "make lint       ruff check, ruff format --check, pyrefly check (types)"
 	@echo "make format     let ruff rewrite the sources"
@@ -44,6 +46,9 @@ test-fast: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz $(TEST_ARGS)
+
+soak: $(VENV)/.dev
+	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/soak $(TEST_ARGS)
 
 setup: $(VENV)/.dev
 	@echo "== $(VENV) is ready: source $(BIN)/activate"

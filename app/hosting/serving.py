@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fastapi.exceptions import RequestValidationError
 from gradio.utils import get_space
 from PIL import Image
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from app.common.visitors import is_local
 from app.engine.turns import IN_ALL
@@ -57,7 +60,7 @@ class Serving:
         """What `gr.Blocks.launch` is told."""
         guard = Middleware(Guard, limits=self.limits, hosts=self.hosts, framed=get_space() is not None)
         return {
-            "app_kwargs": {"middleware": [guard]},
+            "app_kwargs": {"middleware": [guard], "exception_handlers": {RequestValidationError: refuse_values}},
             "max_file_size": f"{self.limits.file_size}mb",
             "max_threads": MAX_THREADS,
             "state_session_capacity": MAX_SESSIONS,
@@ -76,6 +79,11 @@ class Serving:
             f"One visitor may send {limits.requests:g} requests and {limits.uploads:g} MB a minute, and have "
             f"{limits.runs} runs of {limits.run:,} steps at most. docs/hosting.md tells the rest.\n"
         )
+
+
+async def refuse_values(request: Request, error: Exception) -> JSONResponse:
+    """In place of FastAPI's answer, which repeats what was sent, up to megabytes of it."""
+    return JSONResponse({"detail": "The request makes no sense to this app."}, 422)
 
 
 def shared() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 import httpx
 import pytest
+from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -206,3 +207,15 @@ def test_the_server_has_its_guard() -> None:
     """Catches limits that nobody is held to."""
     (layer,) = Serving("0.0.0.0").options()["app_kwargs"]["middleware"]
     assert layer.cls is Guard and layer.kwargs["limits"] is OTHERS
+
+
+def test_what_makes_no_sense_is_not_sent_back() -> None:
+    """FastAPI's own answer repeats the values: catches megabytes of answer to megabytes of nonsense."""
+    app = FastAPI(**Serving().options()["app_kwargs"])
+    app.post("/numbers")(take_numbers)
+    answer = TestClient(app, base_url="http://localhost").post("/numbers", json="x" * 100_000)
+    assert answer.status_code == 422 and len(answer.content) < 100
+
+
+def take_numbers(numbers: list[int]) -> int:
+    return len(numbers)
