@@ -70,7 +70,9 @@ def canvas_box(page: Page, size: tuple[int, int] = (128, 96)) -> tuple[float, fl
     expect(page.locator("#inpaint-painter .masked")).to_contain_text("masked")
     page.wait_for_timeout(300)
     page.evaluate("window.mdtPainter.settled()")
-    box = page.locator("#inpaint-painter canvas").bounding_box()
+    canvas = page.locator("#inpaint-painter canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
     scale = min(box["width"] / size[0], box["height"] / size[1])
     left, top = (
         box[at] + (box[side] - scale * n) / 2 for at, side, n in zip("xy", ("width", "height"), size, strict=True)
