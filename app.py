@@ -34,6 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="PATH",
         help="where a proxy serves the app: /studio, or the whole address",
     )
+    parser.add_argument("--no-live", action="store_true", help="draw nothing live until a visitor turns it on")
     parser.add_argument("--mcp", action="store_true", help="offer generate and inpaint as tools (MCP)")
     parser.add_argument(
         "--max-run",
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None, scratch: Scratch | None = None) -> 
             turns=Turns(per_visitor=limits.runs),
             longest_run=options.max_run or limits.run,
         )
-        demo = build(engine, options.runs)
+        demo = build(engine, options.runs, live=not options.no_live)
         print(serving.describe(options.runs), end="", flush=True)
         launch(
             demo,

@@ -81,8 +81,8 @@ THEME = gr.themes.Base(
 )
 
 
-def build(engine: Engine, runs: Path) -> gr.Blocks:
-    """The whole page for an engine; loads its first model."""
+def build(engine: Engine, runs: Path, live: bool = True) -> gr.Blocks:
+    """The whole page for an engine; loads its first model. `live`: whether Live may be on before it is turned on."""
     info = engine.describe(engine.default)
     # Results and uploads are deleted after a day; previews are never stored where they would pile up.
     with PlainBlocks(title="MDT Studio", delete_cache=(3600, 86400), fill_width=True, analytics_enabled=False) as demo:
@@ -106,7 +106,7 @@ def build(engine: Engine, runs: Path) -> gr.Blocks:
         # not a secret: only so that it can be read again; for each server's own model there is another memory
         kept = gr.BrowserState(storage_key=f"mdt-studio {info.name}", secret="mdt-studio")
         tab_in_view = gr.Textbox(next(iter(TABS)), visible=False)
-        studio = Studio(engine, runs, model, opened, info, demo, kept, tab_in_view)
+        studio = Studio(engine, runs, model, opened, info, demo, kept, tab_in_view, live)
         with gr.Tabs() as studio.tabs:
             for tab, (name, content) in TABS.items():
                 with gr.Tab(name, id=tab) as opened_tab:

@@ -150,7 +150,7 @@ class LiveTab(SettingsTab):
 
     def offer_live(self, latest: Latest, model: str) -> Any:
         """On where a picture takes less than a second, as soon as that is known, unless the visitor has chosen."""
-        if latest.chosen or self.engine.warming:
+        if latest.chosen or self.engine.warming or not self.studio.live:
             return gr.skip()
         info = self.engine.describe(model)
         look = self.look_of(self.controls.kind.first(info))

@@ -35,6 +35,7 @@ class Studio:
     page: gr.Blocks
     kept: gr.BrowserState  # what `keep` has kept, to bring back when the page is loaded again
     tab_in_view: gr.Textbox  # the id of the tab that the visitor sees
+    live: bool = True  # whether Live may be on before a visitor turns it on
     tabs: gr.Tabs | None = None  # of the page; a tab's id is its name in lower case
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last

@@ -1,6 +1,5 @@
 """The door of the app: what of a request is let through, by the table of limits."""
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from app.hosting.guard import Allowance, Guard
 from app.hosting.limits import ALONE, OTHERS, Limits
 from app.hosting.plain_blocks import PlainBlocks
 from app.hosting.serving import THIS_MACHINE, Serving
+from tests.helpers.apart import run_apart
 from tests.helpers.stand_in import StandInPipeline
 
 JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
@@ -114,7 +114,7 @@ def test_an_event_that_fails_is_one_line_in_the_log(caplog: pytest.LogCaptureFix
         gr.api(fail, api_name="fail")
     for text, words in (("a", "This did not work with these values"), ("", "x" * 100)):
         with pytest.raises(gr.Error, match=words) as caught:
-            asyncio.run(page.process_api(0, [text]))
+            run_apart(page.process_api(0, [text]))
         assert len(caught.value.message) < 1000 and not caught.value.print_exception
     (record,) = caplog.records
     assert "KeyError: " in record.message and len(record.message) < 1000 and not record.exc_info

@@ -1,6 +1,5 @@
 """The app as it is served to others: behind a proxy under a path, and as tools for a language model."""
 
-import asyncio
 import base64
 import io
 import re
@@ -23,6 +22,7 @@ from starlette.routing import Route
 
 from app.ui import build, launch
 from tests.app.test_app_inpaint import MASK, PICTURE, make_engine
+from tests.helpers.apart import run_apart
 
 ROOT = Path(__file__).parents[2]
 PATH = "/tools/studio"
@@ -113,7 +113,7 @@ def link(answer) -> str:
 
 def test_generate_and_inpaint_are_the_tools(address: str) -> None:
     """Catches the page's glue among the tools, and a tool without a word on what it does."""
-    tools = {tool.name: tool for tool in asyncio.run(call(address)).tools}
+    tools = {tool.name: tool for tool in run_apart(call(address)).tools}
     assert list(tools) == ["generate", "inpaint"]
     assert tools["generate"].description.startswith("Draw pictures of one class")
     assert tools["inpaint"].description.startswith("Repaint a picture where the mask")
@@ -123,16 +123,16 @@ def test_generate_and_inpaint_are_the_tools(address: str) -> None:
 
 def test_a_tool_answers_with_a_link_to_its_picture(proxied: str) -> None:
     """Catches an answer that names a file of the server, which nobody elsewhere can open."""
-    answer = asyncio.run(call(proxied, "generate", class_label="square", seed=7, num_inference_steps=1))
+    answer = run_apart(call(proxied, "generate", class_label="square", seed=7, num_inference_steps=1))
     assert link(answer).startswith(proxied)
     assert Image.open(urllib.request.urlopen(link(answer))).size == (32, 32)
     painted = {"image": as_text(PICTURE), "mask": as_text(Image.fromarray(MASK))}
-    answer = asyncio.run(call(proxied, "inpaint", **painted, method="repaint", num_inference_steps=1))
+    answer = run_apart(call(proxied, "inpaint", **painted, method="repaint", num_inference_steps=1))
     assert Image.open(urllib.request.urlopen(link(answer))).size == PICTURE.size
 
 
 def test_a_wrong_call_of_a_tool_is_told_what_was_wrong(address: str) -> None:
-    answer = asyncio.run(call(address, "generate", class_label="nobody"))
+    answer = run_apart(call(address, "generate", class_label="nobody"))
     assert answer.isError and "No class is called 'nobody'" in answer.content[0].text
 
 

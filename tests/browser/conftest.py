@@ -77,7 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Iterator[str]:
-    """The address of `python app.py --model tiny --runs RUNS`."""
+    """The address of `python app.py --no-live --model tiny --runs RUNS`: a quick machine would draw at every change."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     folder = tmp_path_factory.mktemp("models") / "tiny"
@@ -87,7 +87,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     log = (folder.parent / "log").open("w+")
     options = {"--model": folder, "--runs": runs, "--port": port, "--device": "cpu"}
-    command = [sys.executable, "app.py", *(str(word) for option in options.items() for word in option)]
+    command = [sys.executable, "app.py", "--no-live", *(str(word) for option in options.items() for word in option)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=os.environ.copy())
     address = f"http://127.0.0.1:{port}/"
     try:

@@ -213,6 +213,7 @@ def test_before_and_after(page: Page, picture: Path, tmp_path: Path) -> None:
     pair = page.locator("#inpaint-comparison .pair")
     split = "(pair) => getComputedStyle(pair).getPropertyValue('--split')"
     assert pair.evaluate(split) == "50%"
+    pair.evaluate("(pair) => pair.scrollIntoView({block: 'center', behavior: 'instant'})")
     box = pair.bounding_box()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 50)
     page.mouse.down()
@@ -370,7 +371,7 @@ def test_stop_and_bad_input_lose_nothing(page: Page, picture: Path, tmp_path: Pa
     open_file(page, tmp_path / "small.png", "Load mask")
     expect(page.locator(".toast-body").last).to_contain_text("The mask has 8 x 8 pixels, the picture 128 x 96")
     put(page, "steps", 1000)
-    put(page, "count", 8)  # a run that is not over before the page has shown its first step
+    put(page, "count", 3)  # a run that is not over before the page has shown its first step
     page.click("#inpaint-start")
     status(page, re.compile("Step [1-9]"))
     page.click("#inpaint-stop")
