@@ -22,6 +22,7 @@ from app.progress.timeline import samples_timeline
 from app.progress.view import view
 
 NAME = "Training progress"
+TAB = "training"  # in an address
 NOTHING = ""  # the value of the second picker where one run is looked at
 LOOK_SECONDS, FRAME_SECONDS = 2.0, 0.7  # between two looks at the folders, and two frames when played
 MOST_FRAMES = 60  # of an animation
@@ -118,6 +119,7 @@ class TrainingProgress:
         studio.tabs.select(self.attend, outputs=self.clock, **GLUE)
         looks = [studio.tabs.select, self.clock.tick, self.first.input, self.second.input]
         gr.on(looks, self.look, chosen, page, trigger_mode="always_last", **GLUE)
+        studio.page.load(self.arrive, chosen, [*page, self.clock], **GLUE)
 
         self.position.change(None, self.position, js="(k) => { window.trainingProgress.show(k); return []; }", **GLUE)
         self.position.change(self.suggest, chosen, [self.checkpoint, *opening], trigger_mode="always_last", **GLUE)
@@ -131,6 +133,20 @@ class TrainingProgress:
         self.inpaint.click(partial(self.open_in, "inpaint"), [*runs, self.checkpoint], goal, **CHECK)
         self.download.wire(self.export, runs)
         self.strip.wire(runs, self._runs, self.view, self._uri)
+
+    def arrive(
+        self,
+        first: str | None,
+        second: str | None,
+        position: int,
+        checkpoint: str | None,
+        shown: PageState,
+        request: gr.Request,
+    ) -> Update:
+        """The page was loaded: an address that names this tab opens it without a click."""
+        if request.query_params.get("tab") != TAB:
+            return gr.skip()
+        return self.look(first, second, position, checkpoint, shown) | {self.clock: gr.Timer(active=True)}
 
     # --- the runs --------------------------------------------------------------------------------------------
 

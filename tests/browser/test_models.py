@@ -39,6 +39,7 @@ def test_a_checkpoint_draws_and_a_broken_one_is_told(page: Page, run: Run, tmp_p
     expect(page.locator("#about")).to_contain_text("tried @ 2")
     expect(page.locator("#generate-classes")).to_contain_text(NAMES[0])
     expect(page.locator("#generate-steps input[type=number]")).to_have_value("9")
+    page.click("#generate-advanced > button")
     assert value_of(page, "generate-scale") == 1.5 and value_of(page, "generate-power") == 4
     put(page, "generate-steps", 100)  # long enough for Stop to be seen
     put(page, "generate-count", 1)
