@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from app.hosting.scratch import Scratch
-from mdt_core.command_line import Parser, add_device_options
+from mdt_core.command_line import Parser, add_device_options, number
 
 DEFAULT = Path(__file__).parent / "assets" / "models" / "avatars"
 
@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mcp", action="store_true", help="offer generate and inpaint as tools (MCP)")
     parser.add_argument(
         "--max-run",
-        type=positive,
+        type=number(int, 1),
         metavar="STEPS",
         help="steps of one run at most, each picture's counted (16000; 8000 where others come in)",
     )
@@ -51,13 +51,6 @@ def port(text: str) -> int:
     if text.isdecimal() and 1 <= int(text) <= 65535:
         return int(text)
     raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
-
-
-def positive(text: str) -> int:
-    """A number above 0 as it was typed. argparse.ArgumentTypeError where it is none."""
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"this is a number from 1 on, not {text!r}")
 
 
 def root_path(text: str) -> str:

@@ -17,7 +17,7 @@ from app.generate.tab import Generate
 from app.hosting.plain_blocks import PlainBlocks
 from app.hosting.serving import Serving
 from app.inpaint.tab import Inpaint
-from app.progress.tab import NAME, TrainingProgress
+from app.progress.tab import NAME, TAB, TrainingProgress
 from app.walk.tab import Walk
 
 MAX_EVENTS = 512  # that wait for a thread
@@ -29,7 +29,7 @@ TABS = {  # by what addresses call them
     "inpaint": ("Inpaint", Inpaint),
     "compare": ("Compare", Compare),
     "walk": ("Walk", Walk),
-    "training": (NAME, TrainingProgress),
+    TAB: (NAME, TrainingProgress),
 }
 
 ARCHITECTURES = {

@@ -60,7 +60,12 @@ class Request:
     @property
     def gpu_seconds(self) -> float:
         """An upper bound on a data-centre GPU: launches decide a step, images add to it."""
-        return len(self.evaluations) * (0.04 + 0.005 * len(self.seeds))
+        return len(self.evaluations) * (0.04 + 0.005 * self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are drawn together."""
+        return len(self.seeds)
 
     @property
     def skip_tolerance(self) -> float:

@@ -10,7 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import NO_CLASS, class_choices
+from app.common.class_picker import NO_CLASS, class_choices, to_choice
 from app.common.controls import control, seed_picker, to_request
 from app.common.errors import plain_errors
 from app.common.images import jpeg_uri, publish_picture, uri
@@ -77,7 +77,7 @@ class StripPanel(RunTab):
 
     def _lay_out(self) -> None:
         self.label = ClassDropdown(
-            [("no class (unconditional)", NO_CLASS)],
+            class_choices({}),
             value=NO_CLASS,
             label="Class",
             info="What the strip shows. Type to filter the list.",
@@ -143,7 +143,7 @@ class StripPanel(RunTab):
 
     def make_job(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> StripJob:
         """The strip of these runs and settings."""
-        choice = NO_CLASS if label is None else label
+        choice = to_choice(label)
         request = to_request("", choice, 1, seed, num_inference_steps=steps, guidance_scale=scale)
         return StripJob(plan(self.runs(first, second), request), (first, second, choice))
 

@@ -10,6 +10,7 @@ import gradio as gr
 
 from app.common.errors import plain_errors
 from app.common.images import publish, uri
+from app.common.links import from_query
 from app.common.studio import CHECK, GLUE, Studio, Update
 from app.engine.models import SHIPPED_RUNS
 from app.engine.runs import RunSnapshot, find_runs, look_at
@@ -144,7 +145,8 @@ class TrainingProgress:
         request: gr.Request,
     ) -> Update:
         """The page was loaded: an address that names this tab opens it without a click."""
-        if request.query_params.get("tab") != TAB:
+        tab, _ = from_query(request.query_params.multi_items())
+        if tab != TAB:
             return gr.skip()
         return self.look(first, second, position, checkpoint, shown) | {self.clock: gr.Timer(active=True)}
 

@@ -51,8 +51,8 @@ class WalkRequest(Request):
         return cls(info.name, (labels[0], labels[len(labels) // 2]), (0, 0), **own)
 
     @property
-    def gpu_seconds(self) -> float:
-        return len(self.evaluations) * (0.04 + 0.005 * TOGETHER)
+    def batch_size(self) -> int:
+        return TOGETHER
 
     def parts(self) -> list[Self]:
         """The whole walk, a batch after the other."""
