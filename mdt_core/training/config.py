@@ -33,6 +33,7 @@ class TrainingConfig:
     log_every: int = 50
     save_every: int = 5_000
     keep_checkpoints: int = 2
+    keep_sampled: bool = True  # also the averaged weights of every step at which samples are drawn
     max_bad_steps: int = 10  # skipped in a row, their gradient not finite, before the run gives up
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ def initialize_from(model: MDTTransformer, source: str | Path, id2label: Labels 
         ValueError: there is no model, or it is of another class or does not fit; what differs is named.
     """
     other = _open(Path(source), model.config.decoder_layers)
-    classes = _adopt_classes(other, model.config.num_classes, _class_names(Path(source)), id2label or {})
+    classes = adopt_classes(other, _class_names(Path(source)), id2label or {}, model.config.num_classes)
     theirs, ours = ({"class": type(m).__name__, **m.config} for m in (other, model))
     # A part left out shows in the keys of the state.
     differing = [key for key in ours if key[0] != "_" and key != "without" and ours[key] != theirs.get(key)]
@@ -48,35 +48,45 @@ def initialize_from(model: MDTTransformer, source: str | Path, id2label: Labels 
             sizes = ", ".join(f"{key} {theirs.get(key)} there and {ours[key]} here" for key in differing)
             raise ValueError(f"{source} is another model: {sizes}; {error}") from error
         millions = sum(p.numel() for p in other.parameters()) / 1e6
-        return f"grown from the {millions:.1f}M parameters of {source}{classes}"
+        return f"grown from the {millions:.1f}M parameters of {source}; {classes}"
     try:
         model.load_state_dict(other.state_dict())
     except RuntimeError as error:
         raise ValueError(f"{source} is another model: {' '.join(str(error).split())}") from error
-    return f"beginning with the weights of {source}{classes}"
+    return f"beginning with the weights of {source}; {classes}"
 
 
-def _adopt_classes(other: MDTTransformer, num_classes: int, theirs: Labels, ours: Labels) -> str:
-    """Give a model the class table of our classes, in place; what became of its own, in words."""
-    old = other.y_embedder.embedding_table.weight
+@torch.no_grad()
+def adopt_classes(model: MDTTransformer, theirs: Labels, ours: Labels, num_classes: int | None = None) -> str:
+    """Give a model the class table of other classes, in place. A class keeps its row by its name.
+
+    Args:
+        model: trained.
+        theirs: the names of its classes.
+        ours: the names that it is to have. Where names are missing on one side, rows go by index if the numbers agree.
+        num_classes: how many it is to have; None: as there are names.
+
+    Returns:
+        in words, which classes were kept, added and dropped.
+    """
+    num_classes = len(ours) if num_classes is None else num_classes
+    old, before = model.y_embedder.embedding_table.weight, model.config.num_classes
     if theirs and ours:
         index_of = {name: index for index, name in theirs.items()}
         origin = [index_of.get(ours[label]) for label in range(num_classes)]
     else:
-        agree = num_classes == other.config.num_classes
-        origin = [label if agree else None for label in range(num_classes)]
-    table = LabelEmbedder(num_classes, old.shape[1])
+        origin = [label if num_classes == before else None for label in range(num_classes)]
+    table = LabelEmbedder(num_classes, old.shape[1]).to(old)
     torch.nn.init.normal_(table.embedding_table.weight, std=0.02)  # as a fresh model's
-    with torch.no_grad():
-        for row, index in zip(table.embedding_table.weight, [*origin, other.config.num_classes], strict=True):
-            if index is not None:
-                row.copy_(old[index])
+    for row, index in zip(table.embedding_table.weight, [*origin, before], strict=True):
+        if index is not None:
+            row.copy_(old[index])
     kept = set(origin) - {None}
     added = [ours.get(label, f"class {label}") for label, index in enumerate(origin) if index is None]
-    dropped = [theirs.get(index, f"class {index}") for index in range(other.config.num_classes) if index not in kept]
-    other.y_embedder = table
-    other.register_to_config(num_classes=num_classes)
-    return f"; {len(kept)} classes kept{_named('added', added)}{_named('dropped', dropped)}"
+    dropped = [theirs.get(index, f"class {index}") for index in range(before) if index not in kept]
+    model.y_embedder = table
+    model.register_to_config(num_classes=num_classes)
+    return f"{len(kept)} classes kept{_named('added', added)}{_named('dropped', dropped)}"
 
 
 def _named(what: str, names: Sequence[str]) -> str:

@@ -63,7 +63,7 @@ def train(
         data: the encoded images.
         config: the recipe.
         run: where everything is written.
-        sample_steps: after how many steps samples are drawn. The averaged weights of these steps are kept.
+        sample_steps: after how many steps samples are drawn. By `config` the averaged weights of these are kept.
         draw_samples: (averaged model, step) -> a PIL picture of samples; None: none are drawn.
         accelerator: processes and precision, "no" or "bf16"; by default float32 on what the launcher set up.
 
@@ -158,7 +158,8 @@ def train(
                         if sampling and draw_samples is not None:
                             run.write_sample(done, draw_samples(state.ema.to(device), done))
                         write_checkpoint(run, done, state.save)
-                        run.prune_checkpoints(config.keep_checkpoints, milestones=sample_steps)
+                        milestones = sample_steps if config.keep_sampled else ()
+                        run.prune_checkpoints(config.keep_checkpoints, milestones)
                     del state  # of sharded weights it is a whole copy
                     accelerator.wait_for_everyone()
 

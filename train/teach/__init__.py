@@ -1,0 +1,1 @@
+"""`python -m train.teach`: a folder of pictures becomes a class of a model that is there already."""
