@@ -5,6 +5,7 @@ hand); another model is used by naming it in the next request. A run may live in
 Where several visitors want it, each waits in `turns` before the run.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from mdt_core.pipeline.open import open_pipeline
 
 WARM_SECONDS = 3.0  # of a timed warm-up that tell enough
 LENT_SECONDS = 120.0  # that ZeroGPU lends its GPU for at most
+log = logging.getLogger("mdt-studio")
 
 
 class Engine:
@@ -141,8 +143,15 @@ class Engine:
                         return
 
     def warm_in_background(self, name: str) -> None:
-        """`warm` beside whatever else goes on."""
-        self._warming = threading.Thread(target=self.warm, args=(name,), daemon=True)
+        """`warm` beside whatever else goes on. A model that cannot be warmed is told of by the run that asks for it."""
+
+        def warm() -> None:
+            try:
+                self.warm(name)
+            except Exception as error:  # the model may be gone by now, or too large for the machine
+                log.debug("%s was not warmed up: %s", name, error)
+
+        self._warming = threading.Thread(target=warm, daemon=True)
         self._warming.start()
 
     @property

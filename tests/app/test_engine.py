@@ -265,6 +265,16 @@ def test_warming_up_gives_way_to_a_visitor() -> None:
     assert not engine.warming and loaded["A"].log.count("start") < 4
 
 
+def test_a_model_that_is_gone_before_it_is_warm_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a warm-up that ends in the log of the server."""
+    ended = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    engine, _ = make_engine()
+    engine.warm_in_background("gone")
+    engine._warming.join(5)
+    assert not ended and not engine.warming
+
+
 def test_a_warm_up_sees_both_kinds_of_step_and_tells_the_time() -> None:
     """Catches guided steps that compile or fill caches under a visitor's first picture."""
     engine, loaded = make_engine()

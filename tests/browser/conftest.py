@@ -148,9 +148,9 @@ def page(window: Page, url: str) -> Iterator[Page]:
     visit(window, url)
     yield window
     errors, window.errors = window.errors, []
-    window.evaluate("localStorage.clear(), sessionStorage.clear()")
-    window.context.clear_cookies()
-    window.goto("about:blank")  # the visit ends, and with it what runs for it
+    window.evaluate("sessionStorage.clear()")
+    window.goto("about:blank")  # the visit ends, and with it what runs for it and would keep its settings once more
+    window.context.new_cdp_session(window).send("Storage.clearDataForOrigin", {"origin": url, "storageTypes": "all"})
     assert errors == []
 
 

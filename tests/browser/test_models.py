@@ -49,7 +49,7 @@ def test_a_checkpoint_draws_and_a_broken_one_is_told(page: Page, run: Run, tmp_p
 
     next((run.checkpoints[1] / "transformer").glob("*.safetensors")).write_bytes(b"half written")
     choose(page, "tried @ 1")
-    expect(page.locator(".toast-body")).to_contain_text("cannot be read")
+    expect(page.locator(".toast-body.error")).to_contain_text("cannot be read")
     expect(page.locator("#model input")).to_have_value("tried @ 2")
     generate(page)
 
@@ -80,12 +80,15 @@ def test_the_first_preview_does_not_wait_for_the_last_step(page: Page) -> None:
         """() => {
           const stage = document.querySelector("#generate-stage");
           const status = document.querySelector("#generate-status");
-          const look = () => { window.first ??= stage.querySelector("img") && status.innerText; };
+          const look = () => {
+            if (window.first || !stage.querySelector("img")) return;
+            window.first = status.innerText;
+            document.querySelector("#generate-stop").click();
+          };
           new MutationObserver(look).observe(document.body, {childList: true, subtree: true, attributes: true});
         }"""
     )
     page.click("#generate-start")
     page.wait_for_function("window.first")
     assert "250 steps in" not in page.evaluate("window.first")
-    page.click("#generate-stop")
     expect(page.locator("#generate-status")).to_contain_text("Stopped after step")
