@@ -9,9 +9,10 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from app.common.class_picker import class_choices, find_labels, to_choice, to_label
+from app.common.classes.dropdown import class_choices
+from app.common.classes.mixing import MixControls, mixed, split
+from app.common.classes.picker import find_labels
 from app.common.guidance_curve import guidance_curve
-from app.common.mixing import MixControls, mixed, split
 from app.common.recipes import with_settings
 from app.common.studio import GLUE, Update
 from app.engine.model_info import ModelInfo
@@ -49,8 +50,8 @@ class RequestControls(Generic[AnyRequest]):
         """What the controls ask for. ValueError where a value cannot be used."""
         if self.mix is not None:
             values, (other, share) = values[:-2], values[-2:]
-            chosen = classes if isinstance(classes, list) else [classes]
-            classes = [mixed(choice, other, share) for choice in chosen]
+            labels = classes if isinstance(classes, list) else [classes]
+            classes = [mixed(label, other, share) for label in labels]
         count, seed, *chosen = values if self.count is not None else (1, *values)
         settings = dict(zip(self.settings, chosen, strict=True))
         return to_request(model, classes, count, seed, self.kind, **settings)
@@ -91,8 +92,7 @@ class RequestControls(Generic[AnyRequest]):
             return [*labels]
         others = find_labels(saved.get("mixed_with"), info, notes)
         try:
-            other = to_choice(others[0])
-            return [mixed(to_choice(label), other, saved["mixed_share"]) for label in labels]
+            return [mixed(label, others[0], saved["mixed_share"]) for label in labels]
         except (ValueError, IndexError):
             notes.append("its mix of classes is not usable")
             return [*labels]
@@ -117,7 +117,7 @@ class RequestControls(Generic[AnyRequest]):
 
 def to_request(
     model: str,
-    classes: int | Sequence[Label],
+    classes: int | list[Label] | None,
     count: int,
     seed: int,
     kind: type[AnyRequest] = Request,
@@ -126,7 +126,7 @@ def to_request(
     """Controls -> request: `count` images, at least one of each class, share the classes; their seeds count up."""
     kind.count.check(count)
     SEED.check(seed)
-    labels = [to_label(choice) for choice in ([classes] if isinstance(classes, int) else classes)] or [None]
+    labels = (classes if isinstance(classes, list) else [classes]) or [None]
     count = max(count, len(labels))
     shared = tuple(labels[i * len(labels) // count] for i in range(count))
     return kind(model, shared, counting(seed, count), **settings)

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from app.common.classes.mixing import mixed, split
 from app.common.images import open_header
-from app.common.mixing import mixed, split
 from app.common.stage import caption
 from app.engine.model_info import ModelInfo
 from app.engine.request import NOWHERE, AnyRequest, Label, Request, class_named, label_of

@@ -10,7 +10,6 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from app.common import recipes
-from app.common.class_picker import to_label
 from app.common.controls import RequestControls
 from app.common.errors import plain_errors, warn
 from app.common.history import History
@@ -83,8 +82,8 @@ class SettingsTab(RunTab):
         """The query of a link to this tab and its settings, classes by name."""
         settings = dict(zip(self.by_name, values, strict=True))
         for key in set(self.class_keys) & set(settings):
-            choices = settings[key] if isinstance(settings[key], list) else [settings[key]]
-            settings[key] = [recipes.name_of(to_label(choice), picker_model) for choice in choices]
+            labels = settings[key] if isinstance(settings[key], list) else [settings[key]]
+            settings[key] = [recipes.name_of(label, picker_model) for label in labels]
         return to_query(self.tab, {"model": model} | settings)
 
     def bring_settings(self, kept: Any, model: str, request: gr.Request) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import class_choices, find_labels, to_choice, to_label
+from app.common.classes.dropdown import ClassDropdown, class_choices
+from app.common.classes.picker import find_labels
 from app.common.comparison import AXES, Side
 from app.common.studio import Update
 from app.compare.grid import TYPED, join_values, parse_values
@@ -52,7 +52,7 @@ class SideControls:
         axis, typed, classes, listed = (saved.get(key, each.value) for key, each in self.by_name(name).items())
         labels = find_labels(classes, info, notes) if f"{name}_classes" in saved else spread(info)
         names = [value for value in (listed if isinstance(listed, list) else [listed]) if isinstance(value, str)]
-        return read_side(axis, str(typed), [to_choice(label) for label in labels], names)
+        return read_side(axis, str(typed), labels, names)
 
     def updates(self, side: Side, info: ModelInfo, engine: Engine) -> Update:
         """Show a side."""
@@ -66,7 +66,7 @@ class SideControls:
         if axis in TYPED:
             update[self.typed] |= {"value": join_values(values)}
         elif axis == "class":
-            update[self.classes] |= {"value": [to_choice(label) for label in values]}
+            update[self.classes] |= {"value": list(values)}
         else:
             names = list(SAMPLERS) if axis == "sampler" else list(engine.models)
             update[self.listed] |= {"choices": [*dict.fromkeys([*names, *values])], "value": list(values)}
@@ -119,8 +119,8 @@ def default_values(axis: str, info: ModelInfo, engine: Engine) -> tuple[Any, ...
     return tuple(own.get(axis) or DEFAULTS[axis])
 
 
-def read_side(axis: str, typed: str, classes: Sequence[int], listed: Sequence[str]) -> Side:
+def read_side(axis: str, typed: str, classes: Sequence[int | None], listed: Sequence[str]) -> Side:
     """What the controls of a side say. ValueError where the numbers cannot be read."""
     if axis in TYPED:
         return Side(axis, parse_values(axis, typed))
-    return Side(axis, tuple(map(to_label, classes)) if axis == "class" else tuple(listed))
+    return Side(axis, tuple(classes if axis == "class" else listed))

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import bind_to_model, check_classes, class_choices
+from app.common.classes.dropdown import ClassDropdown, class_choices
+from app.common.classes.picker import bind_to_model, check_classes
 from app.common.comparison import Comparison, Side, from_recipe, names_of, to_recipe
 from app.common.controls import RequestControls, bring_steps, seed_picker, setting_controls
 from app.common.errors import plain_errors

@@ -99,8 +99,13 @@ class Engine:
                 info = self._current_info(name) or self._read(name)  # somebody else may have asked for it meanwhile
         return info
 
-    def class_label(self, name: str, label: int | str) -> Label:
-        """A class by number or name, or a mix, as `parse_label` reads them. ValueError where there is no such class."""
+    def class_label(self, name: str, label: int | str | None) -> Label:
+        """A class by number or name, or a mix, as `parse_label` reads them; None and "" are no class.
+
+        ValueError where there is no such class.
+        """
+        if label in (None, ""):
+            return None
         if isinstance(label, bool) or not isinstance(label, int | str):
             raise ValueError(f"A class is given by its number or its name, not by {label!r}.")
         labels = self.describe(name).labels

@@ -10,8 +10,9 @@ import gradio as gr
 from PIL import Image
 
 from app.common import recipes
-from app.common.class_picker import NO_CLASS, bind_to_model, check_classes, class_picker, room_for
-from app.common.class_pictures import PICK, ClassPictures, picked_classes, welcome
+from app.common.classes.mixing import mix_controls
+from app.common.classes.picker import bind_to_model, check_classes, class_picker, room_for
+from app.common.classes.pictures import PICK, ClassPictures, picked_classes, welcome
 from app.common.controls import (
     RequestControls,
     bring_steps,
@@ -27,7 +28,6 @@ from app.common.errors import plain_errors
 from app.common.history import History
 from app.common.images import publish_picture, served
 from app.common.live import Latest, LiveTab
-from app.common.mixing import mix_controls
 from app.common.presets import TimedPresets
 from app.common.stage import WAITING, caption, describe_step, duration, pictures, status_line
 from app.common.studio import GLUE, GPU, Studio, Update
@@ -138,7 +138,7 @@ class Generate(LiveTab):
         model, job, classes, count = studio.model, self.job, self.controls.classes, self.controls.count
         page = [self.stage, self.gallery, self.preview_kind, self.step, self.again, self.picture]
         picked = self.any_class.click(self.random_class, model, classes, **GLUE)
-        dropped = self.no_class.click(lambda: [NO_CLASS], outputs=classes, **GLUE)
+        dropped = self.no_class.click(lambda: [None], outputs=classes, **GLUE)
         pointed = self.pictures.wire(studio, classes)
         begun = self.stage.select(picked_classes, outputs=classes, **GLUE)
         begun.then(None, js="() => document.querySelector('#generate-start').click()", **GLUE)
@@ -316,21 +316,12 @@ class Generate(LiveTab):
 
         Steps, sampler and guidance are the model's own where they are not given.
         """
-        given = {
-            "num_inference_steps": num_inference_steps,
-            "sampler": sampler,
-            "guidance_scale": guidance_scale,
-            "guidance_power": guidance_power,
-            "guidance_kind": guidance_kind,
-            "guidance_high": guidance_high,
-            "guidance_low": guidance_low,
-        }
+        given = {key: value for key, value in locals().items() if key in SAMPLING and value is not None}
         with plain_errors():
             name = self.engine.default if model is None else model
             info = self.engine.describe(name)
-            label = NO_CLASS if class_label in (None, "") else self.engine.class_label(name, class_label)
-            settings = info.sampling_defaults | {key: value for key, value in given.items() if value is not None}
-            request = to_request(name, [label], num_images, seed, skip_unconditional=skip_unconditional, **settings)
+            label = self.engine.class_label(name, class_label)
+            request = to_request(name, [label], num_images, seed, **info.sampling_defaults | given)
             request, images = yield from draw(self.engine, request)
             yield served(self._publish(request, images, info))
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import gradio as gr
 from gradio.components import Component
 
-from app.common.class_picker import NO_CLASS
 from app.common.controls import to_request
 from app.common.endpoints import draw, endpoint
 from app.common.errors import plain_errors
@@ -14,7 +13,7 @@ from app.common.images import open_image, served, uploaded
 from app.engine.engine import Engine
 from app.inpaint.job import publish_variants
 from app.inpaint.masks import open_mask
-from app.inpaint.request import InpaintRequest
+from app.inpaint.request import INPAINTING, InpaintRequest
 from mdt_core.inpainting import DEFAULT_SCALE, find_method
 
 
@@ -51,27 +50,9 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[
             name = engine.default if model is None else model
             info = engine.describe(name)
             sampler, num_inference_steps = find_method(method).schedule(sampler, num_inference_steps)
-            label = NO_CLASS if class_label in (None, "") else engine.class_label(name, class_label)
-            request = to_request(
-                name,
-                [label],
-                num_variants,
-                seed,
-                InpaintRequest,
-                method=method,
-                num_inference_steps=num_inference_steps,
-                sampler=sampler,
-                strength=strength,
-                guidance_scale=guidance_scale,
-                guidance_power=guidance_power,
-                guidance_kind=guidance_kind,
-                guidance_high=guidance_high,
-                guidance_low=guidance_low,
-                masked_content=masked_content,
-                area=area,
-                grow=grow,
-                feather=feather,
-            )
+            label = engine.class_label(name, class_label)
+            settings = {key: value for key, value in locals().items() if key in INPAINTING}
+            request = to_request(name, [label], num_variants, seed, InpaintRequest, **settings)
             files = uploaded(image), uploaded(mask)
 
             def open_files(request: InpaintRequest) -> InpaintRequest:

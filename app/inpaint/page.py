@@ -5,13 +5,12 @@ from pathlib import Path
 import gradio as gr
 from gradio.components import Component
 
-from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import class_choices
-from app.common.class_pictures import ClassPictures
+from app.common.classes.dropdown import ClassDropdown, class_choices
+from app.common.classes.mixing import mix_controls
+from app.common.classes.pictures import ClassPictures
 from app.common.controls import RequestControls, control, keep_seed_switch, seed_picker, setting_controls
 from app.common.history import History
 from app.common.live import LiveTab
-from app.common.mixing import mix_controls
 from app.common.presets import TimedPresets
 from app.common.stage import status_line
 from app.common.studio import Studio, Update

@@ -9,7 +9,7 @@ import numpy as np
 from gradio.events import Dependency
 
 from app.common import recipes
-from app.common.class_picker import bind_to_model, check_classes
+from app.common.classes.picker import bind_to_model, check_classes
 from app.common.controls import setting_update
 from app.common.errors import plain_errors, sentence
 from app.common.images import publish, publish_picture, uploaded

@@ -9,8 +9,7 @@ from dataclasses import replace
 import gradio as gr
 from PIL import Image
 
-from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import NO_CLASS, class_choices, to_choice
+from app.common.classes.dropdown import ClassDropdown, class_choices
 from app.common.controls import control, seed_picker, to_request
 from app.common.errors import plain_errors
 from app.common.images import jpeg_uri, publish_picture, uri
@@ -78,7 +77,7 @@ class StripPanel(RunTab):
     def _lay_out(self) -> None:
         self.label = ClassDropdown(
             class_choices({}),
-            value=NO_CLASS,
+            value=None,
             label="Class",
             info="What the strip shows. Type to filter the list.",
             min_width=215,
@@ -143,9 +142,8 @@ class StripPanel(RunTab):
 
     def make_job(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> StripJob:
         """The strip of these runs and settings."""
-        choice = to_choice(label)
-        request = to_request("", choice, 1, seed, num_inference_steps=steps, guidance_scale=scale)
-        return StripJob(plan(self.runs(first, second), request), (first, second, choice))
+        request = to_request("", label, 1, seed, num_inference_steps=steps, guidance_scale=scale)
+        return StripJob(plan(self.runs(first, second), request), (first, second, label))
 
     def queued(self, job: StripJob) -> Update:
         """The strip without its pictures."""

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import bind_to_model, check_classes, class_choices, to_choice, to_label
+from app.common.classes.dropdown import ClassDropdown, class_choices
+from app.common.classes.picker import bind_to_model, check_classes
 from app.common.controls import bring_steps, seed_picker, setting_controls, setting_update
 from app.common.images import publish, uri
 from app.common.run_tab import Job, RunTab
@@ -87,7 +87,7 @@ class Walk(RunTab):
         check_classes(picker_model, self.engine.describe(model))
         labels, seeds, settings = asked[:2], asked[2:4], asked[4:]
         chosen = dict(zip(self.settings, settings, strict=True))
-        job = WalkJob(WalkRequest(model, tuple(map(to_label, labels)), tuple(seeds), **chosen))
+        job = WalkJob(WalkRequest(model, tuple(labels), tuple(seeds), **chosen))
         self.engine.check_time(job.requests)
         return job
 
@@ -136,7 +136,7 @@ class Walk(RunTab):
         values = {key: getattr(request, key) for key in self.settings}
         update: Update = {control: setting_update(key, values) for key, control in self.settings.items()}
         for picker, label in zip(self.classes, request.class_labels, strict=True):
-            update[picker] = gr.update(choices=class_choices(info.labels), value=to_choice(label))
+            update[picker] = gr.update(choices=class_choices(info.labels), value=label)
         update |= dict(zip(self.seeds, request.seeds, strict=True))
         return request, update | {self.picker_model: info}, notes
 

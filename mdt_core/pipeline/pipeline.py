@@ -7,7 +7,8 @@ Every image has its own seed. On a CPU its picture is the same, bit for bit, alo
 same but for rounding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from mdt_core.samplers import generators, initial_latents, sample, sampling_time
 from mdt_core.saved_config import tidy_config
 from mdt_core.transformer import MDTTransformer
 from mdt_core.weights.hub import HUB_OPTIONS, our_classes, resolve
+
+SETTINGS = [field.name for field in fields(SamplingSettings)]  # those that `stream` and `stream_inpaint` both take
 
 
 class MDTPipeline(DiffusionPipeline):
@@ -238,15 +241,7 @@ class MDTPipeline(DiffusionPipeline):
                 what the model or the autoencoder gave is not finite.
         """
         seeds = image_seeds(seeds, class_labels)
-        settings = self.sampling_defaults.but(
-            sampler=sampler,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance_power=guidance_power,
-            guidance_kind=guidance_kind,
-            guidance_low=guidance_low,
-            guidance_high=guidance_high,
-        )
+        settings = self.sampling_defaults.but(**_given(locals(), SETTINGS))
         if output_type not in ("pil", "latent"):
             raise ValueError(f'output_type must be "pil" or "latent", not {output_type!r}')
         rngs = generators(seeds)
@@ -335,15 +330,7 @@ class MDTPipeline(DiffusionPipeline):
         if method.masked_pass and "side_interpolator" not in self.transformer.parts:
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
         sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
-        settings = SamplingSettings(guidance_scale=DEFAULT_SCALE).but(
-            sampler=sampler,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance_power=guidance_power,
-            guidance_kind=guidance_kind,
-            guidance_low=guidance_low,
-            guidance_high=guidance_high,
-        )
+        settings = SamplingSettings(guidance_scale=DEFAULT_SCALE).but(**_given(locals(), SETTINGS))
         content, rngs = choose_content(masked_content, strength), generators(seeds)
         picture, mask, cell = picture_array(image), mask_array(mask), downscale(self.vae)
         canvas = fit_canvas(picture, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)
@@ -426,9 +413,9 @@ class MDTPipeline(DiffusionPipeline):
         return torch.tensor(self.config.preview_weights)
 
 
-def _given(variables: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a method, of its `locals()`, to hand on whole."""
-    return {name: value for name, value in variables.items() if name != "self"}
+def _given(variables: dict[str, Any], names: Collection[str] | None = None) -> dict[str, Any]:
+    """The arguments of a method, of its `locals()`, to hand on: all, or those of these names."""
+    return {name: value for name, value in variables.items() if (name != "self" if names is None else name in names)}
 
 
 MDTPipeline.__module__ = "mdt_core"  # a saved pipeline names the package, whichever file of it holds the class

@@ -18,8 +18,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.common import recipes
-from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import NO_CLASS, check_classes, class_choices, for_model, room_for, tell_lost
+from app.common.classes.dropdown import ClassDropdown, class_choices
+from app.common.classes.picker import check_classes, for_model, room_for, tell_lost
 from app.common.controls import draw_curve, steps_of, to_request
 from app.common.guidance_curve import guidance_curve
 from app.engine.engine import Engine
@@ -181,7 +181,7 @@ def test_files_of_the_server_stay_there(url: str, tmp_path: Path) -> None:
 
 def test_images_are_shared_out_among_the_classes() -> None:
     """Catches a class without an image, and seeds that run over."""
-    request = to_request("m", [2, NO_CLASS, 0], 4, MAX_SEED)
+    request = to_request("m", [2, None, 0], 4, MAX_SEED)
     assert request.class_labels == (2, 2, None, 0)
     assert request.seeds == (MAX_SEED, 0, 1, 2)
     assert to_request("m", [], 2, 5).class_labels == (None, None)
@@ -201,14 +201,17 @@ def test_the_number_of_images_is_not_below_that_of_the_classes() -> None:
 def test_a_thousand_classes_are_found_by_name_and_index(engine: Engine) -> None:
     """Catches two classes of one name that cannot be told apart."""
     choices = class_choices(engine.describe("shapes").labels)
-    assert choices[0] == ("anything (no class)", NO_CLASS)
+    assert choices[0] == ("anything (no class)", -1)
     assert choices[3] == ("golden retriever · 2", 2)
 
 
 def test_a_class_on_its_way_while_another_model_is_opened_ends_in_no_traceback() -> None:
     """Gradio holds a value against the newest choices. Catches its error in the log, and anything but a number."""
-    one, several = ClassDropdown([("cat", 0)]), ClassDropdown([("cat", 0)], multiselect=True)
-    assert one.preprocess(999) == 999 and several.preprocess([999, NO_CLASS]) == [999, NO_CLASS]
+    choices = class_choices({0: "cat"})
+    one, several = ClassDropdown(choices), ClassDropdown(choices, multiselect=True)
+    assert one.preprocess(999) == 999 and several.preprocess([999, -1]) == [999, None]
+    assert one.preprocess(one.postprocess(None)) is None, "no class is a class to choose"
+    assert several.preprocess(several.postprocess([None, 0])) == [None, 0]
     for picker, wrong in [(one, [1]), (one, "cat"), (one, True), (one, None), (several, 1), (several, [[1]])]:
         with pytest.raises(gr.Error, match="Choose a class from the list"):
             picker.preprocess(wrong)
@@ -220,7 +223,7 @@ def test_a_class_that_another_model_lacks_is_told(engine: Engine, monkeypatch: p
     monkeypatch.setattr(gr, "Warning", told.append)
     info = engine.describe("shapes")
     other = dataclasses.replace(info, name="other", labels={0: "square", 7: "<cat>", 9: "dog"})
-    tell_lost(info, [0, NO_CLASS], before=other)
+    tell_lost(info, [0, None], before=other)
     assert told == []
     tell_lost(info, [7, 0, 9], before=other)
     assert told == ["shapes has no &lt;cat&gt;, dog: pick another class."]
@@ -230,7 +233,7 @@ def test_another_model_keeps_the_classes_that_it_has(engine: Engine) -> None:
     """Catches a class that keeps its number and becomes another one, and one that the model has not."""
     info = engine.describe("shapes")
     other = dataclasses.replace(info, name="other", labels={0: "square", 1: "golden retriever", 7: "cat"})
-    assert for_model(info, [1, 7, NO_CLASS], before=other)["value"] == [NO_CLASS, 2]
+    assert for_model(info, [1, 7, None], before=other)["value"] == [None, 2]
     assert for_model(other, [2, 1], before=info)["value"] == [1, 0]
     assert for_model(info, [7], before=other)["value"] == [0]
     with pytest.raises(ValueError, match="still those of other: wait until shapes is open"):

@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from app.common.class_pictures import FILE, class_pictures, welcome
+from app.common.classes.pictures import FILE, class_pictures, welcome
 from app.common.history import MOST
 from app.engine.engine import Engine
 from app.engine.models import MODELS

@@ -8,7 +8,6 @@ from urllib.parse import parse_qsl
 import gradio as gr
 import pytest
 
-from app.common.class_picker import NO_CLASS
 from app.common.links import from_query, from_text, to_query, to_text
 from app.compare.tab import Compare
 from app.engine.engine import Engine
@@ -51,7 +50,7 @@ def test_a_link_brings_its_settings_and_leaves_the_other_tabs_alone(tabs: dict[t
     """Catches a control that is forgotten, and classes that are found by a number that they have here alone."""
     tab = tabs[Generate]
     settings = {
-        **{"class_labels": [2, NO_CLASS], "num_images": 5, "seed": 7, "keep_seed": True, "sampler": "ddpm"},
+        **{"class_labels": [2, None], "num_images": 5, "seed": 7, "keep_seed": True, "sampler": "ddpm"},
         **{"num_inference_steps": 300, "guidance_scale": 1.5, "guidance_power": 0.5},
         **{"guidance_kind": "both", "guidance_high": 800, "guidance_low": 100, "skip_unconditional": False},
         **{"mixed_with": 1, "mixed_share": 0.25},

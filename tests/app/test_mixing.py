@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from app.common import recipes
-from app.common.class_picker import NO_CLASS
-from app.common.mixing import mixed, split
+from app.common.classes.mixing import mixed, split
 from app.common.stage import caption
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
@@ -23,17 +22,18 @@ def test_two_classes_and_a_share_are_a_mix() -> None:
     assert mixed(0, 2, 0.4) == MIX
     assert [mixed(0, 2, share) for share in (0, 1)] == [0, 2]
     assert mixed(1, 1, 0.5) == 1
-    assert mixed(NO_CLASS, 2, 0.25) == ((None, 0.75), (2, 0.25))
+    assert mixed(None, 2, 0.25) == ((None, 0.75), (2, 0.25))
     for wrong in (-0.1, 1.1, float("nan"), None, True):
         with pytest.raises(ValueError, match=r"^How much of the second class must be a number from 0 to 1"):
             mixed(0, 2, wrong)
 
 
-@pytest.mark.parametrize("label", [1, None, MIX, ((2, 0.35), (0, 0.65)), ((None, 0.2), (1, 0.8))])
+@pytest.mark.parametrize(
+    "label", [1, None, MIX, ((2, 0.35), (0, 0.65)), ((None, 0.2), (1, 0.8)), ((1, 0.8), (None, 0.2))]
+)
 def test_the_controls_show_what_was_drawn(label: object) -> None:
     """Catches a mix that comes back turned around."""
-    choice, other, share = split(label)
-    assert mixed(choice, 0 if other is None else other, share) == label
+    assert mixed(*split(label)) == label
     assert split(((0, 1), (1, 3), (2, 1.0)))[1:] == (1, 0.75)  # of three the two that weigh most
 
 

@@ -106,7 +106,7 @@ def test_what_training_drew_is_there_before_anything_else(runs: Path, page: Stri
     page.ended(drawn)
     assert page.rest("mdt", "dit", 2, drawn) == gr.skip()
     assert page.rest("mdt", "dit", 1, drawn)[page.job].strip.subject == "dog"
-    nothing = page.rest("mdt", "dit", -1, None)
+    nothing = page.rest("mdt", "dit", None, None)
     assert "Training drew no picture of this class" in nothing[page.stage] and not nothing[page.bottom]["visible"]
 
 

@@ -1,6 +1,6 @@
 """Pictures of a model's classes, the frames of one file that may lie in the model's folder, and how they are shown.
 
-python -m app.common.class_pictures MODEL_FOLDER [--seed 0]    # drawn by the model, with its own settings
+python -m app.common.classes.pictures MODEL_FOLDER [--seed 0]    # drawn by the model, with its own settings
 """
 
 import html
@@ -122,7 +122,9 @@ def draw(location: str, seed: int) -> Path:
 
 
 def main() -> None:
-    parser = Parser(prog="python -m app.common.class_pictures", description="Draw a picture of each class of a model.")
+    parser = Parser(
+        prog="python -m app.common.classes.pictures", description="Draw a picture of each class of a model."
+    )
     parser.add_argument("model", help="pipeline folder")
     parser.add_argument("--seed", type=number(int, 0, MAX_SEED), default=0)
     parser.run(lambda options: print(draw(options.model, options.seed)))

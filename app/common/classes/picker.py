@@ -1,17 +1,15 @@
 """The picker of classes, and how it follows the model in use."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
-from app.common.class_dropdown import ClassDropdown
+from app.common.classes.dropdown import NO_CLASS, ClassDropdown, class_choices
 from app.common.studio import CHECK, GLUE, Studio, Update
 from app.engine.model_info import ModelInfo
-from app.engine.request import NOWHERE, Label, class_named
-
-NO_CLASS = -1  # a dropdown's value for "no class"
+from app.engine.request import NOWHERE, class_named
 
 
 def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> gr.Dropdown:
@@ -28,26 +26,8 @@ def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> 
     )
 
 
-def class_choices(labels: Mapping[int, str]) -> list[tuple[str, int]]:
-    """(label, value) pairs: a class is found by its name or its index."""
-    return [
-        ("anything (no class)", NO_CLASS),
-        *((f"{name} · {index}", index) for index, name in labels.items()),
-    ]
-
-
-def to_label(choice: Label) -> Label:
-    """A class picker's value -> a class label; other labels are left as they are."""
-    return None if choice == NO_CLASS else choice
-
-
-def to_choice(label: int | None) -> int:
-    """A class label -> a class picker's value."""
-    return NO_CLASS if label is None else label
-
-
 def find_labels(values: Any, info: ModelInfo, notes: list[str]) -> list[int | None]:
-    """The classes of a model that a picker had, or that a link names by index or name. Notes those it has not."""
+    """The classes that a picker had in the browser, or that a link names by index or name. Notes what is none here."""
     found: list[int | None] = []
     for value in values if isinstance(values, list) else [values]:
         label = class_named(NOWHERE, value, info.labels) if isinstance(value, str) else value
@@ -58,25 +38,25 @@ def find_labels(values: Any, info: ModelInfo, notes: list[str]) -> list[int | No
     return [*dict.fromkeys(found)]
 
 
-def room_for(classes: Sequence[int], count: int | None) -> Any:
+def room_for(classes: Sequence[int | None], count: int | None) -> Any:
     """The number of images where there are more classes than that: each gets one at least."""
     return len(classes) if len(classes) > (count or 0) else gr.skip()
 
 
-def for_model(info: ModelInfo, chosen: Sequence[int], before: ModelInfo) -> dict:
+def for_model(info: ModelInfo, chosen: Sequence[int | None], before: ModelInfo) -> dict:
     """The update of a class picker when another model is chosen: its classes, and of those picked what it has too.
 
     `before`: the model whose classes are picked; a class keeps its name, not its number.
     """
-    names = [(choice, before.labels.get(choice)) for choice in chosen if choice != NO_CLASS]
-    same = [NO_CLASS] * (NO_CLASS in chosen) + [class_named(*named, info.labels) for named in names if named[1]]
-    same = [choice for choice in dict.fromkeys(same) if choice == NO_CLASS or choice in info.labels]
+    names = [(label, before.labels.get(label)) for label in chosen if label is not None]
+    same = [None] * (None in chosen) + [class_named(*named, info.labels) for named in names if named[1]]
+    same = [label for label in dict.fromkeys(same) if label is None or label in info.labels]
     return gr.update(choices=class_choices(info.labels), value=same or [next(iter(info.labels))])
 
 
-def tell_lost(info: ModelInfo, chosen: Sequence[int], before: ModelInfo) -> None:
+def tell_lost(info: ModelInfo, chosen: Sequence[int | None], before: ModelInfo) -> None:
     """Tell which of the classes picked, of another model, this one does not have."""
-    names = [before.labels[choice] for choice in chosen if choice in before.labels]
+    names = [before.labels[label] for label in chosen if label in before.labels]
     if lost := [name for name in names if class_named(NOWHERE, name, info.labels) == NOWHERE]:
         text = f"{info.name} has no {', '.join(lost)}: pick another class."
         gr.Warning(html.escape(text, quote=False))

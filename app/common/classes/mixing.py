@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
-from app.common.class_dropdown import ClassDropdown
-from app.common.class_picker import NO_CLASS, class_choices, to_choice, to_label
+from app.common.classes.dropdown import ClassDropdown, class_choices
 from app.common.studio import Update
 from app.engine.model_info import ModelInfo
 from app.engine.request import Label
@@ -28,7 +27,7 @@ class MixControls:
     def updates(self, label: Label, info: ModelInfo) -> Update:
         """Show what of a label the class picker does not show."""
         _, other, share = split(label)
-        second = gr.update(choices=class_choices(info.labels), value=list(info.labels)[-1] if other is None else other)
+        second = gr.update(choices=class_choices(info.labels), value=other if share else list(info.labels)[-1])
         return {self.other: second, self.share: share, self.fold: gr.update(open=share > 0)}
 
 
@@ -53,23 +52,22 @@ def mix_controls(info: ModelInfo, prefix: str) -> MixControls:
     return MixControls(fold, other, share)
 
 
-def mixed(choice: int, other: int, share: float) -> Label:
-    """A choice of a class picker and so much of another one, 0 to 1. ValueError where it is no such number."""
+def mixed(label: int | None, other: int | None, share: float) -> Label:
+    """A class and so much of another one, 0 to 1. ValueError where it is no such number."""
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ValueError(f"How much of the second class must be a number from 0 to 1, not {share!r}.")
-    if share in (0, 1) or choice == other:
-        return to_label(other if share == 1 else choice)
-    first, second = (None if each == NO_CLASS else each for each in (choice, other))
-    return (first, round(1 - share, 12)), (second, share)
+    if share in (0, 1) or label == other:
+        return other if share == 1 else label
+    return (label, round(1 - share, 12)), (other, share)
 
 
-def split(label: Label) -> tuple[int, int | None, float]:
-    """A label as the controls show it: the first class, the second if there is one, and its share.
+def split(label: Label) -> tuple[int | None, int | None, float]:
+    """A label as the controls show it: the first class, the second, and its share, 0 where there is none.
 
     Of a mix of more than two, the two that weigh most.
     """
     if not isinstance(label, tuple):
-        return to_choice(label), None, 0
+        return label, None, 0
     heaviest = sorted(label, key=lambda part: part[1], reverse=True)[:2]
     (first, a), (second, b) = sorted(heaviest, key=label.index)
-    return to_choice(first), to_choice(second), b / (a + b)
+    return first, second, b / (a + b)

@@ -1,0 +1,1 @@
+"""The classes of a model on the page: picked from a list, shown as pictures, mixed."""
