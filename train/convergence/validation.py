@@ -62,6 +62,6 @@ def validation_losses(model: torch.nn.Module, draws: ValidationDraws, batches: l
     for batch in batches:
         part = (x[list(batch)].to(device) for x in (draws.x_0, draws.timesteps, draws.class_labels, draws.noise))
         x_0, timesteps, class_labels, noise = part
-        mse = training_terms(model, diffusion, x_0, timesteps, class_labels, noise, None, None)["mse"]
+        mse = training_terms(model, diffusion, x_0, timesteps, class_labels, noise, min_snr_gamma=None)["mse"]
         losses.append(torch.stack([mse, mse * diffusion.min_snr_weight(timesteps, MIN_SNR_GAMMA)]).cpu())
     return torch.cat(losses, 1)

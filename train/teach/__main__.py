@@ -48,13 +48,15 @@ def teach_folders(
     else:
         plan = TeachPlan(model, classes_of(folders), str(out), keep_old=not forget, **settings)
     if lock is None:
-        take_turn(plan.out)  # until this process ends
+        lock = take_turn(plan.out)
     else:
-        os.set_inheritable(lock, False)
         os.nice(10)  # whoever draws meanwhile goes first
     from train.teach.teaching import teach  # only now: --help needs nothing of it
 
-    teach(plan)
+    try:
+        teach(plan)
+    finally:
+        os.close(lock)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,10 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mdt_core import MDTPipeline
+from mdt_core import MDTPipeline, MDTTransformer
+from mdt_core.diffusion import Diffusion
 from mdt_core.runs import write_whole
-from mdt_core.training.draws import LatentData
+from mdt_core.training.draws import LatentData, Pass
 
+REHEARSED_ROWS = 0.25  # share of a batch
 BATCH = 16  # pictures drawn together, and kept in a file
 FIRST_SEED = 3_000_000
 
@@ -60,26 +62,43 @@ def draw_rehearsal(
 
 
 class Lessons:
-    """New pictures at the even indices, rehearsed ones at the odd: every batch is half of each. A `LatentData`.
+    """New pictures, and in the last rows of every batch rehearsed ones: a `LatentData`.
+
+    A rehearsed row is held to what the model predicted before it was taught, not to the noise (learning without
+    forgetting, arXiv 1606.09282): a few hundred pictures then say what the model is, and not what it should become.
 
     Args:
         new: the pictures that are taught.
         old: latents (N, C, h, w) and class labels (N,) of the rehearsed ones.
+        teacher: the model before; its classes are the first ones of the model that is taught.
+        null_class: of the model that is taught.
     """
 
-    def __init__(self, new: LatentData, old: tuple[Tensor, Tensor]):
+    def __init__(self, new: LatentData, old: tuple[Tensor, Tensor], teacher: MDTTransformer, null_class: int):
         self.new, (self.latents, self.labels) = new, old
+        self.teacher, self.null_class, self.diffusion = teacher.eval().requires_grad_(False), null_class, Diffusion()
 
     def __len__(self) -> int:
-        return 2 * max(len(self.new), len(self.labels))
+        return len(self.new) * len(self.labels)  # so that each is drawn as often as its like
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Posterior mean and std (N, C, h, w) and class labels (N,): first those of the new pictures."""
-        places = torch.tensor(indices)
-        new, old = (places[places % 2 == parity] // 2 for parity in (0, 1))
-        old = old % len(self.labels)
-        means, stds, labels = [self.latents[old]], [torch.zeros_like(self.latents[old])], [self.labels[old]]
-        if len(new):
-            mean, std, label = (part.cpu() for part in self.new.batch((new % len(self.new)).tolist()))
-            means, stds, labels = [mean, *means], [std, *stds], [label, *labels]
-        return torch.cat(means), torch.cat(stds), torch.cat(labels)
+        """Posterior mean and std (N, C, h, w) and class labels (N,)."""
+        count = num_new(len(indices))
+        mean, std, labels = (part.cpu() for part in self.new.batch([i % len(self.new) for i in indices[:count]]))
+        places = torch.tensor(indices[count:], dtype=torch.int64) % len(self.labels)
+        old = self.latents[places]
+        return torch.cat([mean, old]), torch.cat([std, torch.zeros_like(old)]), torch.cat([labels, self.labels[places]])
+
+    def target(self, inputs: Pass) -> Tensor:
+        """What epsilon is held to in a pass: the noise, and of the rehearsed rows the teacher's prediction."""
+        count = num_new(len(inputs.timesteps))
+        x_0, timesteps, labels, noise, keep = (None if part is None else part[count:] for part in inputs[:5])
+        labels = torch.where(labels == self.null_class, self.teacher.config.num_classes, labels)
+        x_t = self.diffusion.add_noise(x_0, noise, timesteps)
+        epsilon = self.teacher(x_t, timesteps, labels, keep=keep).chunk(2, dim=1)[0]
+        return torch.cat([inputs.noise[:count], epsilon.to(inputs.noise)])
+
+
+def num_new(batch_size: int) -> int:
+    """How many rows of a batch are new pictures: the first ones."""
+    return batch_size - int(REHEARSED_ROWS * batch_size)

@@ -63,7 +63,7 @@ def status(run_folder: str | Path) -> TeachStatus:
     run = Run(Path(run_folder))
     entries = {"phase": "starting", "seconds": 0.0, "time": time.time()} | read_json(run.folder / "status.json")
     running = running_now() == run.folder.resolve()
-    passed = time.time() - entries.pop("time") if running else 0.0
+    passed = (time.time() - entries.pop("time")) * running
     seconds, left = entries.pop("seconds") + passed, entries.pop("seconds_left", None)
     left = None if left is None else max(0.0, left - passed)
     if entries["phase"] == "learning" and (rows := run.metrics):

@@ -30,7 +30,7 @@ from train.latents.encode import encode
 from train.teach.pictures import ClassFolders
 from train.teach.plan import TeachPlan
 from train.teach.rehearsal import Lessons, draw_rehearsal
-from train.teach.status import Report
+from train.teach.status import Report, status
 from train.teach.timing import seconds_per_step
 
 REHEARSED = 1000  # pictures of the old classes, at most
@@ -55,6 +55,9 @@ def teach(plan: TeachPlan) -> None:
     plan.save()
     run = Run(Path(plan.out))
     report = Report(run)
+    if status(run.folder).phase == "done":
+        print(f"{run.folder / 'pipeline'} is there already: it has learnt what it was to learn")
+        return
     try:
         with explain_write_errors(run), stopped_by_signals():
             done = Teaching(plan, run, report).run_to_end()
@@ -96,13 +99,12 @@ class Teaching:
 
     def run_to_end(self) -> bool:
         """Whether it came to its end; it does not where it was asked to stop."""
-        data = self.encoded()
-        config = self.run.config
+        data, config = self.encoded(), self.run.config
         seconds, precision = (config["seconds_per_step"], config["precision"]) if config else self.measured()
-        rehearsed = self.rehearsed(seconds)
+        rehearsed = self.rehearsed(seconds, precision)
         training = TrainingConfig(**config["training"]) if config else self.training_config(seconds)
         self.run.write_config(self.describe(training, seconds, precision))
-        finished = self.trained(Lessons(data, rehearsed) if rehearsed else data, training, precision, seconds)
+        finished = self.trained(data, rehearsed, training, precision, seconds)
         if finished:
             self.exported()
         return finished
@@ -125,11 +127,12 @@ class Teaching:
         print(f"{seconds:.2f} s a step, in {str(dtype).removeprefix('torch.')}")
         return seconds, precision
 
-    def rehearsed(self, seconds_per_step: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def rehearsed(self, seconds_per_step: float, precision: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The old classes as the model draws them; none where they are not kept, or all are taught."""
         labels = [self.pipe.class_index(name) for name in self.pipe.id2label.values() if name not in self.plan.pictures]
         if not self.plan.keep_old or not labels:
             return None
+        self.pipe.optimize(dtype="bfloat16" if precision == "bf16" else "float32")
         planned = self.plan.minutes * 60 if self.plan.minutes else self.plan.steps * seconds_per_step
 
         def how_many(seconds: float) -> int:
@@ -176,9 +179,17 @@ class Teaching:
             "precision": precision,
         }
 
-    def trained(self, data, training: TrainingConfig, precision: str, seconds_per_step: float) -> bool:
+    def trained(
+        self,
+        data: Latents,
+        rehearsed: tuple[torch.Tensor, torch.Tensor] | None,
+        training: TrainingConfig,
+        precision: str,
+        seconds_per_step: float,
+    ) -> bool:
         """Train to the last step, or until a signal; whether the last step is done."""
         model = deepcopy(self.pipe.transformer).float().requires_grad_(True)
+        lessons = Lessons(data, rehearsed, self.pipe.transformer, len(self.id2label)) if rehearsed else None
         print(adopt_classes(model, self.pipe.id2label, self.id2label))
         if not (self.run.folder / "pipeline").exists():
             write_pipeline(self.pipeline(model), self.run.folder / "pipeline")
@@ -187,11 +198,12 @@ class Teaching:
         if done < training.steps:
             train(
                 model,
-                data,
+                lessons or data,
                 training,
                 self.run,
                 sample_steps=exponential_steps(training.steps, first=max(1, training.steps >> (SHEETS - 1))),
                 draw_samples=self.sample_sheet,
+                target_of=lessons.target if lessons else None,
                 accelerator=Accelerator(cpu=cpus_alone(), mixed_precision=precision),
             )
         return training.steps in self.run.checkpoints
