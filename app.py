@@ -1,6 +1,6 @@
 """MDT Studio: `python app.py` opens the shipped model in the browser.
 
-python app.py --model PATH_OR_ID --runs runs/ --host 127.0.0.1 --port 7860 [--root-path /studio] [--mcp]
+python app.py --model PATH_OR_ID --runs runs/ --host 127.0.0.1 --port 7860 [--root-path /studio] [--share] [--mcp]
 """
 
 import argparse
@@ -33,6 +33,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=root_path,
         metavar="PATH",
         help="where a proxy serves the app: /studio, or the whole address",
+    )
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        default=os.environ.get("GRADIO_SHARE", "").lower() == "true",
+        help="open a link for everybody, for a few days, by Gradio's own servers",
     )
     parser.add_argument("--no-live", action="store_true", help="draw nothing live until a visitor turns it on")
     parser.add_argument("--mcp", action="store_true", help="offer generate and inpaint as tools (MCP)")
@@ -83,7 +89,7 @@ def main(arguments: list[str] | None = None, scratch: Scratch | None = None) -> 
             raise ValueError("--mcp needs a package: pip install -r requirements-extra.txt -c constraints.txt")
         models = Models(find_models(options.model), runs=(options.runs, SHIPPED_RUNS))
         use_own_cores()
-        serving = Serving(options.host, options.root_path)
+        serving = Serving(options.host, options.root_path, options.share)
         limits = serving.prepare()
         if scratch:
             scratch.keep_small(limits.temporary_files * MIB)

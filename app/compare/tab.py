@@ -42,10 +42,12 @@ class GridJob(Job):
         self.comparison, self.cells = comparison, [cells for _, cells in batches]
         self.sources = [[None] * len(comparison.columns.values) for _ in comparison.rows.values]  # of the page
         self.total = sum(map(len, self.cells))
-        self.grid = None  # of the file
+        self.info = None  # of the weights that draw it, once its turn has come
+        self.grid = None  # the sheet, until it lies in the file
+        self.file = ""
 
     def start(self, info: ModelInfo) -> None:
-        """Its turn has come. `info`: of the weights that draw it."""
+        """Its turn has come."""
         self.info, self.start_time = info, perf_counter()
         self.requests = [request for request, _ in self.comparison.batches(info.labels)]
         self.grid = empty_grid(self.comparison, info.labels, info.image_size)
@@ -172,12 +174,14 @@ class Compare(SettingsTab):
         """The grid as it is, to be opened cell by cell, and saved with the recipe of the whole."""
         comparison = job.comparison
         name = f"compare-{comparison.columns.axis}-{comparison.rows.axis}"
-        file = publish_picture(job.grid.image, name, self.save, to_recipe(comparison, job.info))
-        return {self.stage: job.sheet(done=True), self.save: gr.update(value=file, visible=True)}
+        if not job.file:
+            job.file = publish_picture(job.grid.image, name, self.save, to_recipe(comparison, job.info))
+            job.grid = None
+        return {self.stage: job.sheet(done=True), self.save: gr.update(value=job.file, visible=True)}
 
     def ended(self, job: GridJob) -> Update:
         """A grid that was stopped can be saved, too."""
-        if job.grid is None:  # it was stopped before its turn
+        if job.info is None:  # it was stopped before its turn
             return {}
         if job.done == job.total:
             text = f"{job.total} cells in {duration(job.seconds)} · click one to open it in Generate"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -34,6 +34,10 @@ class ModelInfo:
     weights: str = ""  # tells whether they are those that a recipe was made with
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)  # a key of SAMPLING -> the model's own value
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "fast", "balanced", "slow" -> the same
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        """It never changes: all visitors share it, and a thousand names of classes with it."""
+        return self
 
     @property
     def slow(self) -> bool:

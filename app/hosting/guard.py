@@ -28,7 +28,7 @@ CLOSED = re.compile(
     r"/(monitoring|gradio_api/(runs|run-history|proxy=|deep_link|process_recording|component_server|dev|profiling"
     r"|(undo-)?vibe-))"
 )
-UPLOAD, TOOLS = "/gradio_api/upload", "/gradio_api/mcp"
+JOIN, UPLOAD, TOOLS = "/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/mcp"
 # Gradio's page puts its scripts together with eval
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -83,8 +83,7 @@ class Guard:
             if refused is not error:
                 log.warning("%s %s: %s", scope["method"], scope["path"][:200], where(error))
             if not started:
-                content = {"detail": refused.text, "error": refused.text}
-                await JSONResponse(content, refused.status)(scope, receive, answer)
+                await refusal(refused, scope)(scope, receive, answer)
 
     async def check(self, scope: MutableMapping[str, Any], receive: Receive) -> Receive:
         """What the app is given of a request. Refused where it may not be."""
@@ -146,6 +145,18 @@ class Guard:
         if not self.framed:
             headers["X-Frame-Options"] = "SAMEORIGIN"
             headers.setdefault("Content-Security-Policy", POLICY)
+
+
+def refusal(refused: Refused, scope: MutableMapping[str, Any]) -> JSONResponse:
+    """What a refused request is answered.
+
+    Of other answers to a call Gradio's Python client shows the status alone, "403 Forbidden"; of this one the sentence.
+    """
+    agent = Headers(scope=scope).get("user-agent", "")
+    if agent.startswith("gradio_client") and scope["path"].endswith(JOIN):
+        told = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": refused.text}
+        return JSONResponse({"detail": [told], "error": refused.text}, 422)
+    return JSONResponse({"detail": refused.text, "error": refused.text}, refused.status)
 
 
 class Allowance:

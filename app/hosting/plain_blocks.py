@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+import app.hosting.sessions  # noqa: F401 (what Gradio keeps of a visitor)
 from app.common.errors import CheckedBlocks, cut, where
 
 # After every event Gradio sums up ten thousand of them for its monitor, which nobody sees here

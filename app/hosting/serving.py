@@ -20,21 +20,22 @@ from app.hosting.limits import ALONE, OTHERS, Limits
 
 THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_THREADS = IN_ALL + 64  # those of the runs that wait, and enough for all that is done at once
-MAX_SESSIONS = 1000  # pages that are remembered
+MAX_SESSIONS = 300  # pages and calls that are remembered: half a megabyte each, and what was made there
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Where the app is reached. `root_path`: of a proxy that serves it, a path or its whole address."""
+    """Where the app is reached."""
 
     host: str = "127.0.0.1"
-    root_path: str = ""
+    root_path: str = ""  # of a proxy that serves it, a path or its whole address
+    share: bool = False  # whether Gradio opens a tunnel for everybody
 
     @property
     def to_others(self) -> bool:
         """Whether anybody but this machine's own user comes in."""
         local = self.host == "localhost" or is_local(self.host)
-        return bool(self.root_path or get_space() or shared() or not local)
+        return bool(self.root_path or get_space() or self.share or not local)
 
     @property
     def limits(self) -> Limits:
@@ -63,6 +64,7 @@ class Serving:
             "app_kwargs": {"middleware": [guard], "exception_handlers": {RequestValidationError: refuse_values}},
             "max_file_size": f"{self.limits.file_size}mb",
             "max_threads": MAX_THREADS,
+            "share": self.share,
             "state_session_capacity": MAX_SESSIONS,
             "enable_monitoring": False,
             "run_history": False,  # the tabs have one of pictures and settings; Gradio's keeps every mask and preview
@@ -84,8 +86,3 @@ class Serving:
 async def refuse_values(request: Request, error: Exception) -> JSONResponse:
     """In place of FastAPI's answer, which repeats what was sent, up to megabytes of it."""
     return JSONResponse({"detail": "The request makes no sense to this app."}, 422)
-
-
-def shared() -> bool:
-    """Whether Gradio opens a tunnel for everybody (GRADIO_SHARE)."""
-    return os.environ.get("GRADIO_SHARE", "").lower() == "true"

@@ -5,6 +5,7 @@ In Python their files are paths, in the browser they are Gradio's FileData.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from time import time_ns
 from typing import Any
@@ -25,6 +26,12 @@ SETTLED = "async (painted, ...rest) => [window.mdtPainter ? await window.mdtPain
 Painted = dict[str, Any] | None  # a painter's value
 
 
+@cache
+def text_of(*names: str) -> str:
+    """Of files of the canvas: Gradio makes a component anew at every update of a page, and keeps it."""
+    return "\n".join((CANVAS / name).read_text("utf-8") for name in names)
+
+
 class Canvas(gr.HTML):
     """A component that draws its `value`, a dict, by scripts of its own."""
 
@@ -35,8 +42,8 @@ class Canvas(gr.HTML):
     def __init__(self, **options: Any):
         super().__init__(
             html_template="<div></div>",
-            css_template=(CANVAS / self.styles).read_text("utf-8"),
-            js_on_load="\n".join((CANVAS / name).read_text("utf-8") for name in self.scripts),
+            css_template=text_of(self.styles),
+            js_on_load=text_of(*self.scripts),
             apply_default_css=False,
             **options,
         )

@@ -27,6 +27,7 @@ class WalkJob(Job):
     def __init__(self, request: WalkRequest):
         super().__init__(request.parts(), total=request.num_frames)
         self.request, self.frames = request, []
+        self.file = ""  # of the film, which then holds the frames
 
     def start(self, info: ModelInfo) -> None:
         """Its turn has come. `info`: of the weights that draw it."""
@@ -114,11 +115,13 @@ class Walk(RunTab):
             f"{caption(label, job.info.labels)}-{seed}"
             for label, seed in zip(job.request.class_labels, job.request.seeds, strict=True)
         ]
-        data = film(job.frames, job.request.seconds / (job.total - 1), to_recipe(job.request, job.info))
-        file = publish(data, "-to-".join(ends), self.save, ".webp")
+        if not job.file:
+            data = film(job.frames, job.request.seconds / (job.total - 1), to_recipe(job.request, job.info))
+            job.file, job.frames = publish(data, "-to-".join(ends), self.save, ".webp"), []
+        film_of = f"Film from {ends[0]} to {ends[1]}, and back"
         return {
-            self.stage: f'<div class="stage">{image(uri(file), f"Film from {ends[0]} to {ends[1]}, and back")}</div>',
-            self.save: gr.update(value=file, visible=True),
+            self.stage: f'<div class="stage">{image(uri(job.file), film_of)}</div>',
+            self.save: gr.update(value=job.file, visible=True),
         }
 
     def ended(self, job: WalkJob) -> Update:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from gradio.utils import get_upload_folder
+from gradio_client.utils import extract_validation_message
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -17,14 +18,14 @@ from starlette.testclient import TestClient
 
 from app.engine.engine import Engine
 from app.engine.request import Request as Drawing
-from app.hosting.guard import Allowance, Guard
+from app.hosting.guard import JOIN, UPLOAD, Allowance, Guard
 from app.hosting.limits import ALONE, OTHERS, Limits
 from app.hosting.plain_blocks import PlainBlocks
 from app.hosting.serving import THIS_MACHINE, Serving
 from tests.helpers.apart import run_apart
 from tests.helpers.stand_in import StandInPipeline
 
-JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
+SPACE = {"SYSTEM": "spaces", "SPACE_ID": "you/mdt"}
 UPLOADED = str(Path(get_upload_folder()) / "abc" / "a.png")
 
 
@@ -94,6 +95,16 @@ def test_odd_requests_are_told_so() -> None:
         answer = door().post(JOIN, content=body)
         assert answer.status_code in (400, 403) and len(answer.content) < 500
     assert door().post(JOIN, content=b"x" * (5 << 20)).status_code == 413
+
+
+def test_a_refusal_reaches_those_who_use_gradios_python_client() -> None:
+    """Catches "403 Forbidden", of which nobody learns what to do: the client shows the words of a 422 alone."""
+    agent = {"user-agent": "gradio_client/2.0; python/3.11"}
+    answer = door().post(JOIN, json={"path": "/etc/passwd"}, headers=agent)
+    assert "request: Only files that were uploaded can be named" in extract_validation_message(answer)
+    answer = door(replace(OTHERS, requests=0)).post(f"{JOIN}", json=[], headers=agent)
+    assert "requests a minute are the most" in extract_validation_message(answer)
+    assert door().post(UPLOAD, content=b"", headers=agent).status_code == 200
 
 
 def test_what_gradio_stumbles_over_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -169,26 +180,25 @@ def test_a_page_may_not_be_framed_by_others_but_on_a_space() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "root_path", "environment", "limits", "hosts"),
+    ("serving", "environment", "limits", "hosts"),
     [
-        ("127.0.0.1", "", {}, ALONE, THIS_MACHINE),
-        ("localhost", "", {}, ALONE, THIS_MACHINE),
-        ("0.0.0.0", "", {}, OTHERS, None),
-        ("192.168.0.7", "", {}, OTHERS, None),
-        ("127.0.0.1", "/studio", {}, OTHERS, None),
-        ("127.0.0.1", "https://example.org/studio", {}, OTHERS, THIS_MACHINE | {"example.org"}),
-        ("127.0.0.1", "", {"GRADIO_SHARE": "True"}, OTHERS, None),
-        ("0.0.0.0", "", {"SYSTEM": "spaces", "SPACE_ID": "you/mdt"}, OTHERS, None),
-        ("0.0.0.0", "https://you-mdt.hf.space", {"SYSTEM": "spaces", "SPACE_ID": "you/mdt"}, OTHERS, None),
+        (Serving("127.0.0.1"), {}, ALONE, THIS_MACHINE),
+        (Serving("localhost"), {}, ALONE, THIS_MACHINE),
+        (Serving("0.0.0.0"), {}, OTHERS, None),
+        (Serving("192.168.0.7"), {}, OTHERS, None),
+        (Serving(root_path="/studio"), {}, OTHERS, None),
+        (Serving(root_path="https://example.org/studio"), {}, OTHERS, THIS_MACHINE | {"example.org"}),
+        (Serving(share=True), {}, OTHERS, None),
+        (Serving("0.0.0.0"), SPACE, OTHERS, None),
+        (Serving("0.0.0.0", "https://you-mdt.hf.space"), SPACE, OTHERS, None),
     ],
 )
 def test_the_limits_follow_from_who_comes_in(
-    host: str, root_path: str, environment: dict, limits: Limits, hosts: object, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, environment: dict, limits: Limits, hosts: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a public instance with the limits of one's own machine, and one's own that says it is open."""
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    serving = Serving(host, root_path)
     assert (serving.limits, serving.hosts) == (limits, hosts)
     told = serving.describe("runs/")
     assert ("Open to everybody" in told and "8 runs of 8,000 steps" in told) == (limits is OTHERS)

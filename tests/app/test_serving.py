@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
+from app.hosting.serving import Serving
 from app.ui import build, launch
 from tests.app.test_app_inpaint import MASK, PICTURE, make_engine
 from tests.helpers.apart import run_apart
@@ -151,6 +152,15 @@ def test_the_root_path_is_an_option(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit):
         options("--root-path", "studio")
     assert "a root path begins with / or is an address, unlike 'studio'" in capsys.readouterr().err
+
+
+def test_a_link_for_everybody_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a link that is opened with the limits of one's own machine."""
+    monkeypatch.delenv("GRADIO_SHARE", raising=False)
+    assert not options().share and options("--share").share
+    monkeypatch.setenv("GRADIO_SHARE", "True")
+    assert options().share
+    assert Serving(share=True).options()["share"] and not Serving().options()["share"]
 
 
 def test_without_the_package_the_tools_end_with_one_line(

@@ -139,7 +139,9 @@ def test_a_stopped_grid_can_be_saved(engine: Engine) -> None:
     while not 1 <= grid.done < 4:
         next(run)
     run.close()
-    recipe = recipes.read(tab.finish(grid)[tab.save]["value"], kind="compare")
+    saved = tab.finish(grid)
+    assert tab.finish(grid) == saved and grid.grid is None, "a sheet of megabytes stays with the session"
+    recipe = recipes.read(saved[tab.save]["value"], kind="compare")
     assert recipe["rows"] == {"axis": "guidance_scale", "values": [1.0, 2.0]}
     assert [value["class_name"] for value in recipe["columns"]["values"]] == ["circle", "square"]
 

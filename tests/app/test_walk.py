@@ -33,8 +33,10 @@ def test_frames_come_in_their_order_and_the_film_goes_there_and_back(engine: Eng
     """Catches batches that begin anew, and a film without its recipe."""
     job = WalkJob(REQUEST)
     assert [part.first_frame for part in job.requests] == [0, TOGETHER]
+    frames = job.frames
     *_, last = tab.run(job)
-    assert len({frame.tobytes() for frame in job.frames}) == job.done == 11
+    assert len({frame.tobytes() for frame in frames}) == job.done == 11
+    assert job.frames == [], "a session would hold them for an hour"
     file = last[tab.save]["value"]
     opened = Image.open(file)
     assert (opened.format, opened.n_frames, opened.info["loop"]) == ("WEBP", 20, 0)
