@@ -20,9 +20,9 @@ def initialize_from(model: MDTTransformer, source: str | Path, id2label: Labels 
     """Begin with the weights of another model.
 
     A class keeps its row of the class table by its name, wherever it stands in the two models; a class that the other
-    model does not know has a fresh row. Where names are missing on one side, the rows go by index if the numbers of
-    classes agree, else all are fresh. The null class is taken over. A narrower or shallower model is grown
-    (`mdt_core.weights.growth`); all else must fit.
+    model does not know begins as the mean of its classes. Where names are missing on one side, the rows go by index if
+    the numbers of classes agree, else all are that mean. The null class is taken over. A narrower or shallower model is
+    grown (`mdt_core.weights.growth`); all else must fit.
 
     Args:
         model: freshly initialised.
@@ -58,7 +58,10 @@ def initialize_from(model: MDTTransformer, source: str | Path, id2label: Labels 
 
 @torch.no_grad()
 def adopt_classes(model: MDTTransformer, theirs: Labels, ours: Labels, num_classes: int | None = None) -> str:
-    """Give a model the class table of other classes, in place. A class keeps its row by its name.
+    """Give a model the class table of other classes, in place.
+
+    A class keeps its row by its name; one that is new begins as the mean of the old ones. To begin as the nearest of
+    them is no better after a few steps (train/LOG.md).
 
     Args:
         model: trained.
@@ -77,10 +80,9 @@ def adopt_classes(model: MDTTransformer, theirs: Labels, ours: Labels, num_class
     else:
         origin = [label if num_classes == before else None for label in range(num_classes)]
     table = LabelEmbedder(num_classes, old.shape[1]).to(old)
-    torch.nn.init.normal_(table.embedding_table.weight, std=0.02)  # as a fresh model's
+    mean = old[:before].mean(dim=0) if before else old[0]
     for row, index in zip(table.embedding_table.weight, [*origin, before], strict=True):
-        if index is not None:
-            row.copy_(old[index])
+        row.copy_(mean if index is None else old[index])
     kept = set(origin) - {None}
     added = [ours.get(label, f"class {label}") for label, index in enumerate(origin) if index is None]
     dropped = [theirs.get(index, f"class {index}") for index in range(before) if index not in kept]

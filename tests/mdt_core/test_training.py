@@ -175,7 +175,7 @@ def test_classes_keep_their_rows_by_name(sizes, tmp_path):
     assert told.endswith("; 2 classes kept, 1 added (fox), 1 dropped (dog)")
     table, old = (each.y_embedder.embedding_table.weight for each in (model, source))
     assert torch.equal(table[[0, 2, 3], :32], old[[2, 0, 3]])
-    assert not (table[1, :32] == old).all(-1).any()
+    torch.testing.assert_close(table[1, :32], old[:3].mean(dim=0))
 
 
 def test_a_run_can_begin_with_another_models_weights(tmp_path):

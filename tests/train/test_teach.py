@@ -109,7 +109,7 @@ def test_a_full_disk_ends_with_a_sentence_that_is_kept(world, tmp_path, monkeypa
     now = status(tmp_path / "run")
     assert end.value.code == 1 and now.phase == "failed"
     assert "No space left on device" in now.message and "make room" in now.message
-    assert capsys.readouterr().err.endswith(f"python -m train.teach: {now.message}\n")
+    assert f"python -m train.teach: {now.message}\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -153,6 +153,19 @@ def test_a_status_counts_down_while_it_runs(tmp_path):
     assert now.seconds >= 0.05 and now.seconds_left < 50
     os.close(lock)
     assert Report(Run(tmp_path)).seconds < now.seconds  # what passed unwritten is not counted
+
+
+def test_a_process_that_is_stopped_before_it_listens_counts_as_stopped(tmp_path, monkeypatch):
+    """Catches a stop in the seconds in which a process imports what it needs, told as a failure."""
+    Report(Run(tmp_path))("starting")
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda *of: killed.append(of))
+    process.stop(tmp_path)
+    assert not killed and status(tmp_path).phase == "failed"  # nothing runs there
+    lock = take_turn(tmp_path)
+    process.stop(tmp_path)
+    os.close(lock)
+    assert killed == [(os.getpid(), signal.SIGTERM)] and status(tmp_path).phase == "stopped"
 
 
 @pytest.mark.parametrize(

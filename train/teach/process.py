@@ -16,7 +16,17 @@ from threading import Thread
 from mdt_core.acceleration.machine import usable_cores
 from mdt_core.runs import Run
 from train.teach.plan import TeachPlan
-from train.teach.status import LOG, Report, TeachStatus, holder, note_process, running_now, status, take_turn
+from train.teach.status import (
+    LOG,
+    STOP_ASKED,
+    Report,
+    TeachStatus,
+    holder,
+    note_process,
+    running_now,
+    status,
+    take_turn,
+)
 
 __all__ = ["TeachStatus", "running_now", "start", "status", "stop"]
 ROOT = Path(__file__).parents[2]
@@ -58,4 +68,5 @@ def stop(run_folder: str | Path) -> None:
     """Ask the teaching of a run folder to save and end, which takes a step or two; nothing where it does not run."""
     who = holder()
     if who.get("run") == str(Path(run_folder).resolve()):
+        (Path(run_folder) / STOP_ASKED).touch()
         os.kill(who["pid"], signal.SIGTERM)

@@ -23,6 +23,7 @@ except ImportError:  # Windows
 PHASES = ("starting", "encoding", "rehearsing", "learning", "finishing", "done", "stopped", "failed")
 ENDED = PHASES[-3:]
 LOG = "teach.log"  # what a process without a terminal says
+STOP_ASKED = ".stop"  # a file as old as the last wish to stop
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def status(run_folder: str | Path) -> TeachStatus:
     run = Run(Path(run_folder))
     entries = {"phase": "starting", "seconds": 0.0, "time": time.time()} | read_json(run.folder / "status.json")
     running = running_now() == run.folder.resolve()
-    passed = (time.time() - entries.pop("time")) * running
+    passed = (time.time() - (written := entries.pop("time"))) * running
     seconds, left = entries.pop("seconds") + passed, entries.pop("seconds_left", None)
     left = None if left is None else max(0.0, left - passed)
     if entries["phase"] == "learning" and (rows := run.metrics):
@@ -71,7 +72,9 @@ def status(run_folder: str | Path) -> TeachStatus:
         speed, batch_size = rows[-1].get("images_per_second"), run.config["training"]["batch_size"]
         left = (entries["steps"] - entries["step"]) * batch_size / speed if speed else left
     if not running and entries["phase"] not in ENDED:
-        entries |= {"phase": "failed", "message": _last_line(run.folder / LOG)}
+        asked = run.folder / STOP_ASKED  # before it could listen, or it was not waited for
+        stopped = asked.exists() and asked.stat().st_mtime >= written
+        entries |= {"phase": "stopped"} if stopped else {"phase": "failed", "message": _last_line(run.folder / LOG)}
     return TeachStatus(**entries, running=running, seconds=seconds, seconds_left=left if running else None)
 
 

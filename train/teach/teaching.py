@@ -59,8 +59,10 @@ def teach(plan: TeachPlan) -> None:
         print(f"{run.folder / 'pipeline'} is there already: it has learnt what it was to learn")
         return
     try:
-        with explain_write_errors(run), stopped_by_signals():
-            done = Teaching(plan, run, report).run_to_end()
+        with stopped_by_signals():
+            teaching = Teaching(plan, run, report)
+            with explain_write_errors(run):
+                done = teaching.run_to_end()
         report("done" if done else "stopped")
     except Stopped:
         report("stopped")
