@@ -41,6 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="open a link for everybody, for a few days, by Gradio's own servers",
     )
     parser.add_argument("--no-live", action="store_true", help="draw nothing live until a visitor turns it on")
+    parser.add_argument("--teach", action="store_true", help="the tab Teach also where others come in")
     parser.add_argument("--mcp", action="store_true", help="offer generate and inpaint as tools (MCP)")
     parser.add_argument(
         "--max-run",
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None, scratch: Scratch | None = None) -> 
             raise ValueError("--mcp needs a package: pip install -r requirements-extra.txt -c constraints.txt")
         models = Models(find_models(options.model), runs=(options.runs, SHIPPED_RUNS))
         use_own_cores()
-        serving = Serving(options.host, options.root_path, options.share)
+        serving = Serving(options.host, options.root_path, options.share, options.teach)
         limits = serving.prepare()
         if scratch:
             scratch.keep_small(limits.temporary_files * MIB)
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None, scratch: Scratch | None = None) -> 
             turns=Turns(per_visitor=limits.runs),
             longest_run=options.max_run or limits.run,
         )
-        demo = build(engine, options.runs, live=not options.no_live)
+        demo = build(engine, options.runs, live=not options.no_live, teach=serving.teaches)
         print(serving.describe(options.runs), end="", flush=True)
         launch(
             demo,

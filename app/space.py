@@ -14,7 +14,7 @@ from mdt_core.weights.hub import one_line
 
 ROOT = Path(__file__).parents[1]
 # docs: what README.md, the Space's page, shows and links to
-NEEDED = ("README.md", "LICENSE", "requirements.txt", "app.py", "app", "mdt_core", "assets", "docs")
+NEEDED = ("README.md", "LICENSE", "requirements.txt", "app.py", "app", "mdt_core", "train", "assets", "docs")
 
 
 def needed_files() -> list[str]:
@@ -39,7 +39,7 @@ def upload(repo_id: str) -> str:
             repo_type="space",
             folder_path=ROOT,
             allow_patterns=needed_files(),
-            delete_patterns=["app/*", "mdt_core/*"],  # of an older version: what is not uploaded again goes
+            delete_patterns=["app/*", "mdt_core/*", "train/*"],  # of an older version: what is not uploaded again goes
             commit_message="MDT Studio",
         )
     except Exception as error:  # unreachable, no right to write: the hub's transports have no common base class

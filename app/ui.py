@@ -18,18 +18,21 @@ from app.hosting.plain_blocks import PlainBlocks
 from app.hosting.serving import Serving
 from app.inpaint.tab import Inpaint
 from app.progress.tab import NAME, TAB, TrainingProgress
+from app.teach.tab import Teach
 from app.walk.tab import Walk
 
 MAX_EVENTS = 512  # that wait for a thread
 
 ROOM = Path(__file__).parent
 ASSETS = ROOM / "page"
+TEACH = "teach"
 TABS = {  # by what addresses call them
     "generate": ("Generate", Generate),
     "inpaint": ("Inpaint", Inpaint),
     "compare": ("Compare", Compare),
     "walk": ("Walk", Walk),
     TAB: (NAME, TrainingProgress),
+    TEACH: ("Teach", Teach),
 }
 
 ARCHITECTURES = {
@@ -81,8 +84,13 @@ THEME = gr.themes.Base(
 )
 
 
-def build(engine: Engine, runs: Path, live: bool = True) -> gr.Blocks:
-    """The whole page for an engine; loads its first model. `live`: whether Live may be on before it is turned on."""
+def build(engine: Engine, runs: Path, live: bool = True, teach: bool = True) -> gr.Blocks:
+    """The whole page for an engine; loads its first model.
+
+    Args:
+        live: whether Live may be on before it is turned on.
+        teach: whether visitors may teach a model.
+    """
     info = engine.describe(engine.default)
     # Results and uploads are deleted after a day; previews are never stored where they would pile up.
     with PlainBlocks(title="MDT Studio", delete_cache=(3600, 86400), fill_width=True, analytics_enabled=False) as demo:
@@ -109,6 +117,8 @@ def build(engine: Engine, runs: Path, live: bool = True) -> gr.Blocks:
         studio = Studio(engine, runs, model, opened, info, demo, kept, tab_in_view, live)
         with gr.Tabs() as studio.tabs:
             for tab, (name, content) in TABS.items():
+                if tab == TEACH and not teach:
+                    continue
                 with gr.Tab(name, id=tab) as opened_tab:
                     content(studio)
                 opened_tab.select(None, None, tab_in_view, js=links.follow(tab), **GLUE)

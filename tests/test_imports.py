@@ -34,7 +34,7 @@ FLOORS = (  # of mdt_core, the lowest first
     ("pipeline",),
     ("training", "bench", "__main__"),
 )
-TABS = ("generate", "inpaint", "compare", "walk", "progress")  # packages of app, side by side
+TABS = ("generate", "inpaint", "compare", "walk", "progress", "teach")  # packages of app, side by side
 BELOW_TABS = ("common", "engine")
 
 

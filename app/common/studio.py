@@ -41,6 +41,8 @@ class Studio:
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last
     show_request: Callable[[Request, ModelInfo], Update] | None = None  # set by Generate: in its controls
     shown: Sequence[Component] = ()  # set by Generate: what that changes
+    show_run: Callable[[str], Update] | None = None  # set by Training progress: go there, with a run by its name
+    run_shown: Sequence[Any] = ()  # set by Training progress: what that changes
 
     def keep(self, listen: Callable[..., Any], name: str, components: Sequence[Component], value: str) -> None:
         """At an event let the browser keep a JavaScript value of the components' values `v` under a name.

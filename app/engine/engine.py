@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -122,6 +122,17 @@ class Engine:
                     if frame.images:
                         self.record_time(requests[frame.request_index], frame)
                     yield frame
+        finally:
+            self._visitors.discard(visitor)
+
+    @contextmanager
+    def lent(self, name: str) -> Iterator[Any]:
+        """The pipeline of this name, for what is no run; nobody else uses it meanwhile. ValueError as of `describe`."""
+        visitor = object()
+        self._visitors.add(visitor)
+        try:
+            with self._lock:
+                yield self._open(name)
         finally:
             self._visitors.discard(visitor)
 

@@ -20,6 +20,12 @@ class SampleSheet:
     columns: int
     rows: int
 
+    def cut_out(self, picture: Image.Image, column: int, row: int = 0) -> Image.Image:
+        """One sample out of the sheet's picture."""
+        wide, high = picture.width / self.columns, picture.height / self.rows
+        box = (column * wide, row * high, (column + 1) * wide, (row + 1) * high)
+        return picture.crop(tuple(map(round, box)))
+
 
 @lru_cache(maxsize=1024)
 def read_sheet(path: Path, rows: int, version: int) -> SampleSheet:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 MIB = 2**20
+TAUGHT = 2000  # files of one upload where models are taught
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,7 @@ class Limits:
 
     requests: float | None  # a minute, of those that change or compute something (POST)
     uploads: float | None  # MB a minute
-    files: int  # of one upload
+    files: int  # of one upload, where nobody teaches
     file_size: int  # MB
     pixels: int  # of a picture that is opened
     run: int  # steps of a run, each picture's counted

@@ -1,7 +1,7 @@
 """For whom the app is served, what follows from it, and what is said of it at the start."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from app.common.visitors import is_local
 from app.engine.turns import IN_ALL
 from app.hosting.guard import Guard
-from app.hosting.limits import ALONE, OTHERS, Limits
+from app.hosting.limits import ALONE, OTHERS, TAUGHT, Limits
 
 THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_THREADS = IN_ALL + 64  # those of the runs that wait, and enough for all that is done at once
@@ -30,6 +30,7 @@ class Serving:
     host: str = "127.0.0.1"
     root_path: str = ""  # of a proxy that serves it, a path or its whole address
     share: bool = False  # whether Gradio opens a tunnel for everybody
+    teach: bool = False  # whether anybody who comes in may teach a model
 
     @property
     def to_others(self) -> bool:
@@ -38,9 +39,15 @@ class Serving:
         return bool(self.root_path or get_space() or self.share or not local)
 
     @property
+    def teaches(self) -> bool:
+        """Whether there is the tab Teach: on this machine alone, unless it was asked for."""
+        return self.teach or not self.to_others
+
+    @property
     def limits(self) -> Limits:
         """Of a visitor."""
-        return OTHERS if self.to_others else ALONE
+        limits = OTHERS if self.to_others else ALONE
+        return replace(limits, files=TAUGHT) if self.teaches else limits
 
     @property
     def hosts(self) -> frozenset[str] | None:
@@ -75,9 +82,10 @@ class Serving:
         if not self.to_others:
             return ""
         limits = self.limits
+        teaching = "teaching models, which fills the disk and takes half of the processor, " if self.teaches else ""
         return (
             "Open to everybody who reaches this address, without a password: drawing and inpainting with every model, "
-            f"and all runs under {runs}.\n"
+            f"{teaching}and all runs under {runs}.\n"
             f"One visitor may send {limits.requests:g} requests and {limits.uploads:g} MB a minute, and have "
             f"{limits.runs} runs of {limits.run:,} steps at most. docs/hosting.md tells the rest.\n"
         )

@@ -67,6 +67,7 @@ class TrainingProgress:
         self.clock = gr.Timer(LOOK_SECONDS, active=False)  # runs while the tab is open
         self.player = gr.Timer(FRAME_SECONDS, active=False)
         self._wire(studio)
+        studio.show_run, studio.run_shown = self.show_run, [studio.tabs, self.first, self.second, self.clock]
 
     def _lay_out(self) -> None:
         with gr.Row(elem_classes="playback"):
@@ -149,6 +150,16 @@ class TrainingProgress:
         if tab != TAB:
             return gr.skip()
         return self.look(first, second, position, checkpoint, shown) | {self.clock: gr.Timer(active=True)}
+
+    def show_run(self, name: str) -> Update:
+        """Another tab asks for a run."""
+        choices = [(found, found) for found in find_runs(self.folders)]
+        return {
+            self.studio.tabs: gr.Tabs(selected=TAB),
+            self.first: gr.update(choices=choices, value=name),
+            self.second: gr.update(choices=[("none", NOTHING), *choices], value=NOTHING),
+            self.clock: gr.Timer(active=True),
+        }
 
     # --- the runs --------------------------------------------------------------------------------------------
 

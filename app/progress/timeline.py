@@ -113,9 +113,7 @@ def enlarged(picture: Image.Image) -> Image.Image:
 
 def cut_out(sample: Sample) -> Image.Image:
     """A sample out of its sheet. ValueError where the file is gone or damaged."""
-    picture, sheet = open_image(sample.sheet.path, ("PNG",)), sample.sheet
-    wide, high = picture.width / sheet.columns, picture.height / sheet.rows
-    return picture.crop((round(sample.column * wide), 0, round((sample.column + 1) * wide), round(high)))
+    return sample.sheet.cut_out(open_image(sample.sheet.path, ("PNG",)), sample.column)
 
 
 def lay_out(run: RunSnapshot, sheet: SampleSheet) -> Image.Image | None:

@@ -76,7 +76,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Iterator[str]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server has its temporary files, and the lock of what it teaches."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory, runs: Path, temporary: Path) -> Iterator[str]:
     """The address of `python app.py --no-live --model tiny --runs RUNS`: a quick machine would draw at every change."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
@@ -88,7 +94,8 @@ def url(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Iterator[str]:
     log = (folder.parent / "log").open("w+")
     options = {"--model": folder, "--runs": runs, "--port": port, "--device": "cpu"}
     command = [sys.executable, "app.py", "--no-live", *(str(word) for option in options.items() for word in option)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=os.environ.copy())
+    env = os.environ | {"TMPDIR": str(temporary)}
+    server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=env)
     address = f"http://127.0.0.1:{port}/"
     try:
         for _ in range(360):

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import LAPTOP, open_page
 
 AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+EXAMPLES = sorted(Path(__file__).parents[2].glob("assets/examples/*[0-9].png"))
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 TABS = {
     "Generate": "generate",
@@ -16,6 +17,7 @@ TABS = {
     "Compare": "compare",
     "Walk": "walk",
     "Training progress": "render",
+    "Teach": "teach",
 }
 NO_NAMES = ("", "Dropdown", "Radio", "⚄")  # which Gradio, or a sign, says of anything
 VIEWS = [("laptop", "light"), ("phone", "dark")]
@@ -100,6 +102,12 @@ def test_a_tab_can_be_read_and_reached(view: Page, name: str) -> None:
         view.click("#inpaint-advanced > button")
         expect(view.locator("#inpaint-steps")).to_be_visible()
         check(view, "unfolded")
+    if name == "Teach":  # what it learns then, and how it ends: test_teach.py
+        view.set_input_files("#teach-drop-0 input[type=file]", EXAMPLES)
+        expect(view.locator(".pairs img")).to_have_count(2 * len(EXAMPLES))
+        view.click("#teach-advanced > button")
+        expect(view.locator("#teach-steps")).to_be_visible()
+        return check(view, "with pictures")
     steps = "training-steps" if prefix == "render" else f"{prefix}-steps"
     put(view, steps, 240 if view.is_phone else 250)  # a strip is drawn once for all visitors
     if name == "Generate":

@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from train.teach.timing import seconds_per_step
 def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's lock lies where this test alone looks, and so do the processes that it starts."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ finds what runs, and tells an end that nobody wrote down from a teaching that go
 import json
 import os
 import re
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +145,8 @@ def running_now() -> Path | None:
 
 
 def _lock_file() -> Path:
-    return Path(tempfile.gettempdir()) / f"mdt-teach-{os.getuid()}.lock"
+    # As the environment says it, for all processes alike: within the app Python's own answer is a folder of the app's.
+    return Path(os.environ.get("TMPDIR", "/tmp")) / f"mdt-teach-{os.getuid()}.lock"
 
 
 def _open_lock() -> int:

@@ -1,0 +1,1 @@
+"""The Teach tab: pictures of one's own become a class."""

@@ -1,0 +1,58 @@
+"""The settings of a teaching, what the page calls them and what they may be."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from app.engine.settings import SEED, Number, Switch
+from train.teach.plan import MINUTES, TeachPlan
+
+TEACHING: Mapping[str, Any] = {
+    "minutes": Number(
+        "number of minutes",
+        "Minutes",
+        "minutes",
+        "How long it learns on this machine. It can be stopped at any time, and keeps what it has learnt.",
+        1,
+        240,
+    ),
+    "mirror": Switch(
+        "choice to mirror",
+        "Mirrored, too",
+        "mirror",
+        "Learn each picture also as in a mirror: off for letters, and for whatever has a left and a right.",
+    ),
+    "steps": Number(
+        "number of steps",
+        "Steps",
+        "steps",
+        "How often it looks at a batch of pictures; 0: as often as the minutes allow.",
+        0,
+        100_000,
+    ),
+    "batch_size": Number(
+        "batch size", "Batch", "batch", "Pictures that it looks at in a step: half of them are yours.", 2, 256, 2
+    ),
+    "learning_rate": Number(
+        "learning rate",
+        "Learning rate",
+        "rate",
+        "How far a step changes the model: more learns faster, and forgets faster.",
+        1e-5,
+        1e-2,
+        1e-5,
+    ),
+    "seed": SEED,
+    "keep_old": Switch(
+        "choice to keep the old classes",
+        "Keep the old classes",
+        "keep",
+        "It draws pictures of them first, and learns those again beside yours. Off: it may forget them.",
+    ),
+}
+
+DEFAULTS: Mapping[str, Any] = {
+    **{field.name: field.default for field in fields(TeachPlan) if field.name in TEACHING},
+    "minutes": round(MINUTES),
+    "steps": 0,  # for None: on the page a number has to stand
+}

@@ -1,0 +1,91 @@
+"""The Teach tab in a real browser: six pictures are dropped, learnt from, seen to come, stopped and gone on with."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import visit
+from train.teach import process
+
+STEPS = 20_000  # more than are waited for
+
+
+def number(page: Page, setting: str, value: int) -> None:
+    page.fill(f"#teach-{setting} input[type=number]", str(value))
+    page.keyboard.press("Tab")
+
+
+def step(page: Page) -> int:
+    """The step that the status line names."""
+    found = re.search(r"step ([\d,]+) of", page.locator("#teach-status").inner_text())
+    return int(found[1].replace(",", "")) if found else 0
+
+
+@pytest.fixture
+def teaching(runs: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing was taught before, and what is taught ends with the test."""
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    shutil.rmtree(runs, ignore_errors=True)
+    yield
+    while run := process.running_now():
+        process.stop(run)
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_six_pictures_become_a_class(page: Page, teaching: None, tmp_path: Path) -> None:
+    """Catches a button that starts nothing, a page that does not see the samples come, a stop that loses what was
+    learnt, a page loaded again that does not find the run, and a model that opens without its new class."""
+    files = []
+    for i in range(6):
+        files.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (40, 32), (40 * i, 200 - 30 * i, 90)).save(files[-1])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(files[0].read_bytes()[:40])
+    page.get_by_role("tab", name="Teach").click()
+    page.set_input_files("#teach-drop-0 input[type=file]", [*files, broken])
+    expect(page.locator(".pairs figure")).to_have_count(6)
+    expect(page.locator(".pairs img")).to_have_count(12)
+    expect(page.locator(".refused")).to_contain_text("broken.png")
+    expect(page.locator("#teach-time")).to_contain_text("A step takes")
+
+    page.click("#teach-start")
+    expect(page.locator(".toast-body.error")).to_contain_text("Give the class of these pictures a name")
+    page.fill("#teach-name-0 :is(input, textarea)", "Blots")
+    page.click("#teach-advanced > button")
+    number(page, "steps", STEPS)
+    number(page, "batch", 2)
+    page.locator("#teach-keep input").uncheck()
+    page.click("#teach-start")
+    expect(page.locator("#teach-stop")).to_be_visible()
+    expect(page.locator("#teach-stage figcaption").first).to_contain_text("Blots · step")
+    page.click("#teach-stop")
+    expect(page.locator("#teach-go-on")).to_be_visible()
+    expect(page.locator("#teach-status")).to_contain_text("Stopped")
+    stopped = step(page)
+    assert 0 < stopped < STEPS
+
+    visit(page, page.url)  # ?tab=teach
+    page.locator("#teach-run input").click()
+    page.get_by_role("option", name="taught-blots").click()
+    page.click("#teach-go-on")
+    expect(page.locator("#teach-status")).to_contain_text("Learning")
+    page.wait_for_function(
+        "(before) => Number(/step ([\\d,]+) of/.exec(document.querySelector('#teach-status').innerText)?.[1]"
+        ".replace(',', '')) > before",
+        arg=stopped,
+    )
+    page.click("#teach-watch")
+    expect(page.locator(".runs-view .run")).to_contain_text("taught-blots")
+    page.get_by_role("tab", name="Teach").click()
+    page.click("#teach-generate")
+    expect(page.locator("#about")).to_contain_text("taught-blots @")
+    expect(page.locator("#generate-classes")).to_contain_text("Blots")
+    page.click("#generate-start")
+    expect(page.locator("#generate-gallery .thumbnail-lg").first).to_contain_text("Blots")
