@@ -126,6 +126,7 @@ def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, sca
     parser.add_argument(
         "--interval", nargs=2, type=int, metavar=("LOW", "HIGH"), help="timesteps that are guided (0 999)"
     )
+    parser.add_argument("--first-timestep", type=int, help="where the steps begin, 1 to 999, which is pure noise (999)")
     add_device_options(parser)
 
 
@@ -226,6 +227,7 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
         "guidance_high": high,
         "num_inference_steps": args.steps,
         "sampler": args.sampler,
+        "first_timestep": args.first_timestep,
         "seeds": [args.seed],
     }
     return {name: value for name, value in chosen.items() if value is not None}

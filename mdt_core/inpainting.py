@@ -73,6 +73,7 @@ def inpaint(
     method: str | Method = "mdt",
     sampler: str | None = None,
     num_inference_steps: int | None = None,
+    first_timestep: int = NUM_TIMESTEPS - 1,
     strength: float = 1.0,
     patch_size: int = 1,
     content: Tensor | None = None,
@@ -90,6 +91,7 @@ def inpaint(
         sampler: a key of `samplers.SAMPLERS`; by default the method's.
         num_inference_steps: of the whole trajectory; repeats come on top, a lower strength takes away. By default the
             method's.
+        first_timestep: where the steps begin, see `samplers.sampling_timesteps`.
         strength: in (0, 1], the part of the trajectory that is run. Below 1 it starts from the noised `content`.
         patch_size: cells along a token's side, for the masked pass.
         content: (1 or N, C, h, w), what the trajectory starts from; by default `known`.
@@ -104,7 +106,7 @@ def inpaint(
     sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be more than 0 and at most 1, not {strength}")
-    timesteps = sampling_timesteps(sampler, num_inference_steps)
+    timesteps = sampling_timesteps(sampler, num_inference_steps, first_timestep)
     start = num_inference_steps - max(1, round(strength * num_inference_steps))
     known, content = (x.expand(len(generators), -1, -1, -1) for x in (known, known if content is None else content))
     hardness = torch.where(hardness < 1, hardness.clamp(max=method.ring), hardness).to(known.device)
@@ -132,6 +134,7 @@ def inpaint(
         noised(content, timesteps[start]),
         sampler=sampler,
         num_inference_steps=num_inference_steps,
+        first_timestep=first_timestep,
         generators=generators,
         hook=hold,
         order=resampling_order(start, num_inference_steps, method),

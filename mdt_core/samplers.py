@@ -12,8 +12,11 @@ depends neither on the device nor on the neighbours in the batch.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from numbers import Integral
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -42,45 +45,49 @@ class Step:
 class Sampler:
     """A row of the table."""
 
-    make: Callable[[int], SchedulerMixin]  # number of steps -> scheduler with its timesteps set
+    scheduler: Callable[[], SchedulerMixin]
+    spacing: Callable[[int], list[int]]  # number of steps -> its own timesteps, from noise to clean
     default_steps: int
     max_steps: int
     stochastic: bool  # draws noise in every step, with the variance that the model predicts
 
-
-def _ddpm(num_inference_steps: int) -> DDPMScheduler:
-    """The published ancestral sampler."""
-    scheduler = DDPMScheduler(**BETAS, variance_type="learned_range", timestep_spacing="linspace", clip_sample=False)
-    scheduler.set_timesteps(timesteps=_spread(str(num_inference_steps)))
-    return scheduler
-
-
-def _ddim(num_inference_steps: int) -> DPMSolverMultistepScheduler:
-    """DDIM with eta 0, which is DPM-Solver++ of first order. DDIMScheduler steps by 1000 // N, wrong for other N."""
-    scheduler = DPMSolverMultistepScheduler(**BETAS, solver_order=1)
-    whole = NUM_TIMESTEPS % num_inference_steps == 0
-    scheduler.set_timesteps(timesteps=_spread(f"ddim{num_inference_steps}" if whole else str(num_inference_steps)))
-    return scheduler
+    def make(self, timesteps: Sequence[int]) -> SchedulerMixin:
+        """Its scheduler with these timesteps set."""
+        scheduler = self.scheduler()
+        scheduler.set_timesteps(timesteps=list(timesteps))
+        return scheduler
 
 
-def _dpm(num_inference_steps: int) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ 2M; the last step is of first order and ends at zero noise."""
-    scheduler = DPMSolverMultistepScheduler(**BETAS, solver_order=2, timestep_spacing="linspace")
-    scheduler.set_timesteps(num_inference_steps)
-    return scheduler
-
-
-def _spread(respacing: str) -> list[int]:
-    """The published timesteps of a respacing, from noise to clean. A single step starts where the noise is."""
-    if respacing.removeprefix("ddim") == "1":
+def _published(num_inference_steps: int) -> list[int]:
+    """Evenly from 999 to 0, both included, as published. A single step starts where the noise is."""
+    if num_inference_steps == 1:
         return [NUM_TIMESTEPS - 1]
-    return Diffusion.respaced(respacing).timesteps.flip(0).tolist()
+    return Diffusion.respaced(str(num_inference_steps)).timesteps.flip(0).tolist()
 
+
+def _published_ddim(num_inference_steps: int) -> list[int]:
+    """By whole strides down to 0, where such a stride gives as many steps."""
+    if num_inference_steps == 1 or NUM_TIMESTEPS % num_inference_steps:
+        return _published(num_inference_steps)
+    return Diffusion.respaced(f"ddim{num_inference_steps}").timesteps.flip(0).tolist()
+
+
+def _above_zero(num_inference_steps: int) -> list[int]:
+    """Evenly from 999 to 0, the latter left out: a solver that ends at zero noise has nothing to do there."""
+    ascending = np.linspace(0, NUM_TIMESTEPS - 1, num_inference_steps + 1).round().astype(int)
+    return ascending[:0:-1].tolist()
+
+
+# The published ancestral sampler; DDIM with eta 0, which is DPM-Solver++ of first order, for DDIMScheduler steps by
+# 1000 // N, wrong for other N; DPM-Solver++ 2M, whose last step is of first order and ends at zero noise.
+_DDPM = partial(DDPMScheduler, **BETAS, variance_type="learned_range", clip_sample=False)
+_DDIM = partial(DPMSolverMultistepScheduler, **BETAS, solver_order=1)
+_DPM = partial(DPMSolverMultistepScheduler, **BETAS, solver_order=2)
 
 SAMPLERS = {
-    "dpm++": Sampler(_dpm, default_steps=25, max_steps=250, stochastic=False),
-    "ddim": Sampler(_ddim, default_steps=50, max_steps=250, stochastic=False),
-    "ddpm": Sampler(_ddpm, default_steps=250, max_steps=1000, stochastic=True),  # 250: the paper's setting
+    "dpm++": Sampler(_DPM, _above_zero, default_steps=25, max_steps=250, stochastic=False),
+    "ddim": Sampler(_DDIM, _published_ddim, default_steps=50, max_steps=250, stochastic=False),
+    "ddpm": Sampler(_DDPM, _published, default_steps=250, max_steps=1000, stochastic=True),  # 250: the paper's setting
 }
 
 
@@ -98,9 +105,29 @@ def find_sampler(sampler: str, num_inference_steps: int) -> Sampler:
     return SAMPLERS[sampler]
 
 
-def sampling_timesteps(sampler: str, num_inference_steps: int) -> list[int]:
-    """The original timesteps at which the model is asked, from noise to clean. Raises as `find_sampler` does."""
-    return find_sampler(sampler, num_inference_steps).make(num_inference_steps).timesteps.tolist()
+def sampling_timesteps(sampler: str, num_inference_steps: int, first_timestep: int = NUM_TIMESTEPS - 1) -> list[int]:
+    """The original timesteps at which the model is asked, from noise to clean.
+
+    Args:
+        sampler: a key of SAMPLERS.
+        num_inference_steps: 1 to the sampler's `max_steps`.
+        first_timestep: where they begin, 1..999; the sampler's own are brought closer together. At 900 hardly anything
+            but noise is seen yet, and a few steps from there lie nearer to the picture than from 999.
+
+    Raises:
+        ValueError: as of `find_sampler`, or there is no such timestep to begin at.
+    """
+    own = find_sampler(sampler, num_inference_steps).spacing(num_inference_steps)
+    noisiest = NUM_TIMESTEPS - 1
+    whole = isinstance(first_timestep, Integral) and not isinstance(first_timestep, bool)
+    if not whole or not 1 <= first_timestep <= noisiest:
+        raise ValueError(f"first_timestep must be a whole number from 1 to {noisiest}, not {first_timestep!r}")
+    if first_timestep == noisiest:
+        return own
+    closer = np.round(np.array(own) * first_timestep / own[0]).astype(int)
+    # Where they are too many, each takes the next one up.
+    left = np.arange(len(own))[::-1]  # steps to come after each
+    return (np.maximum.accumulate((closer - left)[::-1])[::-1] + left).tolist()
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -127,6 +154,7 @@ def sample(
     *,
     sampler: str = "dpm++",
     num_inference_steps: int = 25,
+    first_timestep: int = NUM_TIMESTEPS - 1,
     generators: list[torch.Generator] | None = None,
     hook: Hook | None = None,
     order: Sequence[int] | None = None,
@@ -138,6 +166,7 @@ def sample(
         latents: (N, C, H, W), noised to the first timestep of the order; pure noise when it starts at 0.
         sampler: a key of SAMPLERS.
         num_inference_steps: 1 to the sampler's `max_steps`.
+        first_timestep: where the steps begin, see `sampling_timesteps`.
         generators: one per image, for the noise of "ddpm" and of jumps back.
         hook: called as `hook(state, timestep)` after every step, with the state and the timestep whose noise level it
             now has, None when it is clean; what it returns is the state from there on.
@@ -157,16 +186,15 @@ def sample(
     if (row.stochastic or jumps) and (generators is None or len(generators) != len(latents)):
         raise ValueError(f"{sampler} draws noise here: pass one generator per image, {len(latents)} of them")
 
-    diffusion = Diffusion()
-    scheduler = row.make(num_inference_steps)
-    timesteps = scheduler.timesteps.tolist()
+    diffusion, timesteps = Diffusion(), sampling_timesteps(sampler, num_inference_steps, first_timestep)
+    scheduler = row.make(timesteps)
     levels = [*timesteps, None]  # of the states before, between and after the steps
     x_t, at = latents.float(), order[0]  # at: the position that the state is ready for
     for index, i in enumerate(order):
         t = timesteps[i]
         if i < at:
             x_t = diffusion.diffuse(x_t, noise_like(x_t, generators), levels[at], t)
-            scheduler = row.make(num_inference_steps)
+            scheduler = row.make(timesteps)
         output = denoise(x_t, t).float()
         epsilon = output[:, : x_t.shape[1]]
         x_0 = diffusion.predict_x0(x_t, torch.full((len(x_t),), t, device=x_t.device), epsilon)

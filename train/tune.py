@@ -1,4 +1,4 @@
-"""Find the settings that suit a model: sampler, steps and guidance, by the offline judge.
+"""Find the settings that suit a model: sampler, steps, where they begin, and guidance, by the offline judge.
 
     python -m train.tune assets/models/avatars --reference avatars-128:test --out runs/tune
     python -m train.tune assets/models/avatars --reference avatars-128:test --out runs/tune --write
@@ -59,6 +59,8 @@ def build_parser() -> Parser:
     parser.add_argument("--guidance", nargs="+", choices=KINDS, default=KINDS, help="what the weak branch lacks")
     interval = "timesteps that are guided (0-999 0-600 0-800 200-999)"
     parser.add_argument("--interval", nargs="+", type=parse_interval, default=INTERVALS, help=interval, metavar="T-T")
+    first = "where the steps begin (999 900 850)"
+    parser.add_argument("--first-timestep", type=number(int, 1, 999), nargs="+", default=[999, 900, 850], help=first)
     parser.add_argument("--coarse", type=whole, default=480, help="pictures of a row of the search (480)")
     parser.add_argument("--fine", type=whole, default=2500, help="pictures of a row that is chosen from (2500)")
     parser.add_argument("--finalists", type=whole, default=2, help="rows of each number of steps drawn again (2)")
@@ -88,6 +90,7 @@ def axes_of(args: argparse.Namespace, masked_pass: bool) -> list[list[Change]]:
     """What is varied, one setting after the other, and the values of each. `masked_pass`: whether the model has one."""
     kinds = args.guidance if masked_pass else ["class"]
     return [
+        [{"first_timestep": first} for first in args.first_timestep],
         [{"guidance_scale": scale} for scale in args.scale],
         [{"guidance_power": power} for power in args.power],
         [{"guidance_low": low, "guidance_high": high} for low, high in args.interval],
@@ -148,7 +151,8 @@ class Rows:
 
 def named(s: SamplingSettings) -> str:
     """A name for settings, which names a folder too."""
-    steps, interval = f"{s.sampler}-{s.num_inference_steps}", f"{s.guidance_low}-{s.guidance_high}"
+    start = "" if s.first_timestep == DEFAULTS.first_timestep else f"-from-{s.first_timestep}"
+    steps, interval = f"{s.sampler}-{s.num_inference_steps}{start}", f"{s.guidance_low}-{s.guidance_high}"
     return f"{steps}_{s.guidance_kind}-{s.guidance_scale:g}_power-{s.guidance_power:g}_{interval}"
 
 

@@ -229,5 +229,5 @@ def draw_curve(request: Request) -> str:
     """The guidance curve of a request."""
     guided = request.guidance_kind != "class" or any(label is not None for label in request.class_labels)
     return guidance_curve(
-        request.sampler, request.num_inference_steps, request.guidance, request.skip_unconditional, guided
+        **request.trajectory, guidance=request.guidance, skip=request.skip_unconditional, guided=guided
     )

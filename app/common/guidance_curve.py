@@ -4,6 +4,7 @@ from functools import lru_cache
 from itertools import groupby
 
 from app.common.charts import ACCENT, GREY, GRID, GROUND, new_axes, to_svg
+from mdt_core.diffusion import NUM_TIMESTEPS
 from mdt_core.guidance import SKIP_TOLERANCE, Guidance
 from mdt_core.samplers import sampling_timesteps
 
@@ -17,6 +18,7 @@ def guidance_curve(
     guidance: Guidance,
     skip: bool = True,
     guided: bool = True,
+    first_timestep: int = NUM_TIMESTEPS - 1,
 ) -> str:
     """The curve as SVG, a dot per step; hollow dots on a shaded ground are steps of one pass alone.
 
@@ -25,7 +27,7 @@ def guidance_curve(
 
     ValueError where the sampler does not take so many steps.
     """
-    timesteps = sampling_timesteps(sampler, num_inference_steps)
+    timesteps = sampling_timesteps(sampler, num_inference_steps, first_timestep)
     weights = [guidance.weight(t) if guided else 1.0 for t in timesteps]
     skipped = [guided and not guidance.is_on(t, SKIP_TOLERANCE if skip else 0) for t in timesteps]
     steps, top = range(len(weights)), max(guidance.guidance_scale, 2)  # a scale of 1 is a flat line at the bottom

@@ -106,7 +106,8 @@ class Live:
 def look_of(request: AnyRequest, fast: Mapping[str, Any], engine: Engine) -> AnyRequest:
     """The same with no more steps than the fast preset, and of its pictures those that are drawn within a second."""
     steps = min(request.num_inference_steps, fast["num_inference_steps"])
-    look = replace(request, sampler=fast["sampler"], num_inference_steps=steps)
+    own = {key: fast[key] for key in request.trajectory if key in fast}
+    look = replace(request, **own | {"num_inference_steps": steps})
     for count in range(len(request.seeds), 1, -1):
         some = replace(look, class_labels=look.class_labels[:count], seeds=look.seeds[:count])
         if (engine.seconds(some) or 0) <= QUICK_SECONDS:

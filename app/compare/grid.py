@@ -72,6 +72,8 @@ def footer(comparison: Comparison, labels: Mapping[int, str]) -> str:
         for axis, value in shared.items()
         if axis not in (comparison.rows.axis, comparison.columns.axis)
     ]
+    if base.first_timestep != Request.first_timestep:
+        texts.append(f"steps from timestep {base.first_timestep}")
     if base.guidance_kind != Request.guidance_kind:
         texts.append(f"guided by {base.guidance_kind}")
     low, high = base.guidance.guidance_low, base.guidance.guidance_high

@@ -105,7 +105,7 @@ class Compare(SettingsTab):
         )
         seed, _ = seed_picker("compare")
         settings = setting_controls(first, "compare", "sampler", "num_inference_steps")
-        settings |= setting_controls(first, "compare", "guidance_scale", "guidance_power")
+        settings |= setting_controls(first, "compare", "first_timestep", "guidance_scale", "guidance_power")
         settings |= setting_controls(first, "compare", "guidance_kind", "guidance_high", "guidance_low")
         settings["guidance_scale"].interactive = False
         settings |= setting_controls(first, "compare", "skip_unconditional")

@@ -28,6 +28,7 @@ class Request:
     guidance_power: float = 4.0
     num_inference_steps: int = 25
     sampler: str = "dpm++"
+    first_timestep: int = NUM_TIMESTEPS - 1
     guidance_kind: str = "class"
     guidance_low: int = 0
     guidance_high: int = NUM_TIMESTEPS - 1
@@ -76,8 +77,13 @@ class Request:
     def evaluations(self) -> list[int]:
         """Of the model at every step: 2 where it is guided, else 1."""
         unguided = self.guidance_kind == "class" and all(label is None for label in self.class_labels)
-        timesteps = sampling_timesteps(self.sampler, self.num_inference_steps)
+        timesteps = sampling_timesteps(**self.trajectory)
         return [1 if unguided or not self.guidance.is_on(t, self.skip_tolerance) else 2 for t in timesteps]
+
+    @property
+    def trajectory(self) -> dict[str, Any]:
+        """Sampler and steps, as `mdt_core.samplers` takes them."""
+        return {key: getattr(self, key) for key in ("sampler", "num_inference_steps", "first_timestep")}
 
     @property
     def guidance(self) -> Guidance:
@@ -92,8 +98,7 @@ class Request:
         return {
             "class_labels": [dict(label) if isinstance(label, tuple) else label for label in self.class_labels],
             "seeds": list(self.seeds),
-            "sampler": self.sampler,
-            "num_inference_steps": self.num_inference_steps,
+            **self.trajectory,
             **asdict(self.guidance),
             "skip_tolerance": self.skip_tolerance,
         }

@@ -100,6 +100,14 @@ SAMPLING: Mapping[str, Setting] = {
         {name: name for name in SAMPLERS},
     ),
     "num_inference_steps": NUM_STEPS,
+    "first_timestep": Number(
+        "timestep of the first step",
+        "Begin at timestep",
+        "first",
+        "999 is pure noise. A little lower, and a few steps lead nearer to the picture.",
+        1,
+        NUM_TIMESTEPS - 1,
+    ),
     "guidance_scale": Number(
         "guidance scale",
         "Guidance scale",

@@ -79,7 +79,7 @@ class Generate(LiveTab):
         self.presets = TimedPresets(self.studio, start, presets_for, describe_preset)
         settings = setting_controls(start, "generate", "num_inference_steps", "guidance_scale")
         with self.fold("Advanced", "advanced"):
-            settings |= setting_controls(start, "generate", "sampler", "guidance_power")
+            settings |= setting_controls(start, "generate", "sampler", "first_timestep", "guidance_power")
             settings |= setting_controls(start, "generate", "guidance_kind")
             settings |= setting_controls(start, "generate", "guidance_high", "guidance_low")
             curve = gr.HTML(elem_id="generate-curve")
@@ -307,6 +307,7 @@ class Generate(LiveTab):
         guidance_kind: str | None = None,
         guidance_high: int | None = None,
         guidance_low: int | None = None,
+        first_timestep: int | None = None,
         skip_unconditional: bool = True,
         model: str | None = None,
     ) -> Iterator[list[gr.FileData]]:

@@ -36,6 +36,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[
         guidance_kind: str = InpaintRequest.guidance_kind,
         guidance_high: int = InpaintRequest.guidance_high,
         guidance_low: int = InpaintRequest.guidance_low,
+        first_timestep: int = InpaintRequest.first_timestep,
         masked_content: str = "auto",
         area: str = "whole",
         grow: int = 8,

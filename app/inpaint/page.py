@@ -81,7 +81,8 @@ class Page(LiveTab):
             settings |= setting_controls(self.first, "inpaint", "masked_content")
             settings |= setting_controls(self.first, "inpaint", "method", "sampler")
             settings["method"].choices = method_choices(info)
-            settings |= setting_controls(self.first, "inpaint", "num_inference_steps", "guidance_scale")
+            settings |= setting_controls(self.first, "inpaint", "num_inference_steps", "first_timestep")
+            settings |= setting_controls(self.first, "inpaint", "guidance_scale")
             settings |= setting_controls(self.first, "inpaint", "guidance_power", "guidance_kind")
             settings |= setting_controls(self.first, "inpaint", "guidance_high", "guidance_low")
         settings = {key: settings[key] for key in INPAINTING if key in settings}

@@ -68,7 +68,7 @@ class Walk(RunTab):
                 self.seeds.append(seed_picker(prefix)[0])
         self.settings = setting_controls(first, "walk", "num_frames", "seconds")
         self.settings |= setting_controls(first, "walk", "sampler", "num_inference_steps")
-        self.settings |= setting_controls(first, "walk", "guidance_scale", "guidance_power")
+        self.settings |= setting_controls(first, "walk", "first_timestep", "guidance_scale", "guidance_power")
         self.settings |= setting_controls(first, "walk", "guidance_kind", "guidance_high", "guidance_low")
         bring_steps(self.settings)
         self.lay_out_run()

@@ -49,9 +49,9 @@ class MDTPipeline(DiffusionPipeline):
         preview_weights: (3 b^2, C + 1) nested lists, the linear map of `mdt_core.autoencoder.fit_preview`; fitted
             when first needed if absent.
         guidance_channels: epsilon channels that guidance acts on by default; 3 as published, None for all.
-        sampling_defaults: what `stream` begins with where a call leaves it open, any of `sampler`,
-            `num_inference_steps`, `guidance_scale` and `guidance_power`; the others as published. Under "presets" it
-            may carry "fast" and "slow" too, see `mdt_core.pipeline.settings.sampling_presets`.
+        sampling_defaults: what `stream` begins with where a call leaves it open, any fields of
+            `mdt_core.pipeline.settings.SamplingSettings`; the others as published. Under "presets" it may carry "fast"
+            and "slow" too, see `sampling_presets` there.
     """
 
     def __init__(
@@ -197,6 +197,7 @@ class MDTPipeline(DiffusionPipeline):
         guidance_kind: str | None = None,
         guidance_low: int | None = None,
         guidance_high: int | None = None,
+        first_timestep: int | None = None,
     ) -> MDTPipelineOutput:
         """Generate pictures: `stream`, with its arguments and errors, to its end."""
         return MDTPipelineOutput.of(self.stream(**_given(locals())))
@@ -216,6 +217,7 @@ class MDTPipeline(DiffusionPipeline):
         guidance_kind: str | None = None,
         guidance_low: int | None = None,
         guidance_high: int | None = None,
+        first_timestep: int | None = None,
     ) -> Iterator[PipelineStep]:
         """Generate pictures, step by step.
 
@@ -223,7 +225,7 @@ class MDTPipeline(DiffusionPipeline):
             class_labels: one per image: index, name, None for no class, or a mix of classes as {"dylan": 0.6,
                 "sprouts": 0.4}, whose weights are brought to a sum of 1. A single one goes with all seeds.
             guidance_scale: w, at least 0; 1 is conditional only. By default the model's `sampling_defaults`, as the
-                next three and the last three.
+                next three and the last four.
             guidance_power: s, at least 0; 0 is constant w.
             num_inference_steps: 1 up to the sampler's most (1000 for "ddpm", 250 for the others).
             sampler: "dpm++", "ddim" or "ddpm".
@@ -235,6 +237,7 @@ class MDTPipeline(DiffusionPipeline):
             guidance_kind: "class", "mask" or "both": what the weak branch lacks, see `mdt_core.guidance`.
             guidance_low: the lowest timestep that is guided, 0 to 999; below, a step takes one evaluation.
             guidance_high: the highest; above, a step takes one evaluation.
+            first_timestep: where the steps begin, 1 to 999, see `mdt_core.samplers.sampling_timesteps`.
 
         Raises:
             ValueError: an argument is out of its range; raised by the call, before the first step. On the last one:
@@ -277,6 +280,7 @@ class MDTPipeline(DiffusionPipeline):
         guidance_kind: str | None = None,
         guidance_low: int | None = None,
         guidance_high: int | None = None,
+        first_timestep: int | None = None,
     ) -> MDTPipelineOutput:
         """Repaint a part of a picture: `stream_inpaint`, with its arguments and errors, to its end."""
         return MDTPipelineOutput.of(self.stream_inpaint(**_given(locals())))
@@ -302,6 +306,7 @@ class MDTPipeline(DiffusionPipeline):
         guidance_kind: str | None = None,
         guidance_low: int | None = None,
         guidance_high: int | None = None,
+        first_timestep: int | None = None,
     ) -> Iterator[PipelineStep]:
         """Repaint a part of a picture of any size, step by step; previews and results have the picture's size.
 
@@ -310,6 +315,7 @@ class MDTPipeline(DiffusionPipeline):
             mask: of the same size; white (or true) where to repaint, see `mdt_core.pipeline.image_arrays.mask_array`.
             class_labels, seeds, guidance_channels, skip_tolerance: as in `stream`; one seed per variant.
             guidance_kind, guidance_low, guidance_high: as in `stream`; by default "class", everywhere.
+            first_timestep: as in `stream`; by default 999.
             method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
             num_inference_steps: of the whole trajectory; a method's repeats come on top. By default the method's.
             strength: in (0, 1], the part of the trajectory that is run: below 1 it starts from the noised picture.
@@ -374,7 +380,7 @@ class MDTPipeline(DiffusionPipeline):
             raise ValueError(f'guidance_kind "{kind}" takes a masked pass, which this model lacks: choose "class"')
         labels = label_tensor(class_labels, self.id2label, len(seeds)).to(self.device)
         asked = torch.cat([labels, null_labels(labels, self.num_classes)])
-        timesteps = sampling_timesteps(settings.sampler, settings.num_inference_steps)
+        timesteps = sampling_timesteps(**settings.trajectory)
         return guide(
             self._evaluation.for_trajectory(timesteps, asked, len(asked)),
             labels,

@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
+from mdt_core.diffusion import NUM_TIMESTEPS
 from mdt_core.guidance import Guidance
-from mdt_core.samplers import find_sampler, sampling_timesteps
+from mdt_core.samplers import sampling_timesteps
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,13 @@ class SamplingSettings(Guidance):
 
     sampler: str = "dpm++"  # a key of `samplers.SAMPLERS`
     num_inference_steps: int = 25  # 1 up to the sampler's most
+    first_timestep: int = NUM_TIMESTEPS - 1  # where the steps begin, 1..999
 
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.num_inference_steps, bool) or not isinstance(self.num_inference_steps, Integral):
             raise ValueError(f"num_inference_steps must be a whole number, not {self.num_inference_steps!r}")
-        find_sampler(self.sampler, self.num_inference_steps)
+        sampling_timesteps(**self.trajectory)  # checks the others
 
     def but(self, **chosen: Any) -> "SamplingSettings":
         """The same with what is chosen, not None, in place of its own."""
@@ -35,18 +37,18 @@ class SamplingSettings(Guidance):
         """For a table, or a model's card."""
         guidance = f"guidance by {self.guidance_kind}, scale {self.guidance_scale:g}, power {self.guidance_power:g}"
         interval = f"timesteps {self.guidance_low} to {self.guidance_high}"
-        return f"{self.num_inference_steps} steps of {self.sampler}, {guidance}, {interval}"
+        start = "" if self.first_timestep == NUM_TIMESTEPS - 1 else f" from timestep {self.first_timestep}"
+        return f"{self.num_inference_steps} steps of {self.sampler}{start}, {guidance}, {interval}"
 
     @property
     def evaluations(self) -> int:
         """How often the model is evaluated for a picture of a class."""
-        timesteps = sampling_timesteps(self.sampler, self.num_inference_steps)
-        return sum(2 if self.is_on(t) else 1 for t in timesteps)
+        return sum(2 if self.is_on(t) else 1 for t in sampling_timesteps(**self.trajectory))
 
     @property
     def trajectory(self) -> dict[str, Any]:
         """Sampler and steps, as `samplers.sample` and `inpainting.inpaint` take them."""
-        return {"sampler": self.sampler, "num_inference_steps": self.num_inference_steps}
+        return {name: getattr(self, name) for name in ("sampler", "num_inference_steps", "first_timestep")}
 
     @property
     def guidance(self) -> dict[str, Any]:

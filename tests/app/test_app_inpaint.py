@@ -39,6 +39,7 @@ NO_DEFAULTS = {
     "guidance_high": 800,
     "guidance_low": 100,
     "num_inference_steps": 9,
+    "first_timestep": 850,
     "sampler": "ddim",
     "method": "blend",
     "strength": 0.5,

@@ -51,7 +51,7 @@ def test_a_link_brings_its_settings_and_leaves_the_other_tabs_alone(tabs: dict[t
     tab = tabs[Generate]
     settings = {
         **{"class_labels": [2, None], "num_images": 5, "seed": 7, "keep_seed": True, "sampler": "ddpm"},
-        **{"num_inference_steps": 300, "guidance_scale": 1.5, "guidance_power": 0.5},
+        **{"num_inference_steps": 300, "first_timestep": 850, "guidance_scale": 1.5, "guidance_power": 0.5},
         **{"guidance_kind": "both", "guidance_high": 800, "guidance_low": 100, "skip_unconditional": False},
         **{"mixed_with": 1, "mixed_share": 0.25},
     }

@@ -135,10 +135,13 @@ def test_true_is_no_class() -> None:
 def test_an_older_recipe_is_guided_as_it_was() -> None:
     """Catches a note for what older recipes do not say, and the model's own interval in its place."""
     info = dataclasses.replace(
-        INFO, sampling_defaults={"guidance_low": 300, "guidance_kind": "mask", "num_inference_steps": 8}
+        INFO,
+        sampling_defaults={
+            **{"guidance_low": 300, "guidance_kind": "mask", "num_inference_steps": 8, "first_timestep": 850}
+        },
     )
     recipe = recipes.of_image(Request("avatars", (0,), (7,)), 0, info)
-    for key in ("guidance_kind", "guidance_high", "guidance_low", "skip_unconditional"):
+    for key in ("guidance_kind", "guidance_high", "guidance_low", "skip_unconditional", "first_timestep"):
         del recipe[key]
     assert recipes.to_request(recipe, info) == (Request("avatars", (0,), (7,)), [])
 

@@ -27,7 +27,7 @@ from mdt_core.inpainting import METHODS
 from tests.app.test_model_info import in_time
 from tests.helpers.stand_in import StandInPipeline
 
-SETTINGS = ([0], 1, 0, "dpm++", 3, 3.8, 4.0, "class", 999, 0, True, 1, 0)  # of Generate's controls
+SETTINGS = ([0], 1, 0, "dpm++", 3, 999, 3.8, 4.0, "class", 999, 0, True, 1, 0)  # of Generate's controls
 KEEP, NEW = True, False  # the seed
 Tab = TypeVar("Tab")
 
@@ -157,7 +157,7 @@ def test_a_model_that_is_gone_when_its_grid_begins_is_told(engine: Engine) -> No
 def begin(tab: Compare, engine: Engine, columns: Side, *sampling: Any) -> GridJob:
     """Four classes down."""
     side = [columns.axis, "1, 2", [0], columns.values]
-    asked = (*side, "class", "", [0, 1, 2, 3], [], 0, 0, *(sampling or SETTINGS[3:11]))
+    asked = (*side, "class", "", [0, 1, 2, 3], [], 0, 0, *(sampling or SETTINGS[3:12]))
     return tab.begin(engine.describe("shapes"), "shapes", *asked)[tab.job]
 
 
@@ -177,7 +177,7 @@ def test_a_grid_too_long_for_a_lent_gpu_does_not_join_the_queue(
 ) -> None:
     """Catches a grid that is cut off on ZeroGPU after two minutes, and one that is refused elsewhere."""
     tab, scales = handlers(engine, Compare), Side("guidance_scale", ())
-    sampling = ("ddpm", 1000, 3.8, 4.0, "class", 999, 0, True)
+    sampling = ("ddpm", 1000, 999, 3.8, 4.0, "class", 999, 0, True)
     begin(tab, engine, scales, *sampling)
     monkeypatch.setattr("app.engine.engine.ON_ZERO_GPU", True)
     begin(tab, engine, scales)

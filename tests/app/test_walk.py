@@ -66,7 +66,8 @@ def test_a_walk_that_makes_no_sense_is_refused(engine: Engine, tab: Walk) -> Non
     with pytest.raises(ValueError, match="number of frames must be a whole number from 2 to 64, not 1"):
         WalkRequest("shapes", (0, 1), (3, 4), num_frames=1)
     with pytest.raises(gr.Error, match="The seed must be a whole number"):
-        tab.begin(engine.describe("shapes"), "shapes", 0, 1, 3, None, 4, 1.0, "dpm++", 2, 3.8, 4.0, "class", 999, 0)
+        sampling = ("dpm++", 2, 999, 3.8, 4.0, "class", 999, 0)
+        tab.begin(engine.describe("shapes"), "shapes", 0, 1, 3, None, 4, 1.0, *sampling)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class StandInPipeline:
         sampler: str,
         seeds: list[int],
         skip_tolerance: float,
+        first_timestep: int = 999,
         latents: torch.Tensor | None = None,
     ) -> Iterator[StandInStep]:
         guidance = Guidance(guidance_scale, guidance_power, guidance_kind, guidance_low, guidance_high)
@@ -83,7 +84,7 @@ class StandInPipeline:
         if latents is not None:
             finals = [final + 9 * start.flatten()[0].item() for final, start in zip(finals, latents, strict=True)]
         noises = [np.random.default_rng(seed).uniform(0, 255, (32, 32, 3)) for seed in seeds]
-        timesteps = sampling_timesteps(sampler, num_inference_steps)
+        timesteps = sampling_timesteps(sampler, num_inference_steps, first_timestep)
         skipped = 0
         self.log.append("start")
         try:

@@ -85,11 +85,11 @@ def test_generate_writes_what_the_pipeline_makes(pipeline, tmp_path, capsys):
     """Catches a flag that does not arrive at the pipeline: each is set to something that is not its default."""
     out = tmp_path / "star.png"
     flags = ["--seed", 7, "--steps", 3, "--sampler", "ddim", "--scale", 2.5, "--power", 0.5]
-    flags += ["--guidance", "mask", "--interval", 0, 700]
+    flags += ["--guidance", "mask", "--interval", 0, 700, "--first-timestep", 900]
     run("generate", "--model", pipeline, "--class", "star", *flags, "--out", out)
     said = capsys.readouterr()
     settings = {"guidance_scale": 2.5, "guidance_power": 0.5, "num_inference_steps": 3, "sampler": "ddim"}
-    settings |= {"guidance_kind": "mask", "guidance_low": 0, "guidance_high": 700}
+    settings |= {"guidance_kind": "mask", "guidance_low": 0, "guidance_high": 700, "first_timestep": 900}
     expected = MDTPipeline.from_pretrained(pipeline).optimize()(class_labels=[2], seeds=[7], **settings).images[0]
     assert Image.open(out).tobytes() == expected.tobytes()
     assert f"{out}: star, seed 7; 5 model evaluations, 1 skipped" in said.out

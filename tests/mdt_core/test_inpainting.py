@@ -130,6 +130,12 @@ def test_masked_pass_sees_the_known_tokens_down_to_the_handover():
     assert asked == [(t, [[0, 3]] * 3 if t >= 600 else None) for t in sampling_timesteps("ddpm", 50)]
 
 
+def test_steps_begin_where_asked():
+    """Catches a start with the noise of timestep 999."""
+    denoise, _, steps = repaint_strip("blend", num_inference_steps=8, first_timestep=800)
+    assert [t for t, _, _ in denoise.calls] == [step.timestep for step in steps] == sampling_timesteps("ddpm", 8, 800)
+
+
 def test_masked_pass_needs_something_to_see():
     """With every token touched there is nothing to keep: the standard pass has to do."""
     denoise = StripDenoiser()

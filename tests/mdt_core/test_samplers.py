@@ -3,9 +3,10 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from mdt_core.diffusion import Diffusion
 from mdt_core.samplers import SAMPLERS, generators, initial_latents, sample, sampling_timesteps
@@ -151,6 +152,34 @@ def test_every_number_of_steps_ends_clean(sampler, steps):
     assert denoise.asked == sorted(set(denoise.asked), reverse=True)
     assert torch.equal(steps_made[-1].x_t, steps_made[-1].x_0)
     assert steps_made[-1].x_t.mean().item() == pytest.approx(MEAN, abs=0.1)
+
+
+@pytest.mark.parametrize("steps", [*range(1, 31), 46, 250])
+def test_even_steps_of_dpm_are_those_of_diffusers(steps):
+    """Catches a tie that is rounded the other way, 26 steps for example: such pictures would come out otherwise."""
+    scheduler = DPMSolverMultistepScheduler(timestep_spacing="linspace")
+    scheduler.set_timesteps(steps)
+    assert sampling_timesteps("dpm++", steps) == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("first", [1, 200, 850, 998])
+def test_timesteps_begin_where_asked(sampler, first):
+    """The sampler's own, brought closer together; each but once, also where more are asked for than there are."""
+    own, few = sampling_timesteps(sampler, 5), sampling_timesteps(sampler, 5, first)
+    assert first < 5 or np.allclose(few, np.array(own) * first / own[0], atol=0.51)
+    many = sampling_timesteps(sampler, 250, first)
+    assert len(many) == 250 and many == sorted(set(many), reverse=True)
+    assert many[-1] >= 0 and many[0] in (first, 249, 250)
+
+
+@pytest.mark.parametrize(("sampler", "by_hand"), [("ddim", ddim_by_hand), ("dpm++", dpm_2m_by_hand)])
+def test_the_formulas_hold_from_a_later_timestep_on(sampler, by_hand):
+    """Catches a scheduler that keeps the noise levels of its own steps."""
+    x, timesteps = noise(), sampling_timesteps(sampler, 6, 850)
+    steps = run(sampler, 6, x, first_timestep=850)
+    assert [step.timestep for step in steps] == timesteps != sampling_timesteps(sampler, 6)
+    assert torch.allclose(steps[-1].x_t, by_hand(x.double(), timesteps).float(), atol=2e-4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

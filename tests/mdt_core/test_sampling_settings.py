@@ -12,7 +12,7 @@ from mdt_core.inpainting import DEFAULT_SCALE, METHODS
 from mdt_core.pipeline.settings import SamplingSettings
 from tests.helpers.tiny import tiny_pipeline
 
-OTHERS = {"guidance_kind": "both", "guidance_low": 100, "guidance_high": 800}
+OTHERS = {"guidance_kind": "both", "guidance_low": 100, "guidance_high": 800, "first_timestep": 850}
 OWN = {"sampler": "ddim", "num_inference_steps": 3, "guidance_scale": 2.5, "guidance_power": 0.5}
 PUBLISHED = {"sampler": "dpm++", "num_inference_steps": 25, "guidance_scale": 3.8, "guidance_power": 4.0}
 CALL = {"class_labels": "cat", "seeds": 1, "output_type": "latent"}
@@ -72,6 +72,8 @@ def test_they_are_saved_with_the_folder(pipe, tmp_path):
         ({"num_inference_steps": "25"}, "num_inference_steps must be a whole number, not '25'"),
         ({"guidance_scale": -1}, "guidance_scale must be a finite number of at least 0, not -1"),
         ({"guidance_power": "4"}, "guidance_power must be a finite number of at least 0, not '4'"),
+        ({"first_timestep": 0}, "first_timestep must be a whole number from 1 to 999, not 0"),
+        ({"first_timestep": 850.5}, "first_timestep must be a whole number from 1 to 999, not 850.5"),
         ({"guidance_kind": "masked"}, "guidance_kind must be one of class, mask, both, not 'masked'"),
         ({"guidance_low": 500, "guidance_high": 100}, "guidance_low, 500, is above guidance_high, 100"),
         ("ddim", "sampling_defaults is a dict with any of .* not 'ddim'"),

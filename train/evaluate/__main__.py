@@ -74,7 +74,7 @@ def build_parser() -> Parser:
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw a labelled grid, one row per class")
     parser.add_argument("--per-class", type=number(int, 1), default=8, help="images in a row of the grid (default 8)")
     parser.add_argument("--preset", choices=list(PRESETS), default="balanced", help="of the model (default balanced)")
-    parser.add_argument("--sampler", help="default of this and the next five: the preset's")
+    parser.add_argument("--sampler", help="default of this and the next six: the preset's")
     parser.add_argument("--steps", type=number(int, 1))
     parser.add_argument("--scale", type=number(float, 0), help="guidance scale")
     parser.add_argument("--power", type=number(float, 0), help="guidance power")
@@ -82,6 +82,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--interval", nargs=2, type=number(int, 0, 999), metavar=("LOW", "HIGH"), help="timesteps that are guided"
     )
+    parser.add_argument("--first-timestep", type=number(int, 1, 999), help="where the steps begin")
     sweep = f"one run per value of {', '.join(SWEEPS)}, and a plot beside --out"
     parser.add_argument("--sweep", metavar="WORD=FIRST:LAST:STEP", help=sweep)
     parser.add_argument("--seed", type=number(int, 0), default=0, help="seed of the first image (default 0)")
@@ -119,6 +120,7 @@ def sample(args: argparse.Namespace, state: PartialState) -> list[Candidate]:
         "guidance_kind": args.guidance,
         "guidance_low": low,
         "guidance_high": high,
+        "first_timestep": args.first_timestep,
     }
     sampling = samples.Sampling(
         weights=samples.weights_fingerprint(pipe),
