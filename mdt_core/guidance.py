@@ -115,18 +115,19 @@ class Guided:
         self.unconditional = by_class and torch.equal(class_labels, null)  # then both branches are the same
         self.evaluations = self.skipped = 0
 
-    def __call__(self, x_t: Tensor, t: int, keep: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: int, keep: Tensor | None = None, guided: bool = True) -> Tensor:
         """The guided model output at timestep `t`, the same for the whole batch.
 
         Args:
             x_t: (N, C, H, W).
             t: original timestep, 0..999.
             keep: (N, K) indices of the tokens that the encoder sees, for the masked pass; None for all of them.
+            guided: false for the strong branch alone, whatever the weight.
         """
         skip = not self.guidance.is_on(t, self.skip_tolerance)
-        if skip or self.unconditional:
+        if skip or self.unconditional or not guided:
             self.evaluations += 1
-            self.skipped += skip and not self.unconditional
+            self.skipped += skip and guided and not self.unconditional
             return self._evaluate(x_t, t, self.class_labels, keep)
         self.evaluations += 2
         return self._combine(*self._branches(x_t, t, keep), self.guidance.weight(t))

@@ -6,9 +6,11 @@ Three methods, one loop (that of `samplers`):
               (Lugmayr et al. 2022, RePaint, arXiv:2201.09865, algorithm 1 without resampling).
     repaint   and stretches of the trajectory are run several times, with noise added in between, so that the new part
               can adapt to the known one (algorithm 1).
-    mdt       and in the early steps the encoder sees the known tokens alone, while the side-interpolator predicts the
+    mdt       in the early steps the encoder sees the known tokens alone, while the side-interpolator predicts the
               hidden ones: MDT's masked pass with the user's mask in place of a random one (Gao et al. 2023,
-              arXiv:2303.14389v1, appendix).
+              arXiv:2303.14389v1, appendix). And the noise of the known cells is not drawn but predicted, by the model
+              asked anew at that level: so known and new part belong to one noisy picture (Moufad et al. 2025, DInG,
+              arXiv:2512.18365, algorithm 1; the new part is not drawn again here).
 
 Soft edges are thresholds over time, never mixed latents, which make halos: a cell of hardness 0.4 is held down to 40%
 of the timesteps and free from there on (Levin & Fried 2023, Differential Diffusion, arXiv:2306.00950).
@@ -38,6 +40,7 @@ class Method:
     jump: int = 1  # steps of a stretch
     window: tuple[float, float] = (0.6, 0.95)  # where stretches are repeated: 0 is noise, 1 the end
     handover: int = NUM_TIMESTEPS  # timesteps from here up run the masked pass; 1000: none
+    predicted: bool = False  # the noise of known cells is what the model predicts there: one more call after a step
     ring: float = 1.0  # soft cells are held at least down to this part of the timesteps; 1: as their hardness says
 
     @property
@@ -45,18 +48,23 @@ class Method:
         """Whether the model needs a side-interpolator."""
         return self.handover < NUM_TIMESTEPS
 
+    def calls(self, num_inference_steps: int) -> int:
+        """Of the model, for a whole trajectory of so many steps."""
+        steps = len(resampling_order(0, num_inference_steps, self))
+        return 2 * steps - 1 if self.predicted else steps
+
     def schedule(self, sampler: str | None, num_inference_steps: int | None) -> tuple[str, int]:
         """Sampler and number of steps: those that are named, or the method's own."""
         return sampler or self.sampler, self.num_inference_steps if num_inference_steps is None else num_inference_steps
 
 
-# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" runs most of its few steps five times, and holds the soft
-# cells of the ring until hardly any noise is left. It leaves the masked pass at timestep 700: below that the full pass,
-# whose encoder sees the new part too, predicts the noise clearly better.
+# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" holds the soft cells of the ring until hardly any noise is
+# left, and leaves the masked pass at timestep 700: below that the full pass, whose encoder sees the new part too,
+# predicts the noise clearly better.
 METHODS = {
     "blend": Method(),
     "repaint": Method(repeats=2, window=(0.25, 0.98)),
-    "mdt": Method(num_inference_steps=25, repeats=5, window=(0.15, 0.9), handover=700, ring=0.05),
+    "mdt": Method(num_inference_steps=25, handover=700, predicted=True, ring=0.05),
 }
 
 DEFAULT_SCALE = 2.0  # of guidance: lower than for generation, for the known part guides too (train/RESULTS.md)
@@ -82,7 +90,7 @@ def inpaint(
 
     Args:
         denoise: `denoise(x_t, t) -> (N, 2C, h, w)`; for a method with a masked pass also `denoise(x_t, t, keep=keep)`,
-            as `guidance.Guided` is.
+            and for one that predicts noise `denoise(x_t, t, guided=False)`, as `guidance.Guided` is.
         known: (1 or N, C, h, w), the picture's latents.
         hardness: (h, w) in [0, 1]. 1: repainted from the start; 0: never; between: below that part of the timesteps,
             or below the method's `ring`, if that is less.
@@ -120,7 +128,10 @@ def inpaint(
 
     def hold(x: Tensor, level: int | None) -> Tensor:
         """The known cells, at the level that the state has after the step."""
-        return torch.where(free(level), x, noised(known, level))
+        if level is None or not method.predicted:
+            return torch.where(free(level), x, noised(known, level))
+        epsilon = denoise(x, level, guided=False)[:, : x.shape[1]].float()
+        return torch.where(free(level), x, Diffusion().add_noise(known, epsilon, torch.full((len(x),), level)))
 
     def denoise_masked(x_t: Tensor, t: int) -> Tensor:
         """The masked pass down to the hand-over, with the tokens kept that no free cell touches."""

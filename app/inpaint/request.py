@@ -122,8 +122,9 @@ class InpaintRequest(Request):
 
     @property
     def evaluations(self) -> list[int]:
-        per_step = super().evaluations
-        return [per_step[i] for i in self.positions]
+        per_step, positions = super().evaluations, self.positions
+        more = METHODS[self.method].predicted  # after every step but the last
+        return [per_step[i] + more for i in positions[:-1]] + [per_step[positions[-1]]]
 
     @property
     def positions(self) -> list[int]:

@@ -166,6 +166,8 @@ def test_outside_of_the_interval_a_step_takes_one_evaluation():
     outside = [denoise(x, t)[0, 0, 0, 0].item() for t in (199, 701)]
     assert (denoise.evaluations, denoise.skipped) == (6, 2)
     assert outside == [4.0, 4.0] and inside == pytest.approx([NULL + 1 + 3.8 * (3 - NULL)] * 2)
+    assert denoise(x, 500, guided=False)[0, 0, 0, 0].item() == 4.0
+    assert (denoise.evaluations, denoise.skipped) == (7, 2)  # nobody asked for the other branch
     guidance = Guidance(3.8, **settings)
     assert [guidance.weight(t) for t in (199, 200, 700, 701)] == pytest.approx([1, 3.8, 3.8, 1])
     assert [guidance.is_on(t, 0) for t in (199, 200, 700, 701)] == [False, True, True, False]

@@ -1,6 +1,7 @@
 """The measurement of inpainting: masks, figures with known answers, and the command from pictures to the last line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from mdt_core import MDTPipeline
-from mdt_core.inpainting import METHODS, Method, resampling_order
+from mdt_core.inpainting import METHODS, Method
 from mdt_core.pipeline.canvas import fit_canvas
 from mdt_core.pipeline.labelled_grid import LABEL_LINE, LEAST_GAP, MARGIN
 from tests.helpers.commands import run_command
@@ -113,6 +114,7 @@ def test_variants_are_parsed():
     assert painters.parse_method("mdt") == METHODS["mdt"]
     variant = painters.parse_method("blend:handover=500,repeats=3,jump=2,window=0.5-0.9,sampler=ddim,ring=0.5")
     assert variant == Method(sampler="ddim", repeats=3, jump=2, window=(0.5, 0.9), handover=500, ring=0.5)
+    assert painters.parse_method("mdt:predicted=no") == replace(METHODS["mdt"], predicted=False)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,7 @@ def test_variants_are_parsed():
         ("mdt:colour=3", "no colour"),
         ("mdt:repeats=many", "'many' is no repeats"),
         ("mdt:window=0.5", "window"),
+        ("mdt:predicted=perhaps", "'perhaps' is no predicted"),
     ],
 )
 def test_unknown_methods_are_refused(text, words):
@@ -134,8 +137,7 @@ def test_unknown_methods_are_refused(text, words):
 def test_every_method_has_the_same_calls(method, calls):
     """Would catch a method that wins by being asked more often."""
     steps = painters.steps_within(calls, method)
-    assert len(resampling_order(0, steps, method)) <= calls
-    assert len(resampling_order(0, steps + 1, method)) > calls
+    assert method.calls(steps) <= calls < method.calls(steps + 1)
 
 
 # ---- pictures

@@ -22,7 +22,7 @@ import numpy as np
 
 from mdt_core.acceleration.machine import choose_device
 from mdt_core.command_line import number
-from mdt_core.inpainting import DEFAULT_SCALE, METHODS, resampling_order
+from mdt_core.inpainting import DEFAULT_SCALE, METHODS
 from mdt_core.pipeline.pipeline import MDTPipeline
 from train.command import Parser
 from train.evaluate import samples, sources
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     results, calls = {}, {}
     for name, method in methods.items():
         steps = 0 if name in WITHOUT_MODEL else steps_within(args.calls, method)
-        calls[name] = len(resampling_order(0, steps, method)) if steps else 0
+        calls[name] = method.calls(steps) if steps else 0
         for kind in masks:
             settings = steps, args.scale, args.power, args.grow, args.feather
             painting = Painting(weights, pictures, kind, method, *settings)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdt_core import autoencoder
 from mdt_core.guidance import guide
-from mdt_core.inpainting import Method, find_method, inpaint, resampling_order, starting_latents
+from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
 from mdt_core.pipeline.canvas import Canvas, fit_canvas
 from mdt_core.samplers import SAMPLERS, generators
 from train.evaluate.sources import ImageSet
@@ -25,8 +25,15 @@ def _window(text: str) -> tuple[float, float]:
     return first, last
 
 
+def _yes(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError
+    return text == "yes"
+
+
 # Field of a Method -> how its value is read.
 CONVERT = {"sampler": str, "repeats": int, "jump": int, "window": _window, "handover": int, "ring": float}
+CONVERT |= {"predicted": _yes}
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,9 @@ def parse_method(text: str) -> Method | str:
 
 
 def steps_within(calls: int, method: Method) -> int:
-    """The most steps of a trajectory that, with the method's repeats, take no more than `calls` model calls."""
+    """The most steps of a trajectory that take no more than `calls` model calls."""
     most = min(calls, SAMPLERS[method.sampler].max_steps)
-    return max((n for n in range(1, most + 1) if len(resampling_order(0, n, method)) <= calls), default=1)
+    return max((n for n in range(1, most + 1) if method.calls(n) <= calls), default=1)
 
 
 # ---- pictures and masks -> results
