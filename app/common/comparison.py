@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from app.common.recipes import class_of, find_class, find_classes, settings_of, to_request
+from app.common.recipes import class_of, find_class, find_classes, find_label, settings_of, to_request
 from app.engine.model_info import ModelInfo
 from app.engine.request import Label, Request
 from app.engine.settings import MAX_IMAGES
@@ -139,7 +139,7 @@ def _side(side: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> Side:
     labels = []
     for value in values:
         known = len(notes)
-        label = find_class(value, info, notes)
-        if len(notes) == known:  # else there is no such class here
+        label = find_label(value, info, notes)
+        if label is not None or len(notes) == known:  # else there is no such class here
             labels.append(label)
     return Side(axis, tuple(labels))

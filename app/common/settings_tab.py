@@ -83,7 +83,9 @@ class SettingsTab(RunTab):
         settings = dict(zip(self.by_name, values, strict=True))
         for key in set(self.class_keys) & set(settings):
             labels = settings[key] if isinstance(settings[key], list) else [settings[key]]
-            settings[key] = [recipes.name_of(label, picker_model) for label in labels]
+            settings[key] = [
+                label if isinstance(label, str) else recipes.name_of(label, picker_model) for label in labels
+            ]
         return to_query(self.tab, {"model": model} | settings)
 
     def bring_settings(self, kept: Any, model: str, request: gr.Request) -> Any:

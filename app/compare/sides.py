@@ -8,12 +8,14 @@ import gradio as gr
 from gradio.components import Component
 
 from app.common.classes.dropdown import ClassDropdown, class_choices
+from app.common.classes.mixing import mix_named, mix_text
 from app.common.classes.picker import find_labels
 from app.common.comparison import AXES, Side
 from app.common.studio import Update
 from app.compare.grid import TYPED, join_values, parse_values
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
+from app.engine.request import Label
 from mdt_core.samplers import SAMPLERS
 
 MOST = 16  # values that can be chosen
@@ -50,9 +52,9 @@ class SideControls:
     def read(self, name: str, saved: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> Side:
         """The side that a browser kept, or a link names; what is missing is as on a fresh page. Errors: `read_side`."""
         axis, typed, classes, listed = (saved.get(key, each.value) for key, each in self.by_name(name).items())
-        labels = find_labels(classes, info, notes) if f"{name}_classes" in saved else spread(info)
+        labels = find_labels(classes, info, notes, mixes=True) if f"{name}_classes" in saved else spread(info)
         names = [value for value in (listed if isinstance(listed, list) else [listed]) if isinstance(value, str)]
-        return read_side(axis, str(typed), labels, names)
+        return read_side(info, axis, str(typed), labels, names)
 
     def updates(self, side: Side, info: ModelInfo, engine: Engine) -> Update:
         """Show a side."""
@@ -66,7 +68,8 @@ class SideControls:
         if axis in TYPED:
             update[self.typed] |= {"value": join_values(values)}
         elif axis == "class":
-            update[self.classes] |= {"value": list(values)}
+            texts = [mix_text(label, info.labels) if isinstance(label, tuple) else label for label in values]
+            update[self.classes] |= {"value": texts}
         else:
             names = list(SAMPLERS) if axis == "sampler" else list(engine.models)
             update[self.listed] |= {"choices": [*dict.fromkeys([*names, *values])], "value": list(values)}
@@ -99,6 +102,8 @@ def side_controls(name: str, axis: str, info: ModelInfo) -> SideControls:
             class_choices(info.labels),
             value=spread(info),
             visible=axis == "class",
+            info="Type to search. A mix is typed as NAME:0.6,NAME:0.4.",
+            allow_custom_value=True,
             elem_id=f"{prefix}-classes",
             elem_classes="classes",
             **picked,
@@ -119,8 +124,10 @@ def default_values(axis: str, info: ModelInfo, engine: Engine) -> tuple[Any, ...
     return tuple(own.get(axis) or DEFAULTS[axis])
 
 
-def read_side(axis: str, typed: str, classes: Sequence[int | None], listed: Sequence[str]) -> Side:
-    """What the controls of a side say. ValueError where the numbers cannot be read."""
+def read_side(info: ModelInfo, axis: str, typed: str, classes: Sequence[Label | str], listed: Sequence[str]) -> Side:
+    """What the controls of a side say. ValueError where numbers, or mixes of classes, cannot be read."""
     if axis in TYPED:
         return Side(axis, parse_values(axis, typed))
-    return Side(axis, tuple(classes if axis == "class" else listed))
+    if axis == "class":
+        return Side(axis, tuple(mix_named(each, info.labels) if isinstance(each, str) else each for each in classes))
+    return Side(axis, tuple(listed))

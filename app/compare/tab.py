@@ -146,7 +146,7 @@ class Compare(SettingsTab):
         number = len(self.columns.inputs)
         columns, rows, settings = asked[:number], asked[number : 2 * number], asked[2 * number :]
         base = self.controls.request(model, *settings)
-        comparison = Comparison(base, read_side(*columns), read_side(*rows))
+        comparison = Comparison(base, read_side(info, *columns), read_side(info, *rows))
         job = GridJob(comparison)
         for name in dict.fromkeys(request.model for request in job.requests):
             self.engine.locate(name)  # looks through the runs: once per model, not per cell

@@ -24,6 +24,22 @@ def small_canvas(
     return prepare(np.asarray(small), reduce(mask, small_size), size, box.scaled(scale), **edges)
 
 
+def gains_detail(mask: np.ndarray, picture: tuple[int, int], size: int, area: str, grow: int) -> bool:
+    """Whether a square around the mask only would show the model of size S twice the detail that it sees, or more.
+
+    Args:
+        mask: (h, w) bool, on the picture or a copy scaled down.
+        picture: (W, H) pixels, in which `grow` is given, too.
+    """
+    scale = max(mask.shape) / max(picture)
+    try:
+        around = fit_box(mask, max(1, round(size * scale)), cell=1, area="masked", grow=round(grow * scale))
+    except ValueError:  # nothing is masked, or all
+        return False
+    seen = {"whole": max(picture), "crop": min(picture)}.get(area, 0)
+    return seen * scale >= 2 * around.side
+
+
 def draw_footprint(canvas: Canvas, cells: int, tokens: int) -> Image.Image:
     """RGBA, clear where nothing changes: what is new (teal, fading in), what is made besides (amber), their tokens.
 

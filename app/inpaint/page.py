@@ -109,6 +109,12 @@ class Page(LiveTab):
             elem_id="inpaint-variants",
             elem_classes="strip",
         )
+        self.closer = gr.Button(
+            "A small part of a large picture: repaint around the mask only",
+            visible=False,
+            size="sm",
+            elem_id="inpaint-closer",
+        )
         with gr.Row(elem_classes="scrub", equal_height=True):
             self.view = gr.Radio(
                 VIEWS,

@@ -21,7 +21,7 @@ from app.engine.model_info import ModelInfo
 from app.engine.request import Label, Request
 from app.engine.settings import steps_for
 from app.inpaint.endpoint import make_endpoint
-from app.inpaint.footprint import LEGEND, draw_footprint
+from app.inpaint.footprint import LEGEND, draw_footprint, gains_detail
 from app.inpaint.job import InpaintJob, Results
 from app.inpaint.live import LivePainting
 from app.inpaint.masks import enlarge, open_mask
@@ -86,6 +86,10 @@ class Inpaint(LivePainting):
         asked = [painter, model, source, *self.controls.inputs]
         for event in (painter.overlay, self.methods_offered.then, *edges):
             event(self.draw_overlay, asked, painter, js=SETTLED, **latest)
+        area, grow = (self.controls.settings[key] for key in ("area", "grow"))
+        for event in (painter.stroke, painter.change, area.change):
+            event(self.advise, [painter, model, source, area, grow], self.closer, js=SETTLED, **latest)
+        self.live.look_at(self.closer.click(lambda: "masked", outputs=area, **GLUE).then)
         self.variants.select(self.select, self.results, [self.comparison, self.save, self.results], **GLUE)
 
     # --- the settings ----------------------------------------------------------------------------------------
@@ -210,6 +214,14 @@ class Inpaint(LivePainting):
             return painted | {"overlay": None, "legend": sentence(error)}
         drawing = draw_footprint(canvas, info.cells, info.tokens)
         return painted | {"overlay": publish_picture(drawing, "overlay", self.painter), "legend": LEGEND}
+
+    def advise(self, painted: Painted, model: str, source: SourceImage | None, area: str, grow: int) -> dict:
+        """Offer to repaint around the mask only, where the model would then see much more of a large picture."""
+        side = self.engine.describe(model).image_size
+        if source is None or not painted or not painted["mask"] or max(source.size) < 2 * side or area == "masked":
+            return gr.update(visible=False)
+        mask = open_mask(painted["mask"], source.display_size)
+        return gr.update(visible=gains_detail(mask, source.size, side, area, grow))
 
     def _request(self, model: str, painted: Painted, source: SourceImage, settings: Any) -> InpaintRequest:
         """What the controls and the painter ask for."""

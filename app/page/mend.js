@@ -15,6 +15,7 @@
   const say = () => {
     const before = running;
     running = Boolean(visible(".stop"));
+    if (running && !before) document.dispatchEvent(new Event("mdt:run")); // follow.js
     if (before && running) return;
     clearTimeout(later);
     later = setTimeout(hear, before === running ? 1000 : 0);

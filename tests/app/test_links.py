@@ -102,6 +102,11 @@ def test_the_browser_brings_back_what_fits(tabs: dict[type, Any], monkeypatch: p
         assert loaded(generate, damaged) == {}
     shown = loaded(compare, {"compare": {"row_axis": "seed", "row_values": "4, 5", "column_classes": [2, 1]}})
     assert (shown["row_axis"], shown["row_values"], shown["column_classes"]) == ("seed", "4, 5", [2, 1])
+    mixed = {"compare": {"column_classes": [2, "circle:0.6,square:0.4", "circle:1,nobody:1"]}}
+    assert loaded(compare, mixed)["column_classes"] == [2, "circle:0.6,square:0.4"]
+    asked = [value if name != "column_classes" else [2, "circle:0.6,square:0.4"] for name, value in shown.items()]
+    link = compare.link(compare.engine.describe("shapes"), "shapes", *asked)
+    assert loaded(compare, query=link)["column_classes"] == [2, "circle:0.6,square:0.4"]
     for bad in ({"row_axis": "seed of evil"}, {"row_axis": []}, {"row_values": 7.5}, {"column_classes": {}}):
         assert loaded(compare, {"compare": {"row_axis": "seed"} | bad})["row_axis"] in ("seed", "guidance_scale")
 

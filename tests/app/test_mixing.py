@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from app.common import recipes
-from app.common.classes.mixing import mixed, split
+from app.common.classes.mixing import mix_named, mix_text, mixed, split
+from app.common.classes.picker import for_model
 from app.common.stage import caption
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
@@ -35,6 +36,24 @@ def test_the_controls_show_what_was_drawn(label: object) -> None:
     """Catches a mix that comes back turned around."""
     assert mixed(*split(label)) == label
     assert split(((0, 1), (1, 3), (2, 1.0)))[1:] == (1, 0.75)  # of three the two that weigh most
+
+
+def test_a_mix_is_written_as_it_is_read() -> None:
+    """Catches a weight that loses digits, and a third class that the page cannot show."""
+    labels = {0: "circle", 1: "a, b: c", 2: "star"}
+    for mix in (MIX, ((1, 0.1 + 0.2), (0, 3.0))):
+        assert mix_named(mix_text(mix, labels), labels) == mix
+    assert mix_named("star", labels) == 2
+    with pytest.raises(ValueError, match="a mix is of two classes here"):
+        mix_named("circle:1,star:1,a, b: c:1", labels)
+    with pytest.raises(ValueError, match="no class is called 'nobody'"):
+        mix_named("nobody", labels)
+
+
+def test_another_model_keeps_the_mixes_that_it_can_draw() -> None:
+    """Catches a mix by numbers, which are other classes there."""
+    chosen = [0, "circle:1,star:2", "square:1,star:1"]
+    assert for_model(OTHER, chosen, before=INFO)["value"] == [1, "circle:1,star:2"]
 
 
 def test_a_mix_comes_back_from_its_recipe() -> None:

@@ -258,5 +258,5 @@ def test_a_grids_class_that_a_model_lacks_is_left_out() -> None:
     mix = recipes.class_of(((0, 1), (2, 3)), INFO)
     strange = json.loads(json.dumps(recipe | mix | {"columns": {"axis": "class", "values": [mix, {}]}}))
     comparison, notes = from_recipe(strange, INFO)
-    assert (comparison.base.class_labels, comparison.columns.values) == ((0,), (None,))
-    assert notes == ["there is no place here for a mix of classes (circle 25% + crane 75%)"] * 2
+    assert (comparison.base.class_labels, comparison.columns.values) == ((0,), (((0, 1), (2, 3)), None))
+    assert notes == ["there is no place here for a mix of classes (circle 25% + crane 75%)"]

@@ -37,6 +37,9 @@ CONTROLS = """() => [...document.querySelectorAll(
     small: box.height < 44 && !node.matches("input, canvas, a")}))"""
 
 
+IN_VIEW = """() => [...document.querySelectorAll(".status")].filter((node) => node.checkVisibility())
+  .map((node) => node.getBoundingClientRect()).some(({top, bottom}) => top >= 0 && bottom < innerHeight)"""
+
 LISTEN = """() => {
   window.heard = [];
   const region = document.querySelector(".heard");
@@ -112,8 +115,11 @@ def test_a_tab_can_be_read_and_reached(view: Page, name: str) -> None:
     put(view, steps, 240 if view.is_phone else 250)  # a strip is drawn once for all visitors
     if name == "Generate":
         put(view, "generate-count", 16)  # a run that outlasts what is looked at meanwhile
+    if view.is_phone:
+        view.evaluate("scrollTo(0, document.body.scrollHeight)")
     start.click()
     expect(stop).to_be_visible()
+    view.wait_for_function(IN_VIEW)  # on a phone it lies above the controls
     view.evaluate("window.heard = []")
     check(view, "while it runs")
     stop.evaluate_all("(buttons) => buttons[0]?.click()")  # unless the run is over by now

@@ -465,6 +465,11 @@ def test_a_large_picture_is_painted_on_a_copy(page: Page, tmp_path: Path) -> Non
     page.get_by_role("tab", name="Inpaint").click()
     open_file(page, tmp_path / "large.png")
     left, top, scale = canvas_box(page, (4000, 3000))
+    page.mouse.click(left + 500 * scale, top + 500 * scale)
+    page.click("#inpaint-closer")  # of so small a part the model would see next to nothing
+    expect(page.locator("#inpaint-closer")).to_be_hidden()
+    page.click("#inpaint-advanced > button")
+    expect(page.locator("#inpaint-area input")).to_have_value("Around the mask only")
     page.evaluate(FRAMES)
     page.mouse.move(left + 1000 * scale, top + 1500 * scale)
     page.mouse.down()

@@ -1,5 +1,6 @@
 """A second class to mix into those that are picked: what the controls say, and what they show of a label."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
@@ -8,7 +9,8 @@ from gradio.components import Component
 from app.common.classes.dropdown import ClassDropdown, class_choices
 from app.common.studio import Update
 from app.engine.model_info import ModelInfo
-from app.engine.request import Label
+from app.engine.request import Label, Mix, label_of
+from mdt_core.pipeline.labels import parse_label
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,16 @@ def split(label: Label) -> tuple[int | None, int | None, float]:
     heaviest = sorted(label, key=lambda part: part[1], reverse=True)[:2]
     (first, a), (second, b) = sorted(heaviest, key=label.index)
     return first, second, b / (a + b)
+
+
+def mix_named(text: str, labels: Mapping[int, str]) -> Label:
+    """A class by its name, or a mix of two, "dylan:0.6,sprouts:0.4". ValueError where it is neither."""
+    label = label_of(parse_label(text, labels), labels)
+    if isinstance(label, tuple) and len(label) > 2:
+        raise ValueError(f"a mix is of two classes here, written as NAME:0.6,NAME:0.4, not {text!r}")
+    return label
+
+
+def mix_text(mix: Mix, labels: Mapping[int, str]) -> str:
+    """What `mix_named` reads as this mix."""
+    return ",".join(f"{labels[label]}:{weight!r}" for label, weight in mix)

@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 
 from app.common.classes.dropdown import NO_CLASS, ClassDropdown, class_choices
+from app.common.classes.mixing import mix_named
 from app.common.studio import CHECK, GLUE, Studio, Update
 from app.engine.model_info import ModelInfo
-from app.engine.request import NOWHERE, class_named
+from app.engine.request import NOWHERE, Label, class_named
 
 
 def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> gr.Dropdown:
@@ -26,16 +27,30 @@ def class_picker(info: ModelInfo, chosen: list[int], most: int, prefix: str) -> 
     )
 
 
-def find_labels(values: Any, info: ModelInfo, notes: list[str]) -> list[int | None]:
-    """The classes that a picker had in the browser, or that a link names by index or name. Notes what is none here."""
-    found: list[int | None] = []
+def find_labels(values: Any, info: ModelInfo, notes: list[str], mixes: bool = False) -> list[Label]:
+    """The classes that a picker had in the browser, or that a link names by index or name. Notes what is none here.
+
+    `mixes`: whether there is a place for mixes of classes, too.
+    """
+    found: list[Label] = []
     for value in values if isinstance(values, list) else [values]:
         label = class_named(NOWHERE, value, info.labels) if isinstance(value, str) else value
-        if label is None or label == NO_CLASS or (type(label) is int and label in info.labels):
+        if mixes and label == NOWHERE and (mix := find_mix(value, info)):
+            found.append(mix)
+        elif label is None or label == NO_CLASS or (type(label) is int and label in info.labels):
             found.append(None if label == NO_CLASS else label)
         else:
             notes.append(f"{info.name} has no class {str(value)[:60]!r}")
     return [*dict.fromkeys(found)]
+
+
+def find_mix(text: str, info: ModelInfo) -> Label:
+    """A mix of classes as people write it; None where it is none of this model's."""
+    try:
+        label = mix_named(text, info.labels)
+    except ValueError:
+        return None
+    return label if isinstance(label, tuple) else None
 
 
 def room_for(classes: Sequence[int | None], count: int | None) -> Any:
@@ -43,7 +58,7 @@ def room_for(classes: Sequence[int | None], count: int | None) -> Any:
     return len(classes) if len(classes) > (count or 0) else gr.skip()
 
 
-def for_model(info: ModelInfo, chosen: Sequence[int | None], before: ModelInfo) -> dict:
+def for_model(info: ModelInfo, chosen: Sequence[int | str | None], before: ModelInfo) -> dict:
     """The update of a class picker when another model is chosen: its classes, and of those picked what it has too.
 
     `before`: the model whose classes are picked; a class keeps its name, not its number.
@@ -51,10 +66,11 @@ def for_model(info: ModelInfo, chosen: Sequence[int | None], before: ModelInfo) 
     names = [(label, before.labels.get(label)) for label in chosen if label is not None]
     same = [None] * (None in chosen) + [class_named(*named, info.labels) for named in names if named[1]]
     same = [label for label in dict.fromkeys(same) if label is None or label in info.labels]
+    same += [text for text in chosen if isinstance(text, str) and find_mix(text, info)]
     return gr.update(choices=class_choices(info.labels), value=same or [next(iter(info.labels))])
 
 
-def tell_lost(info: ModelInfo, chosen: Sequence[int | None], before: ModelInfo) -> None:
+def tell_lost(info: ModelInfo, chosen: Sequence[int | str | None], before: ModelInfo) -> None:
     """Tell which of the classes picked, of another model, this one does not have."""
     names = [before.labels[label] for label in chosen if label in before.labels]
     if lost := [name for name in names if class_named(NOWHERE, name, info.labels) == NOWHERE]:
