@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from train.teach.pictures import check_pictures, reconstruct
 from train.teach.plan import TeachPlan
 from train.teach.rehearsal import Lessons
 from train.teach.status import Report, running_now, status, take_turn
+from train.teach.teaching import Teaching
 from train.teach.timing import seconds_per_step
 
 
@@ -81,6 +83,14 @@ def test_forget_leaves_the_new_classes_alone(world, tmp_path):
     main([*arguments(world, tmp_path / "run", steps=1), "--forget"])
     assert open_pipeline(tmp_path / "run" / "pipeline").id2label == {0: "fox", 1: "owl"}
     assert not (tmp_path / "run" / "rehearsal").exists()
+
+
+@pytest.mark.parametrize(("passed", "steps"), [(60.0, 108), (500.0, 1)])
+def test_minutes_become_the_steps_that_are_left_of_them(passed, steps):
+    """Catches minutes that begin with the training, after the pictures of the old classes were drawn."""
+    asked = TeachPlan("m", {"fox": "x"}, "o", minutes=2)
+    teaching = SimpleNamespace(plan=asked, report=SimpleNamespace(seconds=passed))
+    assert Teaching.training_config(teaching, seconds_per_step=0.5).steps == steps
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path, monkeypatch):
@@ -234,15 +244,15 @@ def test_rehearsed_rows_are_held_to_the_teacher_and_new_ones_to_the_noise():
     lessons = Lessons(TwoPictures(), (torch.randn(5, 8, 8, 8), torch.tensor([0, 1, 2, 0, 1])), teacher, null_class=4)
     assert len(lessons) == 10
     mean, std, labels = lessons.batch([0, 3, 5, 9])
-    assert labels.tolist() == [3, 3, 3, 1] and not std.any() and torch.equal(mean[3], lessons.latents[4])
-    labels = torch.tensor([3, 4, 3, 4])  # two of them dropped
+    assert labels.tolist() == [3, 3, 0, 1] and not std.any() and torch.equal(mean[2:], lessons.latents[[0, 4]])
+    labels = torch.tensor([3, 4, 0, 4])  # two of them dropped
     noise, timesteps = torch.randn(4, 8, 8, 8), torch.tensor([10, 20, 30, 40])
     with torch.no_grad():
         target = lessons.target(Pass(mean, timesteps, labels, noise, None))
-        x_t = lessons.diffusion.add_noise(mean, noise, timesteps)[3:]
-        expected = teacher(x_t, timesteps[3:], torch.tensor([3])).chunk(2, dim=1)[0]  # 3: the teacher's null class
-    assert torch.equal(target[:3], noise[:3])
-    torch.testing.assert_close(target[3:], expected)
+        x_t = lessons.diffusion.add_noise(mean, noise, timesteps)[2:]
+        expected = teacher(x_t, timesteps[2:], torch.tensor([0, 3])).chunk(2, dim=1)[0]  # 3: the teacher's null class
+    assert torch.equal(target[:2], noise[:2])
+    torch.testing.assert_close(target[2:], expected)
 
 
 def test_the_time_of_a_step_is_measured_on_a_copy():

@@ -26,7 +26,7 @@ class TeachPlan:
     out: str  # the run folder
     minutes: float | None = None  # how long all of it may take
     steps: int | None = None  # or: how many training steps
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     batch_size: int = 32  # pictures of a step, half of them of the old classes if those are kept
     seed: int = 0
     mirror: bool = True  # learn from the mirror images too

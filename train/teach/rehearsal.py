@@ -18,7 +18,7 @@ from mdt_core.diffusion import Diffusion
 from mdt_core.runs import write_whole
 from mdt_core.training.draws import LatentData, Pass
 
-REHEARSED_ROWS = 0.25  # share of a batch
+REHEARSED_ROWS = 0.5  # share of a batch
 BATCH = 16  # pictures drawn together, and kept in a file
 FIRST_SEED = 3_000_000
 

@@ -33,7 +33,7 @@ from train.teach.rehearsal import Lessons, draw_rehearsal
 from train.teach.status import Report, status
 from train.teach.timing import seconds_per_step
 
-REHEARSED = 1000  # pictures of the old classes, at most
+REHEARSED = 500  # pictures of the old classes, at most
 REHEARSAL_SHARE = 0.25  # of the time that a teaching may take, at most
 TRAINING_SHARE = 0.9  # of what is left of it then; the rest draws samples and saves
 SHEETS = 7  # pictures of samples/
