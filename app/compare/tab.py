@@ -105,8 +105,9 @@ class Compare(SettingsTab):
         )
         seed, _ = seed_picker("compare")
         settings = setting_controls(first, "compare", "sampler", "num_inference_steps")
-        settings |= setting_controls(first, "compare", "first_timestep", "guidance_scale", "guidance_power")
-        settings |= setting_controls(first, "compare", "guidance_kind", "guidance_high", "guidance_low")
+        settings |= setting_controls(first, "compare", "first_timestep", "guidance_scale")
+        settings |= setting_controls(first, "compare", "guidance_power", "guidance_kind")
+        settings |= setting_controls(first, "compare", "guidance_high", "guidance_low")
         settings["guidance_scale"].interactive = False
         settings |= setting_controls(first, "compare", "skip_unconditional")
         self.controls = RequestControls(Request, classes, None, seed, settings)

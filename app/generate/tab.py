@@ -79,8 +79,8 @@ class Generate(LiveTab):
         self.presets = TimedPresets(self.studio, start, presets_for, describe_preset)
         settings = setting_controls(start, "generate", "num_inference_steps", "guidance_scale")
         with self.fold("Advanced", "advanced"):
-            settings |= setting_controls(start, "generate", "sampler", "first_timestep", "guidance_power")
-            settings |= setting_controls(start, "generate", "guidance_kind")
+            settings |= setting_controls(start, "generate", "sampler", "first_timestep")
+            settings |= setting_controls(start, "generate", "guidance_power", "guidance_kind")
             settings |= setting_controls(start, "generate", "guidance_high", "guidance_low")
             curve = gr.HTML(elem_id="generate-curve")
             settings |= setting_controls(start, "generate", "skip_unconditional")

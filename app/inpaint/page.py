@@ -82,8 +82,8 @@ class Page(LiveTab):
             settings |= setting_controls(self.first, "inpaint", "method", "sampler")
             settings["method"].choices = method_choices(info)
             settings |= setting_controls(self.first, "inpaint", "num_inference_steps", "first_timestep")
-            settings |= setting_controls(self.first, "inpaint", "guidance_scale")
-            settings |= setting_controls(self.first, "inpaint", "guidance_power", "guidance_kind")
+            settings |= setting_controls(self.first, "inpaint", "guidance_scale", "guidance_power")
+            settings |= setting_controls(self.first, "inpaint", "guidance_kind")
             settings |= setting_controls(self.first, "inpaint", "guidance_high", "guidance_low")
         settings = {key: settings[key] for key in INPAINTING if key in settings}
         self.controls = RequestControls(InpaintRequest, classes, count, seed, settings, keep_seed, mix)
