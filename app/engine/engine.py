@@ -209,6 +209,8 @@ class Engine:
 
     def _open(self, name: str) -> Any:
         """The pipeline of this name, loaded if another one is in memory, or another's files. The lock is held."""
+        if name == self._name and name not in self.models:
+            return self._pipe  # a checkpoint that training has replaced since: it stays for as long as it is in memory
         location = self.locate(name)
         version = version_of(location)
         if (name, version) != (self._name, self._version):

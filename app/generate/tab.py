@@ -291,7 +291,7 @@ class Generate(LiveTab):
 
     def open_request(self, request: Request, info: ModelInfo) -> Update:
         """All controls as a request of another tab says."""
-        text = f"Settings of another picture, seed {request.seeds[0]}. Press Generate to draw it."
+        text = f"Seed {request.seeds[0]}, ready to be drawn: press Generate."
         return {self.status: status_line(0, text)} | self.show_request(request, info)
 
     @endpoint

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 MIB = 2**20
-TAUGHT = 2000  # files of one upload where models are taught
 
 
 @dataclass(frozen=True)
@@ -12,7 +11,7 @@ class Limits:
 
     requests: float | None  # a minute, of those that change or compute something (POST)
     uploads: float | None  # MB a minute
-    files: int  # of one upload, where nobody teaches
+    files: int  # of one upload
     file_size: int  # MB
     pixels: int  # of a picture that is opened
     run: int  # steps of a run, each picture's counted
@@ -24,7 +23,7 @@ class Limits:
 ALONE = Limits(
     requests=None,
     uploads=None,
-    files=16,
+    files=2000,  # as many as a model is taught at once
     file_size=64,
     pixels=8192 * 8192,
     run=16_000,

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from app.common.visitors import is_local
 from app.engine.turns import IN_ALL
 from app.hosting.guard import Guard
-from app.hosting.limits import ALONE, OTHERS, TAUGHT, Limits
+from app.hosting.limits import ALONE, OTHERS, Limits
 
 THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_THREADS = IN_ALL + 64  # those of the runs that wait, and enough for all that is done at once
@@ -46,8 +46,9 @@ class Serving:
     @property
     def limits(self) -> Limits:
         """Of a visitor."""
-        limits = OTHERS if self.to_others else ALONE
-        return replace(limits, files=TAUGHT) if self.teaches else limits
+        if not self.to_others:
+            return ALONE
+        return replace(OTHERS, files=ALONE.files) if self.teach else OTHERS
 
     @property
     def hosts(self) -> frozenset[str] | None:

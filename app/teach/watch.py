@@ -17,6 +17,17 @@ from train.teach.process import TeachStatus
 MOST_TILES = 8  # of the newest samples
 MOST_STEPS = 8  # of the row below, from the first to the newest
 SIDE = 96  # pixels of a picture in it
+PHASES = {  # as people say it
+    "starting": "Getting ready",
+    "encoding": "Looking at the pictures",
+    "rehearsing": "Drawing what the model knows, so that it does not forget it",
+    "learning": "Learning",
+    "finishing": "Saving",
+    "done": "Learnt",
+    "stopped": "Stopped",
+    "failed": "Ended too early",
+}
+UNITS = {"encoding": "picture", "rehearsing": "picture"}
 
 
 @dataclass(frozen=True)
@@ -82,19 +93,17 @@ def running_name(runs: Path) -> str | None:
 
 
 def state(teaching: Teaching) -> str:
-    """The status line."""
-    status = teaching.status
-    fraction = status.step / status.steps if status.steps else 0.0
-    text = f"{html.escape(status.phase.capitalize())}"
-    if status.steps:
-        text += f": step <b>{status.step:,}</b> of {status.steps:,}"
-    if status.running and status.seconds_left is not None:
+    """The status line: how far the phase is, and of one that has ended how far the learning came."""
+    status, run = teaching.status, teaching.run
+    done, total = (status.step, status.steps) if status.running else (run.steps, run.total)
+    text = PHASES.get(status.phase, status.phase)
+    if total:
+        text += f": {UNITS.get(status.phase, 'step')} <b>{done:,}</b> of {total:,}"
+    if status.seconds_left is not None:
         text += f" · {duration(status.seconds_left)} left"
-    elif not status.running and status.seconds:
-        text += f" · {duration(status.seconds)}"
-    if status.message:
-        text += f" · {html.escape(status.message)}"
-    return status_line(fraction, text)
+    if not status.running:
+        text += f" · {duration(status.seconds)} in all"
+    return status_line(done / total if total else 0.0, f"{text}. {html.escape(status.message)}".rstrip())
 
 
 def samples(teaching: Teaching) -> str:

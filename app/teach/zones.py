@@ -44,7 +44,7 @@ class Zones:
                 )
                 self.drops.append(
                     PictureDrop(
-                        label=f"Pictures{of}: drop 8 or more, or a zip",
+                        label=f"Pictures{of}: drop 8 or more, or a zip, or click",
                         file_count="multiple",
                         file_types=FORMATS,
                         height=120,

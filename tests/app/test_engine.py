@@ -13,7 +13,7 @@ from app.engine.frames import evenly_spaced
 from app.engine.request import Request
 from app.engine.settings import MAX_SEED
 from mdt_core.samplers import sampling_timesteps
-from tests.helpers.stand_in import StandInPipeline
+from tests.helpers.stand_in import StandInPipeline, draw
 
 REQUEST = Request("a", class_labels=(0, 1), seeds=(5, 6), num_inference_steps=6)
 ONE = dataclasses.replace(REQUEST, class_labels=(0,), seeds=(5,))
@@ -242,6 +242,19 @@ def test_a_class_is_found_by_name_and_by_index() -> None:
     assert engine.class_label("a", "golden retriever") == engine.class_label("a", 2) == 2
     with pytest.raises(ValueError, match="class 9 is out of range"):
         engine.class_label("a", 9)
+
+
+def test_a_checkpoint_that_was_replaced_draws_on_while_it_is_in_memory() -> None:
+    """A training keeps few. Catches a model that is gone between a click and the next, and one that is read from where
+    nothing is any more."""
+    engine, loaded = make_engine(run="R", other="O")
+    request = dataclasses.replace(REQUEST, model="run")
+    draw(engine, request)
+    del engine.models["run"]
+    assert draw(engine, request) and len(loaded) == 1
+    draw(engine, dataclasses.replace(request, model="other"))
+    with pytest.raises(ValueError, match="There is no model 'run'"):
+        draw(engine, request)
 
 
 def test_a_device_that_is_not_there_is_told() -> None:

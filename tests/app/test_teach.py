@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import tempfile
 import zipfile
@@ -33,7 +34,7 @@ from tests.helpers.run_folders import picture, write_checkpoint
 from tests.helpers.stand_in import StandInPipeline
 from train.teach import process
 from train.teach.plan import TeachPlan
-from train.teach.status import note_process, take_turn
+from train.teach.status import holder, note_process, take_turn
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {key: DEFAULTS[key] for key in TEACHING}
@@ -358,8 +359,19 @@ def test_an_app_that_was_started_again_finds_what_is_taught(
     while process.running_now():
         pass
     over = tab.look(at_work.name, Draft(), shown[tab.view])
-    assert "ended from outside" in over[tab.status]
+    assert "Stopped: step <b>2</b> of 4" in over[tab.status]
     assert over[tab.go_on]["visible"] and over[tab.start]["visible"] and not over[tab.stop]["visible"]
+
+
+def test_a_process_that_crashed_says_its_last_line(tab: Teach, at_work: Path) -> None:
+    """Catches a page that waits for ever for a run that is dead."""
+    (at_work / "teach.log").write_text("50%\rMemoryError: <b>all</b> is full\n")
+    os.kill(holder()["pid"], signal.SIGKILL)
+    while process.running_now():
+        pass
+    shown = tab.look(at_work.name, Draft(), View(0))
+    assert "Ended too early: step <b>2</b> of 4" in shown[tab.status]
+    assert "MemoryError: &lt;b&gt;all&lt;/b&gt; is full" in shown[tab.status] and shown[tab.go_on]["visible"]
 
 
 def test_a_run_that_is_none_of_this_app_is_left_alone(tab: Teach, at_work: Path, tmp_path: Path) -> None:
@@ -378,7 +390,7 @@ def test_a_teaching_that_is_over_opens_in_generate_with_its_class(
     name = write_teaching(runs, phase="done", step=4).name
     shown = tab.look(name, Draft(), View(0))
     assert (shown[tab.go_on]["visible"], shown[tab.generate]["visible"]) == (False, True)
-    assert "Done: step <b>4</b>" in shown[tab.status]
+    assert "width: 100.0%" in shown[tab.status] and "Learnt: step <b>4</b> of 4 · 9.0 s in all." in shown[tab.status]
     info = replace(tab.studio.info, name=f"{name} @ 4", labels={0: "owl", 1: "cat"})
     monkeypatch.setattr(tab.engine, "describe", lambda model: {info.name: info}[model])
     monkeypatch.setattr(tab.engine, "models", {info.name: "there"})

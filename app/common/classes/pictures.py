@@ -67,7 +67,8 @@ def welcome(engine: Engine, info: ModelInfo) -> str:
     """What a model draws, on a stage that is still empty, as HTML."""
     pictures = pictures_of(engine, info)
     todo = "Click one to have another drawn" if pictures else "Pick what to draw and press Generate"
-    text = f"{info.name} draws pictures of {len(info.labels)} kinds, each out of nothing but noise. {todo}."
+    kinds = f"{len(info.labels)} kind{'s' * (len(info.labels) != 1)}"
+    text = f"{info.name} draws pictures of {kinds}, each out of nothing but noise. {todo}."
     buttons = picture_buttons(pictures, info.labels) if pictures else ""
     return f'<div class="stage empty"><p>{html.escape(text)}</p>{buttons}</div>'
 
