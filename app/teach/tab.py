@@ -119,7 +119,7 @@ class Teach:
                 label="Show",
                 info="What is being taught, or was taught before.",
                 scale=0,
-                min_width=220,
+                min_width=320,
                 elem_id="teach-run",
             )
             buttons = {"size": "sm", "scale": 0, "min_width": 130, "visible": False}

@@ -115,10 +115,10 @@ def samples(teaching: Teaching) -> str:
     newest = max(sheets)
     try:
         sheet = open_image(sheets[newest].path, ("PNG",))
-        places = [(column, row) for row in range(sheets[newest].rows) for column in columns][:MOST_TILES]
+        rows = min(sheets[newest].rows, max(1, MOST_TILES // len(columns)))  # of a sample of each class
+        places = [(column, row) for row in range(rows) for column in columns]
         tiles = [sheets[newest].cut_out(sheet, *place) for place in places]
-        captions = [f"{classes[column]} · step {newest:,}" for column, _ in places]
-        return pictures(tiles, captions) + way(sheets, columns[0])
+        return pictures(tiles, [classes[column] for column, _ in places]) + way(sheets, columns[0])
     except ValueError:  # replaced at this moment
         return message("New pictures are being written.")
 
@@ -128,5 +128,5 @@ def way(sheets: Mapping[int, SampleSheet], column: int) -> str:
     steps, figures = sorted(sheets), []
     for step in (steps[i] for i in sorted(evenly_spaced(len(steps), MOST_STEPS))):
         sample = sheets[step].cut_out(open_image(sheets[step].path, ("PNG",)), column)
-        figures.append(figure(image(jpeg_uri(sample, SIDE), f"At step {step:,}"), f"{step:,}"))
-    return f'<div class="teach-way">{"".join(figures)}</div>' if len(figures) > 1 else ""
+        figures.append(figure(image(jpeg_uri(sample, SIDE), f"At step {step:,}"), f"step {step:,}"))
+    return f'<div class="teach-way">{"".join(figures)}</div>'

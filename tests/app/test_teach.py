@@ -349,7 +349,8 @@ def test_an_app_that_was_started_again_finds_what_is_taught(
     assert "Learning: step <b>2</b> of 4" in shown[tab.status]
     visible = {button: shown[button]["visible"] for button in (tab.start, tab.stop, tab.go_on, tab.generate, tab.watch)}
     assert visible == {tab.start: False, tab.stop: True, tab.go_on: False, tab.generate: True, tab.watch: True}
-    assert "owl · step 2" in shown[tab.stage] and "cat" not in shown[tab.stage]
+    assert shown[tab.stage].count("<figcaption>owl<") == 2 and "cat" not in shown[tab.stage]
+    assert "<figcaption>step 1<" in shown[tab.stage] and "<figcaption>step 2<" in shown[tab.stage]
     assert tab.look(at_work.name, Draft(), shown[tab.view]) == gr.skip()
     assert tab.look(NEW, Draft(), shown[tab.view])[tab.status] == BUSY
     with pytest.raises(gr.Error, match="One teaching at a time"):
