@@ -148,6 +148,7 @@ class RunTab:
         if self.seed_at is None:
             return asked, {}
         *values, latest, keep = asked
+        latest.drop(latest.count)  # no look comes after what this run shows
         if keep or latest.looked:
             latest.looked = False
             return values, {}
@@ -192,6 +193,8 @@ class RunTab:
                         if job.add(step) and perf_counter() - latest >= PREVIEW_SECONDS:
                             yield (show or self.preview)(job, step)
                             latest = perf_counter()
+            if overtaken():
+                return
             update = (end or self.result)(job, step)  # the model is free again: nobody waits until files are written
         if update:
             yield update

@@ -24,6 +24,7 @@ from app.compare.sides import SideControls, default_values, read_side, side_cont
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
+from app.engine.settings import SAMPLING
 
 FEW_STEPS = 10  # to begin with: enough to see a difference, and drawn in seconds
 SIDE = 256  # pixels of a cell on the page
@@ -104,12 +105,14 @@ class Compare(SettingsTab):
             elem_id="compare-class",
         )
         seed, _ = seed_picker("compare")
-        settings = setting_controls(first, "compare", "sampler", "num_inference_steps")
-        settings |= setting_controls(first, "compare", "first_timestep", "guidance_scale")
-        settings |= setting_controls(first, "compare", "guidance_power", "guidance_kind")
-        settings |= setting_controls(first, "compare", "guidance_high", "guidance_low")
+        settings = setting_controls(first, "compare", "num_inference_steps", "guidance_scale")
         settings["guidance_scale"].interactive = False
-        settings |= setting_controls(first, "compare", "skip_unconditional")
+        with self.fold("Advanced", "advanced"):
+            settings |= setting_controls(first, "compare", "sampler", "first_timestep")
+            settings |= setting_controls(first, "compare", "guidance_power", "guidance_kind")
+            settings |= setting_controls(first, "compare", "guidance_high", "guidance_low")
+            settings |= setting_controls(first, "compare", "skip_unconditional")
+        settings = {key: settings[key] for key in SAMPLING if key in settings}  # the sampler before the steps
         self.controls = RequestControls(Request, classes, None, seed, settings)
         bring_steps(settings)
         self.lay_out_run()

@@ -74,6 +74,7 @@ def test_a_look_is_shown_and_not_kept(engine: Engine, pipe: InpaintingStandIn, m
     assert last[tab.job] is None and "<img" in last[tab.stage]["value"] and "10 steps in" in last[tab.status]
     assert [line for line in pipe.log if line.startswith("step")] == [f"step {i}" for i in range(10)]
     values, shown = tab.with_seed([*asked(engine), latest, NEW])
+    assert latest.overtaken(1), "a look that is still drawn would take the page back"
     assert values[-len(SETTINGS) :] == list(settings()) and not shown
     assert tab.with_seed([*asked(engine), latest, NEW])[1]  # the run after that has a new one
 
@@ -91,6 +92,21 @@ def test_what_is_overtaken_ends_within_a_step(engine: Engine, pipe: InpaintingSt
         assert not engine._lock.locked()
         pipe.log.clear()
     assert len(list(tab.follow(*asked(engine), latest, 1, True))) == 1 and not pipe.log
+
+
+def test_a_look_that_ends_while_a_run_begins_is_not_shown(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inpaint was pressed just after a change. Catches a canvas in the place of the run's previews."""
+    tab, latest = handlers(engine, Generate), Latest(count=1)
+    job = tab.look_job(tab.make_job(*asked(engine)))
+    add = job.add
+
+    def drop(step: object) -> bool:
+        latest.drop(1 if step.images else 0)
+        return add(step)
+
+    monkeypatch.setattr(job, "add", drop)
+    said = [update.get(tab.status, "") for update in tab.draw(job, latest, 1)]
+    assert job.done == 10 and not any("A quick look" in text for text in said)
 
 
 def test_letting_go_draws_the_whole_run(engine: Engine) -> None:
