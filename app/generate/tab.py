@@ -247,9 +247,14 @@ class Generate(LiveTab):
         """As if Generate were pressed, but of the same seed."""
         going = {self.start: gr.update(visible=False), self.stop: gr.update(visible=True), self.status: WAITING}
         yield self.without_picture() | going
-        yield from self.updates(lambda: job, lambda: latest.overtaken(count))
+
+        def end(job: StepHistory, step: Frame) -> Update:
+            return self.result(job, step) | self.finish(job)  # of two that come at once the page may miss the first
+
+        yield from self.updates(lambda: job, lambda: latest.overtaken(count), end=end)
         latest.looked = False
-        yield self.finish(job)
+        if not job.files:  # overtaken
+            yield self.finish(job)
 
     # --- looking through what was made -----------------------------------------------------------------------
 
