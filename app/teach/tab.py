@@ -254,7 +254,7 @@ class Teach:
             teaching = look_into(chosen, self.studio.runs) if chosen else None
         except ValueError as error:
             other = status_line(0, html.escape(str(error)))
-        version = hash((names, running, teaching and teaching.version))
+        version = hash((names, running, teaching.version if teaching else draft.sheet))
         now = View(version, names, state(teaching) if teaching else other)
         if version == view.version:
             return {self.view: now, self.status: now.status} if now != view else gr.skip()

@@ -250,6 +250,14 @@ def test_the_contact_sheet_comes_before_what_the_autoencoder_makes_of_it(tab: Te
     assert none[tab.status] == READY and draft.folder is None
 
 
+def test_a_look_that_comes_late_does_not_leave_an_old_sheet(tab: Teach) -> None:
+    """Catches frames that stay empty: a look at the first sheet, whose answer came after the second one was shown."""
+    draft = Draft(sheet="cropped")
+    late = tab.look(NEW, draft, View(0))
+    draft.sheet = "cropped and redrawn"
+    assert tab.look(NEW, draft, late[tab.view])[tab.stage] == "cropped and redrawn"
+
+
 def test_how_long_it_takes_is_told_once_it_is_measured(tab: Teach, drawings: list[str]) -> None:
     """Half a second a step: 10 minutes less the rehearsal (a quarter) and all else (a tenth)."""
     draft = Draft()
