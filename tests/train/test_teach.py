@@ -141,6 +141,17 @@ def test_a_process_of_its_own_is_killed_told_of_and_goes_on(world, tmp_path):
     assert status(run.folder).phase == "done" and running_now() is None
 
 
+def test_a_process_is_given_half_of_the_cores_and_threads_that_do_not_spin(world, tmp_path, monkeypatch):
+    """Catches a page that answers slowly while a model is taught."""
+    started = []
+    child = SimpleNamespace(pid=os.getpid(), wait=lambda: None)
+    monkeypatch.setattr(process, "usable_cores", lambda: 6)
+    monkeypatch.setattr(process.subprocess, "Popen", lambda command, **options: started.append(options) or child)
+    process.start(plan(world, tmp_path / "run"))
+    assert {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "PASSIVE"}.items() <= started[0]["env"].items()
+    assert started[0]["start_new_session"] and running_now() is None  # the lock was the child's alone
+
+
 def test_who_looks_at_the_lock_does_not_keep_it(tmp_path):
     assert running_now() is None
     lock = take_turn(tmp_path)
