@@ -59,8 +59,8 @@ def build_parser() -> Parser:
     parser.add_argument("--guidance", nargs="+", choices=KINDS, default=KINDS, help="what the weak branch lacks")
     interval = "timesteps that are guided (0-999 0-600 0-800 200-999)"
     parser.add_argument("--interval", nargs="+", type=parse_interval, default=INTERVALS, help=interval, metavar="T-T")
-    first = "where the steps begin (999 900 850)"
-    parser.add_argument("--first-timestep", type=number(int, 1, 999), nargs="+", default=[999, 900, 850], help=first)
+    first = "where the steps begin (999 900 800)"
+    parser.add_argument("--first-timestep", type=number(int, 1, 999), nargs="+", default=[999, 900, 800], help=first)
     parser.add_argument("--coarse", type=whole, default=480, help="pictures of a row of the search (480)")
     parser.add_argument("--fine", type=whole, default=2500, help="pictures of a row that is chosen from (2500)")
     parser.add_argument("--finalists", type=whole, default=2, help="rows of each number of steps drawn again (2)")

@@ -62,6 +62,7 @@ def here(tmp_path, monkeypatch):
 
 COMMAND = "model --reference real.npz --out out --device cpu --coarse 6 --fine 9 --finalists 1 --fast 5 --balanced 6"
 COMMAND += " --scale 1 3 --power 0 --interval 0-999 --guidance class mask --sampler ddim --steps 2 3"
+COMMAND += " --first-timestep 999 800"
 
 
 def test_the_command_resumes_and_writes_presets_that_open(here, monkeypatch, capsys):
@@ -74,6 +75,7 @@ def test_the_command_resumes_and_writes_presets_that_open(here, monkeypatch, cap
     coarse, fine = ([each for each in rows if each["num_images"] == count] for count in (6, 9))
     assert len({tune.settings_of(each) for each in coarse}) == len(coarse) and len(fine) == 2
     assert len(drawn) == 6 * len(coarse) + 3 * len(fine)
+    assert {each["first_timestep"] for each in coarse} == {999, 800}
     assert all(each["evaluations"] == tune.settings_of(each).evaluations for each in rows)
     assert (here / "out" / "front.png").stat().st_size > 5000
     assert MDTPipeline.from_pretrained("model").sampling_presets["balanced"] == START  # not without --write
