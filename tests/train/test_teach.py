@@ -85,7 +85,7 @@ def test_forget_leaves_the_new_classes_alone(world, tmp_path):
     assert not (tmp_path / "run" / "rehearsal").exists()
 
 
-@pytest.mark.parametrize(("passed", "steps"), [(60.0, 108), (500.0, 1)])
+@pytest.mark.parametrize(("passed", "steps"), [(60.0, 90), (500.0, 1)])
 def test_minutes_become_the_steps_that_are_left_of_them(passed, steps):
     """Catches minutes that begin with the training, after the pictures of the old classes were drawn."""
     asked = TeachPlan("m", {"fox": "x"}, "o", minutes=2)

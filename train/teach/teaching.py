@@ -35,7 +35,7 @@ from train.teach.timing import seconds_per_step
 
 REHEARSED = 500  # pictures of the old classes, at most
 REHEARSAL_SHARE = 0.25  # of the time that a teaching may take, at most
-TRAINING_SHARE = 0.9  # of what is left of it then; the rest draws samples and saves
+TRAINING_SHARE = 0.75  # of what is left of it then; the rest asks the teacher, moves weights, draws samples and saves
 SHEETS = 7  # pictures of samples/
 SHEET_ROWS = 4
 SHEET_COLUMNS = 6  # classes at most, the old ones among them no more than 2
