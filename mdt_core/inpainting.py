@@ -58,13 +58,13 @@ class Method:
         return sampler or self.sampler, self.num_inference_steps if num_inference_steps is None else num_inference_steps
 
 
-# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" holds the soft cells of the ring until hardly any noise is
-# left, and leaves the masked pass at timestep 700: below that the full pass, whose encoder sees the new part too,
-# predicts the noise clearly better.
+# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" runs most of its steps twice, and holds the soft
+# cells of the ring until hardly any noise is left. It leaves the masked pass at timestep 700: below that the full pass,
+# whose encoder sees the new part too, predicts the noise clearly better.
 METHODS = {
     "blend": Method(),
     "repaint": Method(repeats=2, window=(0.25, 0.98)),
-    "mdt": Method(num_inference_steps=25, handover=700, predicted=True, ring=0.05),
+    "mdt": Method(num_inference_steps=25, repeats=2, window=(0.15, 0.9), handover=700, predicted=True, ring=0.05),
 }
 
 DEFAULT_SCALE = 2.0  # of guidance: lower than for generation, for the known part guides too (train/RESULTS.md)
