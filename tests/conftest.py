@@ -42,16 +42,19 @@ BROWSER = Path(__file__).parent / "browser"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in a browser share one server, those that fork another: one worker runs them. The slow ones come first."""
+    """One worker runs those that fork a server, and each file of browser tests, which share one and a browser.
+
+    The longest come first.
+    """
     for item in items:
         if item.get_closest_marker("forked"):
             item.add_marker("slow")
             item.add_marker(pytest.mark.xdist_group("forked"))
         if BROWSER in item.path.parents:
             item.add_marker("browser")
-            item.add_marker(pytest.mark.xdist_group("browser"))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("browser", "slow")])
 
 
 def pytest_collection_finish() -> None:

@@ -14,7 +14,7 @@ from app.common.classes.mixing import MixControls, mixed, split
 from app.common.classes.picker import find_labels
 from app.common.guidance_curve import guidance_curve
 from app.common.recipes import with_settings
-from app.common.studio import GLUE, Update
+from app.common.studio import GLUE, Update, always_last
 from app.engine.model_info import ModelInfo
 from app.engine.request import AnyRequest, Label, Request, counting
 from app.engine.settings import KEEP_SEED, SEED, Choice, Number, Setting, steps_for
@@ -222,7 +222,7 @@ def show_guidance_curve(controls: RequestControls, drawing: gr.HTML) -> None:
 
     drawing.value = draw(*[component.value for component in controls.inputs])
     changes = [component.change for component in (controls.classes, *controls.settings.values())]
-    gr.on(changes, draw, controls.inputs, drawing, trigger_mode="always_last", **GLUE)
+    always_last(changes, draw, controls.inputs, drawing, **GLUE)
 
 
 def draw_curve(request: Request) -> str:

@@ -10,7 +10,7 @@ from gradio.events import Dependency
 
 from app.common.controls import RequestControls, setting_update
 from app.common.stage import duration
-from app.common.studio import GLUE, Studio, Update
+from app.common.studio import GLUE, Studio, Update, always_last
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
@@ -103,14 +103,7 @@ class TimedPresets:
         """
         self.controls = controls
         inputs, outputs = [studio.model, *controls.inputs], [self.picker, self.description]
-        gr.on(
-            [control.change for control in controls.inputs],
-            self.update_times,
-            inputs,
-            outputs,
-            trigger_mode="always_last",
-            **GLUE,
-        )
+        always_last([control.change for control in controls.inputs], self.update_times, inputs, outputs, **GLUE)
         run.then(self.update_times, inputs, outputs, **GLUE)
         shown = [self.model, *controls.settings.values()]
         asked = [studio.model, self.model, *controls.inputs]

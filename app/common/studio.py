@@ -23,6 +23,16 @@ GLUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} 
 CHECK = GLUE | {"queue": True, "concurrency_limit": None}  # of those that may refuse: gr.Error needs the queue
 
 
+def always_last(events: Sequence[Callable[..., Dependency]], fn: Callable, *args: Any, **options: Any) -> Dependency:
+    """Run `fn` at the events, and once more after a run in which others came. The arguments are those of an event; the
+    events are those of components.
+
+    Gradio's own "always_last" starts all listeners of an event again when one of them was held back: two of them would
+    keep each other going for ever. So each follows a listener that does nothing and is never held back.
+    """
+    return gr.on(events, None, js="() => []", **GLUE).then(fn, *args, trigger_mode="always_last", **options)
+
+
 @dataclass
 class Studio:
     """Handed to every tab."""

@@ -15,7 +15,7 @@ from app.common.errors import plain_errors, sentence
 from app.common.images import publish, publish_picture, uploaded
 from app.common.presets import apply_preset
 from app.common.stage import describe_step, duration, message, pictures, status_line
-from app.common.studio import CHECK, GLUE, GPU, Studio, Update
+from app.common.studio import CHECK, GLUE, GPU, Studio, Update, always_last
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Label, Request
@@ -80,15 +80,17 @@ class Inpaint(LivePainting):
         for changed in (painter.stroke, painter.change):
             studio.keep(changed, "painting", [painter], KEPT)
 
-        latest = {"trigger_mode": "always_last"} | GLUE
-        self.view.input(self.choose_view, [self.view, self.job, self.results], [*self.switched], **latest)
+        always_last([self.view.input], self.choose_view, [self.view, self.job, self.results], [*self.switched], **GLUE)
         edges = [self.controls.settings[key].change for key in ("area", "grow", "feather")]
         asked = [painter, model, source, *self.controls.inputs]
-        for event in (painter.overlay, self.methods_offered.then, *edges):
-            event(self.draw_overlay, asked, painter, js=SETTLED, **latest)
+        always_last(edges, self.draw_overlay, asked, painter, js=SETTLED, **GLUE)
+        for event in (painter.overlay, self.methods_offered.then):
+            event(self.draw_overlay, asked, painter, js=SETTLED, trigger_mode="always_last", **GLUE)
         area, grow = (self.controls.settings[key] for key in ("area", "grow"))
-        for event in (painter.stroke, painter.change, area.change):
-            event(self.advise, [painter, model, source, area, grow], self.closer, js=SETTLED, **latest)
+        covered = [painter, model, source, area, grow]
+        always_last([area.change], self.advise, covered, self.closer, js=SETTLED, **GLUE)
+        for event in (painter.stroke, painter.change):
+            event(self.advise, covered, self.closer, js=SETTLED, trigger_mode="always_last", **GLUE)
         self.live.look_at(self.closer.click(lambda: "masked", outputs=area, **GLUE).then)
         self.variants.select(self.select, self.results, [self.comparison, self.save, self.results], **GLUE)
 

@@ -11,7 +11,7 @@ import gradio as gr
 from app.common.errors import plain_errors
 from app.common.images import publish, uri
 from app.common.links import from_query
-from app.common.studio import CHECK, GLUE, Studio, Update
+from app.common.studio import CHECK, GLUE, Studio, Update, always_last
 from app.engine.models import SHIPPED_RUNS
 from app.engine.runs import RunSnapshot, find_runs, look_at
 from app.engine.sheets import SampleSheet
@@ -120,7 +120,7 @@ class TrainingProgress:
         page = [self.page, self.empty, self.view, self.play, self.row, *chosen, *opening, *self.strip.offered]
         studio.tabs.select(self.attend, outputs=self.clock, **GLUE)
         looks = [studio.tabs.select, self.clock.tick, self.first.input, self.second.input]
-        gr.on(looks, self.look, chosen, page, trigger_mode="always_last", **GLUE)
+        always_last(looks, self.look, chosen, page, **GLUE)
         studio.page.load(self.arrive, chosen, [*page, self.clock], **GLUE)
 
         self.position.change(None, self.position, js="(k) => { window.trainingProgress.show(k); return []; }", **GLUE)

@@ -18,7 +18,7 @@ from app.common.controls import control, seed_picker
 from app.common.errors import plain_errors
 from app.common.links import from_query
 from app.common.stage import duration, message, status_line
-from app.common.studio import CHECK, GLUE, Studio, Update
+from app.common.studio import CHECK, GLUE, Studio, Update, always_last
 from app.common.visitors import visitor
 from app.engine.models import checkpoint_name
 from app.engine.request import Request, counting
@@ -137,18 +137,17 @@ class Teach:
 
         looks = [studio.tabs.select, self.clock.tick, self.run.input]
         studio.tabs.select(self.attend, outputs=self.clock, **GLUE)
-        gr.on(looks, self.look, seen, page, trigger_mode="always_last", **GLUE)
+        always_last(looks, self.look, seen, page, **GLUE)
         studio.page.load(self.arrive, seen, [*page, self.clock], **GLUE)
 
         dropped = [self.draft, model, *self.zones.inputs]
-        last = {"trigger_mode": "always_last"} | CHECK
         timing = [self.settings[key] for key in ("minutes", "steps", "batch_size", "keep_old")]
         timed = [self.draft, model, *timing]
-        gr.on([setting.change for setting in timing], self.estimate, timed, self.time, **last)
+        always_last([setting.change for setting in timing], self.estimate, timed, self.time, **CHECK)
         for checked in (
-            gr.on(self.zones.changed, self.check, dropped, page, **last),
-            studio.model_opened.success(self.check_again, [self.run, *dropped], page, **last),
-            self.run.input(self.check_again, [self.run, *dropped], page, **last),
+            always_last(self.zones.changed, self.check, dropped, page, **CHECK),
+            studio.model_opened.success(self.check_again, [self.run, *dropped], page, **CHECK),
+            always_last([self.run.input], self.check_again, [self.run, *dropped], page, **CHECK),
         ):
             checked.failure(self.reject, self.draft, [self.start, self.status, self.stage], **GLUE)
             checked.success(self.estimate, timed, self.time, **CHECK)

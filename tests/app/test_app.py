@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,6 +158,17 @@ def test_the_page_is_ready_again_however_a_run_ends(engine: Engine) -> None:
     for run in runs:
         after_error = [outputs for after, failed, outputs in ends if after == run and failed]
         assert len(after_error) == 1 and (run, False, after_error[0]) in ends
+
+
+def test_no_two_listeners_keep_each_other_going(engine: Engine) -> None:
+    """Catches an event with two listeners that Gradio holds back: each starts the other again, for ever."""
+    held_back = Counter(
+        tuple(target)
+        for event in build(engine, Path("runs")).config["dependencies"]
+        if event["trigger_mode"] == "always_last" and event["backend_fn"] and event["trigger_after"] is None
+        for target in event["targets"]
+    )
+    assert held_back and max(held_back.values()) == 1
 
 
 def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:

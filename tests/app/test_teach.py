@@ -260,13 +260,13 @@ def test_a_look_that_comes_late_does_not_leave_an_old_sheet(tab: Teach) -> None:
 
 
 def test_how_long_it_takes_is_told_once_it_is_measured(tab: Teach, drawings: list[str]) -> None:
-    """Half a second a step: 10 minutes less the rehearsal (a quarter) and all else (a tenth)."""
+    """Half a second a step: 10 minutes less the rehearsal (a quarter), and of what is left a quarter for all else."""
     draft = Draft()
     assert tab.estimate(draft, "shapes", 10, 0, 32, True) == ""
     draft.take([drawings], 32)
-    assert "0.5 s on this machine, so 10 min are about 810 steps" in tab.estimate(draft, "shapes", 10, 0, 32, True)
-    assert "about 1,080 steps" in tab.estimate(draft, "shapes", 10, 0, 32, False)
-    assert "so 1,620 steps are about 15.0 min" in tab.estimate(draft, "shapes", 10, 1620, 32, False)
+    assert "0.5 s on this machine, so 10 min are about 675 steps" in tab.estimate(draft, "shapes", 10, 0, 32, True)
+    assert "about 900 steps" in tab.estimate(draft, "shapes", 10, 0, 32, False)
+    assert "so 1,350 steps are about 15.0 min" in tab.estimate(draft, "shapes", 10, 1350, 32, False)
     with pytest.raises(gr.Error, match="batch size must be a whole number from 2 to 256"):
         tab.estimate(draft, "shapes", 10, 0, 0, True)
     draft.close()
