@@ -27,9 +27,10 @@ DROP = """([target, data]) => {
 
 # In the page: a click from outside may arrive when a fast run is over.
 STOP_AT = """([tab, text]) => new MutationObserver((_, observer) => {
-    if (!document.querySelector(`#${tab}-status`).innerText.match(text)) return;
+    const stop = document.querySelector(`#${tab}-stop`);
+    if (!stop?.offsetParent || !document.querySelector(`#${tab}-status`).innerText.match(text)) return;
     observer.disconnect();
-    document.querySelector(`#${tab}-stop`).click();
+    stop.click();
 }).observe(document.body, {childList: true, subtree: true, characterData: true})"""
 
 
@@ -137,9 +138,8 @@ def test_stop_in_the_middle(page: Page) -> None:
     put(page, "generate-count", 16)
     page.evaluate(STOP_AT, ["generate", "Step [1-9].* of 250"])  # of the run, not of a look
     page.click("#generate-start")
-    expect(page.locator("#generate-stop")).to_be_visible()
-    expect(page.locator("#generate-start")).to_be_visible()
     expect(page.locator("#generate-status")).to_contain_text("Stopped after step")
+    expect(page.locator("#generate-start")).to_be_visible()
     stopped = int(re.search(r"step (\d+) of 250", page.inner_text("#generate-status"))[1])
     assert 0 < stopped < 250
     put(page, "generate-step", 1)
@@ -281,7 +281,7 @@ def test_a_grid_is_drawn_cell_by_cell_saved_and_loaded(page: Page, tmp_path: Pat
     put(page, "compare-steps", 250)
     page.evaluate(STOP_AT, ["compare", "of 6 cells, step"])
     page.click("#compare-start")
-    expect(page.locator("#compare-status")).to_contain_text("Stopped after 0 of 6 cells")
+    expect(page.locator("#compare-status")).to_contain_text(re.compile("Stopped after [0-5] of 6 cells"))
 
     page.set_input_files("#compare-recipe input[type=file]", file)
     expect(page.locator("#compare-status")).to_contain_text("Recipe loaded")
