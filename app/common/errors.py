@@ -71,7 +71,10 @@ class CheckedBlocks(gr.Blocks):
             if isinstance(error, gr.Error) and not error.print_exception:
                 raise  # told already
             now = [state[block._id] if state and block._id in state else block for block in block_fn.inputs]
-            typing = all(event in TYPING for _, event in block_fn.targets)  # told when a button is pressed, if it stays
+            started = block_fn
+            while started.trigger_after is not None:  # the event that this one follows
+                started = self.fns[started.trigger_after]
+            typing = all(event in TYPING for _, event in started.targets)  # told when a button is pressed, if it stays
             raise gr.Error(refusal(now, inputs), visible=not typing, print_exception=False) from error
 
 

@@ -76,6 +76,7 @@ def test_presets_set_the_controls_and_say_what_they_take(page: Page) -> None:
 def test_the_first_preview_does_not_wait_for_the_last_step(page: Page) -> None:
     """Catches previews that arrive together with the result, and a button that answers only when the server does."""
     put(page, "generate-steps", 250)
+    put(page, "generate-count", 16)  # long enough to be stopped
     page.evaluate(
         """() => {
           const stage = document.querySelector("#generate-stage");
