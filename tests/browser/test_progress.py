@@ -15,6 +15,7 @@ from playwright.sync_api import Locator, Page, expect
 from app.common import recipes
 from mdt_core.runs import Run
 from tests.browser.conftest import make_tiny_pipeline
+from tests.browser.test_studio import STOP_AT
 
 CLASSES = ["cat", "dog", "owl"]
 SIDE = 16  # pixels of a sample
@@ -226,9 +227,8 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
 
     choose(page, "second", "long")
     expect(page.locator("#training-offer")).to_contain_text("drawn with 16 of 22 checkpoints, evenly chosen")
+    page.evaluate(STOP_AT, ["render", "of 16 · "])
     render(100)
-    expect(page.locator("#render-status")).to_contain_text("of 16 · ")
-    page.click("#render-stop")
     expect(page.locator("#render-status")).to_contain_text("Stopped after")
     choose(page, "second", "second")
     expect(page.locator("#training-offer")).to_contain_text("second kept none")

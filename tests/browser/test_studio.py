@@ -28,7 +28,7 @@ DROP = """([target, data]) => {
 # In the page: a click from outside may arrive when a fast run is over.
 STOP_AT = """([tab, text]) => new MutationObserver((_, observer) => {
     const stop = document.querySelector(`#${tab}-stop`);
-    if (!stop?.offsetParent || !document.querySelector(`#${tab}-status`).innerText.match(text)) return;
+    if (!stop?.offsetParent || !document.querySelector(`#${tab}-status`)?.innerText.match(text)) return;
     observer.disconnect();
     stop.click();
 }).observe(document.body, {childList: true, subtree: true, characterData: true})"""
