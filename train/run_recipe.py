@@ -1,7 +1,9 @@
 """From a recipe to a run folder: open the data, build the model, train, and write the pipeline folder."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from accelerate.utils import (
 from einops import rearrange
 from PIL import Image
 
-from mdt_core import MDTTransformer, create_model
+from mdt_core import MDTPipeline, MDTTransformer, create_model
 from mdt_core.acceleration.machine import cpus_alone, devices
 from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.presets import model_config
@@ -107,14 +109,14 @@ def columns(id2label: dict[int, str]) -> list[int | None]:
 def sample_sheet(
     transformer: MDTTransformer, step: int, *, vae, id2label: dict[int, str], recipe: Recipe
 ) -> Image.Image:
-    """One column per class, `samples_per_class` rows; the seeds are the same at every step of every run."""
-    labels = columns(id2label) * recipe.samples_per_class
+    """The sample sheet of a recipe."""
     pipeline = assemble(transformer, vae.to(transformer.device), id2label)
-    images = pipeline(
-        labels,
-        seeds=list(range(len(labels))),
-        guidance_scale=recipe.sample_guidance_scale,
-        num_inference_steps=recipe.sample_steps,
-    ).images
-    rows = recipe.samples_per_class
+    settings = {"guidance_scale": recipe.sample_guidance_scale, "num_inference_steps": recipe.sample_steps}
+    return draw_sheet(pipeline, columns(id2label), recipe.samples_per_class, **settings)
+
+
+def draw_sheet(pipeline: MDTPipeline, labels: Sequence[int | None], rows: int, **settings: Any) -> Image.Image:
+    """One column per class, `rows` pictures each; the seeds are the same at every step of every run."""
+    labels = [*labels] * rows
+    images = pipeline(labels, seeds=list(range(len(labels))), **settings).images
     return Image.fromarray(rearrange(np.stack(images), "(row column) h w rgb -> (row h) (column w) rgb", row=rows))

@@ -10,7 +10,7 @@ import gradio as gr
 
 from app.common.errors import plain_errors
 from app.common.images import publish, uri
-from app.common.links import from_query
+from app.common.links import names_tab
 from app.common.studio import CHECK, GLUE, Studio, Update, always_last
 from app.engine.models import SHIPPED_RUNS
 from app.engine.runs import RunSnapshot, find_runs, look_at
@@ -146,8 +146,7 @@ class TrainingProgress:
         request: gr.Request,
     ) -> Update:
         """The page was loaded: an address that names this tab opens it without a click."""
-        tab, _ = from_query(request.query_params.multi_items())
-        if tab != TAB:
+        if not names_tab(request, TAB):
             return gr.skip()
         return self.look(first, second, position, checkpoint, shown) | {self.clock: gr.Timer(active=True)}
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from app.common.images import open_header
+from app.hosting.limits import MIB
 from train.teach.pictures import check_pictures
+from train.teach.plan import LONGEST_NAME
 
-MIB = 2**20
 MOST_CLASSES = 8  # taught at once
 MOST_PICTURES = 2000  # of all classes
 MOST_UNPACKED = 512 * MIB  # of a zip
-MOST_NAME = 60  # characters of a class's name
 ENTRY = b"PK\1\2"  # stands before each entry of a zip's directory
 
 
@@ -116,8 +116,8 @@ def check_name(name: str) -> str:
     name = " ".join(name.split())
     if not name:
         raise ValueError("Give the class of these pictures a name.")
-    if len(name) > MOST_NAME or not name.isprintable() or set(name) & set(":,"):
-        raise ValueError(f"The name of a class has at most {MOST_NAME} characters, no comma and no colon.")
+    if len(name) > LONGEST_NAME or not name.isprintable() or set(name) & set(":,"):
+        raise ValueError(f"The name of a class has at most {LONGEST_NAME} characters, no comma and no colon.")
     return name
 
 

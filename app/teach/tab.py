@@ -16,7 +16,7 @@ from PIL import Image
 
 from app.common.controls import control, seed_picker
 from app.common.errors import plain_errors
-from app.common.links import from_query
+from app.common.links import names_tab
 from app.common.stage import duration, message, status_line
 from app.common.studio import CHECK, GLUE, Studio, Update, always_last
 from app.common.visitors import visitor
@@ -239,8 +239,9 @@ class Teach:
 
     def arrive(self, chosen: str, draft: Draft, view: View, request: gr.Request) -> Update:
         """The page was loaded: an address that names this tab opens it without a click."""
-        tab, _ = from_query(request.query_params.multi_items())
-        return self.look(chosen, draft, view) | {self.clock: gr.Timer(active=True)} if tab == TAB else gr.skip()
+        if not names_tab(request, TAB):
+            return gr.skip()
+        return self.look(chosen, draft, view) | {self.clock: gr.Timer(active=True)}
 
     def look(self, asked: str, draft: Draft, view: View) -> Update:
         """Show the chosen run by now; on a page that was just opened, the one that runs. Where nothing has changed,

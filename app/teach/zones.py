@@ -7,7 +7,8 @@ import gradio as gr
 
 from app.common.images import was_uploaded
 from app.common.studio import GLUE
-from app.teach.dropped import MOST_CLASSES, MOST_NAME
+from app.teach.dropped import MOST_CLASSES
+from train.teach.plan import LONGEST_NAME
 
 FORMATS = ["image", ".zip"]
 
@@ -38,7 +39,7 @@ class Zones:
                     gr.Textbox(
                         label=f"Name{of or ' of the class'}",
                         placeholder="What the pictures show",
-                        max_length=MOST_NAME,
+                        max_length=LONGEST_NAME,
                         elem_id=f"teach-name-{number}",
                     )
                 )

@@ -22,7 +22,7 @@ from train.teach.__main__ import main
 from train.teach.pictures import check_pictures, reconstruct
 from train.teach.plan import TeachPlan
 from train.teach.rehearsal import Lessons
-from train.teach.status import Report, running_now, status, take_turn
+from train.teach.status import LOG, Report, running_now, status, take_turn
 from train.teach.teaching import Teaching
 from train.teach.timing import seconds_per_step
 
@@ -55,7 +55,7 @@ def arguments(world: Path, run: Path, steps: int = 4) -> list[str]:
 
 def plan(world: Path, run: Path, **settings) -> TeachPlan:
     pictures = {"fox": str(world / "pictures" / "fox")}
-    return TeachPlan(str(world / "model"), pictures, str(run), steps=4, batch_size=4, **settings)
+    return TeachPlan(str(world / "model"), pictures, str(run), **{"steps": 4, "batch_size": 4} | settings)
 
 
 def test_a_folder_of_folders_becomes_classes_and_the_old_ones_stay(world, tmp_path, capsys):
@@ -123,13 +123,13 @@ def test_a_full_disk_ends_with_a_sentence_that_is_kept(world, tmp_path, monkeypa
 @pytest.mark.slow
 def test_a_process_of_its_own_is_killed_told_of_and_goes_on(world, tmp_path):
     """Catches two teachings at once, a killed one that counts as running, and one that cannot go on."""
-    run, asked = Run(tmp_path / "run"), plan(world, tmp_path / "run")
-    process.start(asked)
+    run = Run(tmp_path / "run")
+    process.start(plan(world, run.folder, steps=60))
     assert running_now() == run.folder and status(run.folder).running
     with pytest.raises(ValueError, match=f"one teaching at a time: {run.folder} is running"):
         process.start(plan(world, tmp_path / "other"))
     deadline = time.monotonic() + 120
-    while status(run.folder).phase != "rehearsing" and time.monotonic() < deadline:
+    while not (run.folder / LOG).stat().st_size and time.monotonic() < deadline:  # its first words: it has begun
         time.sleep(0.05)
     os.kill(process.holder()["pid"], signal.SIGKILL)
     while running_now() and time.monotonic() < deadline:

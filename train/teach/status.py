@@ -22,6 +22,7 @@ except ImportError:  # Windows
 PHASES = ("starting", "encoding", "rehearsing", "learning", "finishing", "done", "stopped", "failed")
 ENDED = PHASES[-3:]
 LOG = "teach.log"  # what a process without a terminal says
+LOCK_BYTES = 8192  # more than any path
 STOP_ASKED = ".stop"  # a file as old as the last wish to stop
 
 
@@ -120,8 +121,7 @@ def take_turn(run_folder: str | Path) -> int:
 def note_process(lock: int, run_folder: str | Path, pid: int) -> None:
     """Write into the lock's file who has it."""
     content = json.dumps({"run": str(Path(run_folder).resolve()), "pid": pid}).encode()
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, content, 0)
+    os.pwrite(lock, content.ljust(LOCK_BYTES), 0)  # in one go: who reads meanwhile finds the old entry or the new one
 
 
 def holder() -> dict:

@@ -10,10 +10,8 @@ from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from einops import rearrange
 from PIL import Image
 
 from mdt_core import MDTPipeline, MDTTransformer
@@ -27,6 +25,7 @@ from mdt_core.weights.hub import listed, one_line
 from train.export import write_pipeline
 from train.latents.dataset import Latents
 from train.latents.encode import encode
+from train.run_recipe import draw_sheet
 from train.teach.pictures import ClassFolders
 from train.teach.plan import TeachPlan
 from train.teach.rehearsal import Lessons, draw_rehearsal
@@ -234,9 +233,5 @@ class Teaching:
 
     def sample_sheet(self, model: MDTTransformer, step: int) -> Image.Image:
         """A column for each of these classes, `SHEET_ROWS` pictures each, of the same seeds at every step."""
-        labels = self.columns() * SHEET_ROWS
-        pipeline, settings = self.pipeline(model), self.pipe.sampling_presets["fast"]
-        seeds = list(range(len(labels)))
-        images = pipeline.to(model.device)(labels, seeds=seeds, **settings.trajectory, **settings.guidance).images
-        rows = rearrange(np.stack(images), "(row column) h w rgb -> (row h) (column w) rgb", row=SHEET_ROWS)
-        return Image.fromarray(rows)
+        pipeline, settings = self.pipeline(model).to(model.device), self.pipe.sampling_presets["fast"]
+        return draw_sheet(pipeline, self.columns(), SHEET_ROWS, **settings.trajectory, **settings.guidance)
