@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from app.common.errors import where
 from app.common.images import was_uploaded
@@ -147,11 +147,14 @@ class Guard:
             headers.setdefault("Content-Security-Policy", POLICY)
 
 
-def refusal(refused: Refused, scope: MutableMapping[str, Any]) -> JSONResponse:
-    """What a refused request is answered.
+def refusal(refused: Refused, scope: MutableMapping[str, Any]) -> Response:
+    """What a refused request is answered, in the form of which those who asked are shown the sentence.
 
-    Of other answers to a call Gradio's Python client shows the status alone, "403 Forbidden"; of this one the sentence.
+    Of an upload the page shows the whole answer; of a call Gradio's Python client shows but the status, "403
+    Forbidden", unless it is a 422 of this form.
     """
+    if scope["path"].endswith(UPLOAD):
+        return PlainTextResponse(refused.text, refused.status)
     agent = Headers(scope=scope).get("user-agent", "")
     if agent.startswith("gradio_client") and scope["path"].endswith(JOIN):
         told = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": refused.text}

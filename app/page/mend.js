@@ -33,6 +33,11 @@
       button.removeAttribute("aria-label");
       for (const picture of button.querySelectorAll("img")) set(picture, "alt", "");
     }
+    // Of a refused upload the sentence is enough.
+    for (const text of document.querySelectorAll("[data-testid=toast-text]")) {
+      const sentence = text.textContent.replace(/^HTTP \d+: /, "");
+      if (sentence !== text.textContent) text.textContent = sentence;
+    }
     // The picture that "Use seed ... again" and "Send to Inpaint" speak of has a ring, also when the viewer is closed.
     const seed = document.querySelector("#generate-again")?.innerText.match(/seed \d+/)?.[0];
     for (const button of document.querySelectorAll("#generate-gallery .thumbnail-lg"))

@@ -359,7 +359,8 @@ def test_one_finger_paints_and_two_move(page: Page, picture: Path) -> None:
 
 
 def test_stop_and_bad_input_lose_nothing(page: Page, picture: Path, tmp_path: Path) -> None:
-    """Catches a mask that is gone after Stop or after a file that cannot be opened, and a bare "Error"."""
+    """Catches a mask that is gone after Stop or after a file that cannot be opened, a bare "Error", and a painter that
+    sends nothing any more once an upload was refused."""
     start_with(page, picture)
     page.click("#inpaint-start")
     expect(page.locator(".toast-body").last).to_contain_text("The mask is empty")
@@ -370,6 +371,10 @@ def test_stop_and_bad_input_lose_nothing(page: Page, picture: Path, tmp_path: Pa
     Image.new("L", (8, 8)).save(tmp_path / "small.png")
     open_file(page, tmp_path / "small.png", "Load mask")
     expect(page.locator(".toast-body").last).to_contain_text("The mask has 8 x 8 pixels, the picture 128 x 96")
+    page.route("**/upload*", lambda route: route.fulfill(status=429, body="Wait a bit."))
+    paint(page, (0.1, 0.1), (0.2, 0.1))
+    expect(page.get_by_test_id("toast-text").last).to_have_text("Wait a bit.")
+    page.unroute("**/upload*")
     put(page, "steps", 1000)
     put(page, "count", 3)  # a run that is not over before the page has shown its first step
     page.click("#inpaint-start")
@@ -381,7 +386,7 @@ def test_stop_and_bad_input_lose_nothing(page: Page, picture: Path, tmp_path: Pa
     put(page, "steps", 3)
     put(page, "count", 1)
     mask = mask_from(recipes.read(inpaint(page, tmp_path, "a.png"), "inpaint"))
-    assert 300 < mask.sum() < 5000
+    assert 300 < mask.sum() < 5000 and mask[10, 19]
 
 
 def test_a_mask_from_a_file_inverted_and_a_recipe(page: Page, picture: Path, tmp_path: Path) -> None:

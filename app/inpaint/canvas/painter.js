@@ -254,17 +254,26 @@ function send() {
     publish();
     trigger("stroke");
     if (overlayShown()) trigger("overlay");
-  });
+  }).catch(() => {}); // a refused upload, of which the page told
+}
+
+async function quiet() {
+  let last;
+  do {
+    last = [loading, sending];
+    await Promise.all(last);
+  } while (last[0] !== loading || last[1] !== sending);
 }
 
 window.mdtPainter = {
-  // The value, once the server has the mask that is seen.
+  // The value, once the server has the mask that is seen. Fails where it does not take it.
   settled: async () => {
-    let last;
-    do {
-      last = [loading, sending];
-      await Promise.all(last);
-    } while (last[0] !== loading || last[1] !== sending);
+    await quiet();
+    if (sent.version !== latest) {
+      send(); // once more
+      await quiet();
+    }
+    if (sent.version !== latest) throw new Error("the mask did not reach the server");
     return props.value;
   },
 };
