@@ -10,7 +10,6 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from app.common import recipes
-from app.common.controls import RequestControls
 from app.common.errors import plain_errors, warn
 from app.common.history import History
 from app.common.links import COPIED, COPY, from_query, to_query
@@ -23,7 +22,6 @@ from app.engine.request import Label, Request
 class SettingsTab(RunTab):
     """A subclass lays out `controls`, calls `lay_out_settings` and, when all is laid out, `wire_settings`."""
 
-    controls: RequestControls
     picker_model: gr.State  # whose classes the controls offer
     folds: Sequence[gr.Accordion] = ()
     history: History  # of a tab that has one
@@ -57,7 +55,8 @@ class SettingsTab(RunTab):
         for fold in self.folds:
             studio.keep(fold.expand, fold.elem_id, [], "true")
             studio.keep(fold.collapse, fold.elem_id, [], "false")
-        page = [*dict.fromkeys([self.picker_model, *components, *self.controls.outputs, *page])]
+        shown = self.controls.outputs if self.controls else []
+        page = [*dict.fromkeys([self.picker_model, *components, *shown, *page])]
         self.reset.click(self.set_defaults, studio.model, page, **GLUE)
         return studio.page.load(self.bring_settings, [studio.kept, studio.model], [*page, *self.folds], **CHECK)
 

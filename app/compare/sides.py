@@ -78,7 +78,8 @@ class SideControls:
 
 def side_controls(name: str, axis: str, info: ModelInfo) -> SideControls:
     """The controls of the columns or the rows, with what they begin with; a sampler or a model is never first."""
-    prefix, values = f"compare-{name.lower()}", {"min_width": 180}
+    prefix, side = f"compare-{name.lower()}", name.lower().removesuffix("s")
+    values = {"label": f"{side.capitalize()} values", "min_width": 180}
     with gr.Row():
         varies = gr.Dropdown(
             [(text, key) for key, text in AXES.items()],
@@ -90,14 +91,13 @@ def side_controls(name: str, axis: str, info: ModelInfo) -> SideControls:
         )
         typed = gr.Textbox(
             join_values(DEFAULTS[axis]) if axis in TYPED else "",
-            label="Values",
             info="Numbers, with commas between them.",
             max_lines=1,
             visible=axis in TYPED,
             elem_id=f"{prefix}-typed",
             **values,
         )
-        picked = {"label": "Values", "multiselect": True, "max_choices": MOST, **values}
+        picked = {"multiselect": True, "max_choices": MOST, **values}
         classes = ClassDropdown(
             class_choices(info.labels),
             value=spread(info),
@@ -108,7 +108,9 @@ def side_controls(name: str, axis: str, info: ModelInfo) -> SideControls:
             elem_classes="classes",
             **picked,
         )
-        listed = gr.Dropdown(list(SAMPLERS), visible=False, elem_id=f"{prefix}-listed", **picked)
+        listed = gr.Dropdown(
+            list(SAMPLERS), visible=False, info=f"One {side} for each.", elem_id=f"{prefix}-listed", **picked
+        )
     return SideControls(varies, typed, classes, listed)
 
 

@@ -74,7 +74,7 @@ class Compare(SettingsTab):
     """The tab's components, and what happens between them."""
 
     verb, makes, kind = "Compare", "grid", "compare"
-    ready = status_line(0, "Choose what varies, and press Compare (Ctrl + Enter).")
+    ready = status_line(0, "Choose what varies, and press Compare<kbd> (Ctrl + Enter)</kbd>.")
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
@@ -100,7 +100,8 @@ class Compare(SettingsTab):
         classes = ClassDropdown(
             class_choices(info.labels),
             value=next(iter(info.labels)),
-            label="Class (type to filter)",
+            label="Class (type to search)",
+            info="Of all cells; it rests where columns or rows vary it.",
             interactive=False,
             elem_id="compare-class",
         )

@@ -7,8 +7,8 @@ from collections.abc import Hashable
 class Speeds:
     """Seconds that one model evaluation of every image took, by model and number of images.
 
-    The first run of a model compiles and fills caches: the warm-up takes it. After that, half of each figure is the
-    latest run and half the figure before, so that one run beside other work does not decide it.
+    The first run of a model compiles and fills caches: the warm-up takes it. Nothing is faster than the machine, but
+    much beside other work is slower: so a quicker run is believed, and a slower one by half.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Speeds:
         latest = seconds / evaluations
         with self._lock:
             before = self._seconds.get((model, num_images), latest)
-            self._seconds[model, num_images] = (latest + before) / 2
+            self._seconds[model, num_images] = min(latest, (latest + before) / 2)
 
     def estimate(self, model: Hashable, num_images: int, evaluations: int) -> float | None:
         """Seconds for a run; scaled from the nearest number of images that was run, None where the model never ran."""

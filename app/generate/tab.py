@@ -49,7 +49,7 @@ class Generate(LiveTab):
     """The tab's components, and what happens between them."""
 
     verb, kind = "Generate", "generate"
-    ready = status_line(0, "Pick a class and press Generate (Ctrl + Enter).")
+    ready = status_line(0, "Pick a class and press Generate<kbd> (Ctrl + Enter)</kbd>.")
 
     def __init__(self, studio: Studio):
         super().__init__(studio)

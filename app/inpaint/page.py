@@ -29,7 +29,7 @@ class Page(LiveTab):
     """Lays the tab out, and adds "Send to Inpaint" to the Generate tab."""
 
     verb, kind = "Inpaint", "inpaint"
-    ready = status_line(0, "Paint over what is to be repainted and press Inpaint (Ctrl + Enter).")
+    ready = status_line(0, "Paint over what is to be repainted and press Inpaint<kbd> (Ctrl + Enter)</kbd>.")
 
     def __init__(self, studio: Studio):
         super().__init__(studio)

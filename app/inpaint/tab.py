@@ -156,7 +156,7 @@ class Inpaint(LivePainting):
         with plain_errors():
             variant = SourceImage.open(results.files[results.chosen], source.name)
             mask = mask_of(painted, source) if keep else None
-        text = "This is the picture now: paint on, and press Inpaint (Ctrl + Enter)."
+        text = "This is the picture now: paint on, and press Inpaint<kbd> (Ctrl + Enter)</kbd>."
         return self._load(variant, mask) | {self.status: status_line(0, text)}
 
     def bring_back(self, kept: Any) -> Update:

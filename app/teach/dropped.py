@@ -12,7 +12,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from app.common.images import open_header
 from app.hosting.limits import MIB
 from train.teach.pictures import check_pictures
-from train.teach.plan import LONGEST_NAME
+from train.teach.plan import check_name
 
 MOST_CLASSES = 8  # taught at once
 MOST_PICTURES = 2000  # of all classes
@@ -94,7 +94,9 @@ class Draft:
         """
         classes: dict[str, list[Path]] = {}
         for zone, own, pictures in self.by_name:
-            name = check_name(own or names[zone] or "")
+            if not (name := " ".join((own or names[zone] or "").split())):
+                raise ValueError("Give the class of these pictures a name.")
+            check_name(name)
             if name in classes:
                 raise ValueError(f"Two classes are called {name}: give them different names.")
             classes[name] = [crop for picture in pictures if (crop := picture.learnt)]
@@ -109,16 +111,6 @@ class Draft:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder, self.size, self.classes, self.files, self.sheet, self.told = None, 0, {}, {}, "", ""
-
-
-def check_name(name: str) -> str:
-    """The name of a class as it is learnt. ValueError where it is none."""
-    name = " ".join(name.split())
-    if not name:
-        raise ValueError("Give the class of these pictures a name.")
-    if len(name) > LONGEST_NAME or not name.isprintable() or set(name) & set(":,"):
-        raise ValueError(f"The name of a class has at most {LONGEST_NAME} characters, no comma and no colon.")
-    return name
 
 
 def look_at(files: Sequence[Path], size: int, folder: Path) -> Iterator[Picture]:

@@ -18,7 +18,7 @@ TEACHING: Mapping[str, Any] = {
     ),
     "mirror": Switch(
         "choice to mirror",
-        "Mirrored, too",
+        "Learn mirror images, too",
         "mirror",
         "Learn each picture also as in a mirror: off for letters, and for whatever has a left and a right.",
     ),
@@ -31,7 +31,7 @@ TEACHING: Mapping[str, Any] = {
         100_000,
     ),
     "batch_size": Number(
-        "batch size", "Batch", "batch", "Pictures that it looks at in a step: half of them are yours.", 2, 256, 2
+        "batch size", "Pictures a step", "batch", "Seen before each change: half of them are yours.", 2, 256, 2
     ),
     "learning_rate": Number(
         "learning rate",

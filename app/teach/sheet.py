@@ -25,8 +25,8 @@ def contact_sheet(draft: Draft, names: Sequence[str | None], redrawn: Mapping[Pa
     classes = "".join(
         show_class(own or names[zone] or "Your pictures", pictures, redrawn) for zone, own, pictures in draft.by_name
     )
-    note = "Each picture twice: as it is cropped, then as the model's autoencoder gives it back. "
-    note += "No drawing gets finer than that: what is lost there stays lost."
+    note = "Each picture twice: as it is cropped, then as the model shows it at best. "
+    note += "What the second has lost will be missing in the drawings, too."
     label = 'role="group" tabindex="0" aria-label="The pictures that were dropped"'
     return f'<p class="note">{note}</p><div class="contact-sheets" {label}>{classes}</div>'
 

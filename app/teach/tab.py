@@ -38,7 +38,7 @@ from train.teach.timing import seconds_per_step
 NAME, TAB = "Teach", "teach"
 NEW = ""  # in place of a run's name: the pictures in the drop zones
 LOOK_SECONDS = 2.0  # between two looks at what is being taught
-READY = status_line(0, "Name a class, drop pictures of it, and press Teach (Ctrl + Enter).")
+READY = status_line(0, "Name a class, drop pictures of it, and press Teach<kbd> (Ctrl + Enter)</kbd>.")
 BUSY = status_line(0, "One is taught at a time on this machine: wait for the other one, or stop it.")
 EMPTY = message(  # what thirty pictures gave in ten minutes: train/RESULTS.md
     "The model in use learns to draw what your pictures show. With thirty of them and ten minutes come the colours and "

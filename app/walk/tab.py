@@ -2,21 +2,26 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from PIL import Image
 
 from app.common.classes.dropdown import ClassDropdown, class_choices
-from app.common.classes.picker import bind_to_model, check_classes
+from app.common.classes.picker import bind_to_model, check_classes, find_labels
 from app.common.controls import bring_steps, seed_picker, setting_controls, setting_update
 from app.common.images import publish, uri
-from app.common.run_tab import Job, RunTab
-from app.common.stage import caption, duration, image, message, pictures, status_line
+from app.common.recipes import with_settings
+from app.common.run_tab import Job
+from app.common.settings_tab import SettingsTab
+from app.common.stage import caption, duration, figure, image, message, pictures, status_line
 from app.common.studio import Studio, Update
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
+from app.engine.request import Label
 from app.walk.request import WalkRequest, from_recipe, to_recipe
 from mdt_core.pipeline.recipe import save_picture
 
@@ -40,40 +45,52 @@ class WalkJob(Job):
         return bool(step.x_0) and not step.images
 
 
-class Walk(RunTab):
+ENDS = {"from": "Where the film begins.", "to": "Where the film ends, and turns back."}
+
+
+class Walk(SettingsTab):
     """The tab's components, and what happens between them."""
 
     verb, makes, kind = "Walk", "film", "walk"
-    ready = status_line(0, "Choose where the walk begins and ends, and press Walk (Ctrl + Enter).")
+    ready = status_line(0, "Choose where the walk begins and ends, and press Walk<kbd> (Ctrl + Enter)</kbd>.")
 
     def __init__(self, studio: Studio):
         super().__init__(studio)
         self.lay_out_columns()
-        self.picker_model = bind_to_model(studio, *self.classes)
+        self.picker_model = bind_to_model(studio, *self.classes, tab=self.tab)
         asked = [*self.classes, *self.seeds, *self.settings.values()]
         self.wire_run([self.picker_model, studio.model, *asked], [self.stage, self.save])
         self.wire_recipe([self.picker_model, *asked])
+        self.wire_settings()
 
     def lay_out_controls(self) -> None:
         info = self.studio.info
         first = WalkRequest.first(info)
         self.classes, self.seeds = [], []
-        for end, label in zip(("From", "To"), first.class_labels, strict=True):
-            prefix = f"walk-{end.lower()}"
+        for (end, words), label in zip(ENDS.items(), first.class_labels, strict=True):
             with gr.Row():
                 picker = ClassDropdown(
-                    class_choices(info.labels), value=label, label=end, min_width=180, elem_id=f"{prefix}-class"
+                    class_choices(info.labels),
+                    value=label,
+                    label=end.capitalize(),
+                    info=words,
+                    min_width=180,
+                    elem_id=f"walk-{end}-class",
                 )
                 self.classes.append(picker)
-                self.seeds.append(seed_picker(prefix)[0])
-        self.settings = setting_controls(first, "walk", "num_frames", "seconds")
-        self.settings |= setting_controls(first, "walk", "sampler", "num_inference_steps")
-        self.settings |= setting_controls(first, "walk", "first_timestep", "guidance_scale")
-        self.settings |= setting_controls(first, "walk", "guidance_power", "guidance_kind")
-        self.settings |= setting_controls(first, "walk", "guidance_high", "guidance_low")
+                self.seeds.append(seed_picker(f"walk-{end}")[0])
+        settings = setting_controls(first, "walk", "num_frames", "seconds")
+        settings |= setting_controls(first, "walk", "num_inference_steps", "guidance_scale")
+        with self.fold("Advanced", "advanced"):
+            settings |= setting_controls(first, "walk", "sampler", "first_timestep")
+            settings |= setting_controls(first, "walk", "guidance_power", "guidance_kind")
+            settings |= setting_controls(first, "walk", "guidance_high", "guidance_low")
+        # the sampler before the steps, which it bounds
+        self.settings = {key: settings[key] for key in first.settings if key in settings}
         bring_steps(self.settings)
         self.lay_out_run()
         self.lay_out_recipe()
+        self.lay_out_settings()
 
     def lay_out_result(self) -> None:
         self.lay_out_status()
@@ -121,7 +138,7 @@ class Walk(RunTab):
             job.file, job.frames = publish(data, "-to-".join(ends), self.save, ".webp"), []
         film_of = f"Film from {ends[0]} to {ends[1]}, and back"
         return {
-            self.stage: f'<div class="stage">{image(uri(job.file), film_of)}</div>',
+            self.stage: f'<div class="stage">{figure(image(uri(job.file), film_of), film_of)}</div>',
             self.save: gr.update(value=job.file, visible=True),
         }
 
@@ -137,12 +154,35 @@ class Walk(RunTab):
     ) -> tuple[WalkRequest, Update, list[str]]:
         """All controls as a saved film says."""
         request, notes = from_recipe(recipe, info)
+        return request, self.show_request(request, info), notes
+
+    # --- settings that the browser keeps, or a link names ------------------------------------------------------
+
+    class_keys = tuple(f"{end}_class" for end in ENDS)
+
+    @property
+    def by_name(self) -> dict[str, Component]:
+        seeds = (f"{end}_seed" for end in ENDS)
+        return dict(zip((*self.class_keys, *seeds), (*self.classes, *self.seeds), strict=True)) | self.settings
+
+    def restore(self, saved: Mapping[str, Any], info: ModelInfo) -> tuple[Update, list[str]]:
+        first, notes = WalkRequest.first(info), []
+        own = {key: getattr(first, key) for key in first.settings} | saved
+        labels, requests = [], []
+        for end, label in zip(ENDS, first.class_labels, strict=True):
+            labels += (find_labels(saved.get(f"{end}_class", label), info, notes) or [label])[:1]
+            one = replace(first, class_labels=(label,), seeds=(0,))
+            requests.append(with_settings(one, own | {"seed": saved.get(f"{end}_seed", 0)}, notes))
+        seeds = tuple(request.seeds[0] for request in requests)
+        request = replace(requests[0], class_labels=tuple(labels), seeds=seeds)
+        return self.show_request(request, info), [*dict.fromkeys(notes)]
+
+    def show_request(self, request: WalkRequest, info: ModelInfo, class_labels: Sequence[Label] = ()) -> Update:
         values = {key: getattr(request, key) for key in self.settings}
         update: Update = {control: setting_update(key, values) for key, control in self.settings.items()}
         for picker, label in zip(self.classes, request.class_labels, strict=True):
             update[picker] = gr.update(choices=class_choices(info.labels), value=label)
-        update |= dict(zip(self.seeds, request.seeds, strict=True))
-        return request, update | {self.picker_model: info}, notes
+        return update | dict(zip(self.seeds, request.seeds, strict=True)) | {self.picker_model: info}
 
 
 def film(frames: Sequence[Image.Image], seconds: float, recipe: Mapping[str, Any]) -> bytes:

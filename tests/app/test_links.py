@@ -14,6 +14,7 @@ from app.engine.engine import Engine
 from app.generate.tab import Generate
 from app.inpaint.tab import Inpaint
 from app.ui import build
+from app.walk.tab import Walk
 from tests.helpers.stand_in import StandInPipeline
 
 
@@ -111,6 +112,21 @@ def test_the_browser_brings_back_what_fits(tabs: dict[type, Any], monkeypatch: p
         assert loaded(compare, {"compare": {"row_axis": "seed"} | bad})["row_axis"] in ("seed", "guidance_scale")
 
 
+def test_a_walk_comes_back_and_travels(tabs: dict[type, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a film that is gone when the page is loaded again, and ends that change places or seeds."""
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    walk = tabs[Walk]
+    fresh = loaded(walk, query="tab=walk&seconds=2")
+    settings = fresh | {"from_class": 2, "to_class": None, "from_seed": 4, "to_seed": 5, "num_frames": 9}
+    assert loaded(walk, {"walk": settings}) == settings != fresh
+    query = walk.link(walk.engine.describe("shapes"), "shapes", *settings.values())
+    assert "from_class=golden+retriever" in query
+    assert loaded(walk, query=query) == settings and not told
+    assert loaded(walk, query="tab=walk&from_class=nobody&to_seed=-1&num_frames=1e9&sampler=ddpm") == fresh
+    assert len(told) == 4
+
+
 def test_a_method_that_the_model_cannot_do_is_replaced(tabs: dict[type, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a link that leaves Inpaint with a method for another kind of model."""
     tab = tabs[Inpaint]
@@ -120,7 +136,7 @@ def test_a_method_that_the_model_cannot_do_is_replaced(tabs: dict[type, Any], mo
 
 def test_every_control_has_its_line_of_help(tabs: dict[type, Any]) -> None:
     """Catches a word that is left without its meaning."""
-    for kind in (Generate, Inpaint):
+    for kind in (Generate, Inpaint, Compare, Walk):
         assert [name for name, control in tabs[kind].by_name.items() if not control.info] == []
 
 

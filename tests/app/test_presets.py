@@ -144,3 +144,5 @@ def test_the_latest_run_counts_half() -> None:
     assert speeds.estimate("a", 1, 10) == pytest.approx(2.0)
     assert speeds.estimate("a", 4, 20) == pytest.approx(16.0)
     assert speeds.estimate("b", 1, 10) is None
+    speeds.record("a", 1, 10, 0.5)
+    assert speeds.estimate("a", 1, 10) == pytest.approx(0.5), "the times of a machine that was busy once stay"

@@ -139,8 +139,8 @@ def test_what_was_looked_at_is_not_looked_at_again(drawings: list[str], monkeypa
     [
         ([" "], "Give the class of these pictures a name"),
         (["a:0.5"], "no comma and no colon"),
-        (["x" * 61], "at most 60 characters"),
-        (["line\x07"], "at most 60 characters"),
+        (["x" * 61], "at most 60 printable characters"),
+        (["line\x07"], "at most 60 printable characters"),
         (["cat", " cat"], "Two classes are called cat"),
     ],
 )

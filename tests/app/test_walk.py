@@ -67,7 +67,7 @@ def test_a_walk_that_makes_no_sense_is_refused(engine: Engine, tab: Walk) -> Non
         WalkRequest("shapes", (0, 1), (3, 4), num_frames=1)
     with pytest.raises(gr.Error, match="The seed must be a whole number"):
         sampling = ("dpm++", 2, 999, 3.8, 4.0, "class", 999, 0)
-        tab.begin(engine.describe("shapes"), "shapes", 0, 1, 3, None, 4, 1.0, *sampling)
+        tab.begin(engine.describe("shapes"), "shapes", 0, 1, 3, None, *sampling, 4, 1.0)
 
 
 @pytest.mark.parametrize(

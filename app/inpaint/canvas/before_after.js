@@ -15,7 +15,7 @@ const after = make("img", { alt: "after", draggable: "false", class: "after" });
 const slider = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Before and after: where the line is" });
 const box = make("div", { class: "pair" }, before, after,
   make("span", { class: "label left" }, "Before"), make("span", { class: "label right" }, "After"), slider);
-const hint = make("p", { class: "hint" }, "Drag the line, or hold B to see what was before.");
+const hint = make("p", { class: "hint" }, "Drag the line", make("kbd", {}, ", or hold B"), " to see what was before.");
 
 element.replaceChildren(box, hint);
 after.addEventListener("load", () => box.style.setProperty("--aspect", after.naturalWidth / after.naturalHeight));
