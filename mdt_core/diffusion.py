@@ -183,6 +183,10 @@ class Diffusion:
         snr = self.snr(timesteps)
         return snr.clamp(max=gamma) / snr
 
+    def noise_weight(self, timesteps: Tensor, power: float) -> Tensor:
+        """SNR^-power where there is more noise than signal, 1 elsewhere, (N,): it rises up to an SNR of 1/900."""
+        return self.snr(timesteps).clamp(1 / 900, 1) ** -power
+
     def _at(self, name: str, timesteps: Tensor, like: Tensor | None = None) -> Tensor:
         """One float32 entry of the schedule per sample, (N,), or shaped to broadcast against `like`."""
         values = getattr(_schedule(self.kept, timesteps.device, torch.float32), name)[self._index(timesteps)]

@@ -22,6 +22,7 @@ def training_terms(
     keep: Tensor | None = None,
     target: Tensor | None = None,
     min_snr_gamma: float | None = 5.0,
+    noise_power: float = 0.0,
 ) -> dict[str, Tensor]:
     """The loss of one pass, per sample.
 
@@ -35,6 +36,8 @@ def training_terms(
         keep: (N, K) kept tokens, or None for the full pass.
         target: (N, C, h, w), what epsilon is held to, as another model's prediction; None: the noise.
         min_snr_gamma: gamma of min-SNR weighting (arXiv 2303.09556, eq. 7); None weighs all timesteps alike.
+        noise_power: of the further weight SNR^-noise_power where there is more noise than signal: there the shapes of a
+            picture are decided, of which epsilon's error tells little. 0: no further weight.
 
     Returns:
         (N,) each: "mse", the weighted epsilon error; "vb", the variational term in bits, which trains the
@@ -46,5 +49,6 @@ def training_terms(
     mse = (epsilon - (noise if target is None else target)).square().mean(dim=(1, 2, 3))
     if min_snr_gamma is not None:
         mse = mse * diffusion.min_snr_weight(timesteps, min_snr_gamma)
+    mse = mse * diffusion.noise_weight(timesteps, noise_power)
     vb = diffusion.variational_bound(output, x_0, x_t, timesteps)
     return {"mse": mse, "vb": vb, "loss": mse + vb}

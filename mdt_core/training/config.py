@@ -24,6 +24,7 @@ class TrainingConfig:
     label_dropout: float = 0.1  # share of labels replaced by the null class; 1: unconditional
     mask_ratio: tuple[float, float] | None = (0.3, 0.5)  # share of hidden tokens, drawn per step; None: no masked pass
     min_snr_gamma: float | None = 5.0
+    noise_power: float = 0.0  # above 0, noisy timesteps weigh more, see `training_terms`
     accumulation: int = 1  # of gradients, over so many micro-batches of a process
     compile: bool = False  # the blocks, by torch.compile: a minute at the start, then faster steps
     cuda_graphs: bool = False  # record the launches of a step and replay them: for a small model on one GPU
@@ -40,7 +41,7 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulation", "log_every", "save_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "warmup_steps", "weight_decay", "max_bad_steps"):
+        for name in ("learning_rate", "warmup_steps", "weight_decay", "max_bad_steps", "noise_power"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not self.max_grad_norm > 0:

@@ -207,7 +207,7 @@ def make_training_step(
             last = number + 1 == len(passes)
             with nullcontext() if last else accelerator.no_sync(model):  # one exchange of gradients a step
                 with accelerator.autocast():
-                    terms = training_terms(model, diffusion, *inputs, config.min_snr_gamma)
+                    terms = training_terms(model, diffusion, *inputs, config.min_snr_gamma, config.noise_power)
                 accelerator.backward(terms["loss"].mean() / config.accumulation)
             outputs |= {f"{term} {number}": terms[term].detach() for term in TERMS}
         optimizer.step()  # clips the gradient; skips the step where it is not finite

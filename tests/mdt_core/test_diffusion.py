@@ -7,6 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from mdt_core.diffusion import Diffusion, discretised_log_likelihood, normal_kl
+from mdt_core.losses import training_terms
 from tests.helpers.analytic import ALPHA_BAR
 
 
@@ -174,3 +175,14 @@ def test_min_snr_weight():
     assert torch.allclose(
         process.min_snr_weight(timesteps), torch.stack([5 / snr[0], 5 / snr[1], snr[2] / snr[2]]), rtol=1e-5
     )
+
+
+def test_noisy_timesteps_weigh_more_by_their_signal_to_noise_ratio():
+    """1 from an SNR of 1 on, then SNR^-power, no more than at 1/900; catches a weight that is not in the loss."""
+    process, timesteps = Diffusion(), torch.tensor([50, 400, 999])
+    x_0, noise = randn(3, 2, 4, 4), randn(3, 2, 4, 4, seed=1)
+    silent = lambda x_t, *_, **__: torch.cat([x_t, x_t], dim=1)  # noqa: E731
+    plain, weighted = (training_terms(silent, process, x_0, timesteps, None, noise, noise_power=p) for p in (0.0, 0.5))
+    snr = ALPHA_BAR[400] / (1 - ALPHA_BAR[400])
+    assert (weighted["mse"] / plain["mse"]).tolist() == pytest.approx([1, snr**-0.5, 30], rel=1e-4)
+    assert torch.equal(weighted["vb"], plain["vb"])

@@ -54,6 +54,14 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path):
     assert len(seconds) == 4 and seconds == sorted(seconds)  # steps 2, 3 (the last of its config), 4, 6
 
 
+def test_a_run_weighs_noisy_timesteps_as_its_settings_say(tmp_path):
+    """The weights begin alike and the draws are the same: catches a power that does not reach the loss."""
+    for power in (0.0, 0.5):
+        train(small_model(), EightImages(), replace(CONFIG, steps=1, noise_power=power), Run(tmp_path / str(power)))
+    plain, weighted = (Run(tmp_path / str(power)).metrics[-1] for power in (0.0, 0.5))
+    assert weighted["mse"] > 2 * plain["mse"] and weighted["vb"] == plain["vb"]
+
+
 def test_accumulated_micro_batches_are_one_batch(tmp_path):
     """Catches gradients that are summed where they should be averaged, and draws that differ between the parts."""
     train(small_model(), EightImages(), CONFIG, Run(tmp_path / "one"))

@@ -160,6 +160,7 @@ class Teaching:
             decay=1 / 3,
             ema_decay=0.99,
             mask_ratio=None,
+            noise_power=0.5,
             seed=plan.seed,
             log_every=max(1, min(10, steps // 50)),
             save_every=max(1, int(180 / seconds_per_step)),  # three minutes are lost at most
