@@ -24,7 +24,7 @@ from app.common.presets import TimedPresets
 from app.common.run_tab import Job
 from app.common.settings_tab import SettingsTab
 from app.common.stage import status_line
-from app.common.studio import GLUE, GPU, Update
+from app.common.studio import GLUE, GPU, PAGE, Update
 from app.engine.engine import Engine
 from app.engine.request import AnyRequest
 
@@ -133,8 +133,8 @@ class LiveTab(SettingsTab):
         """Connect the controls. The arguments are those of `wire_run`; the event that draws is returned."""
         live, latest, controls = self.live, self.live.latest, self.controls
         page = [*page, self.start, self.stop, self.status, self.job]
-        draws = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"} | GPU
-        drawn = live.count.change(self.follow, [*asked, latest, live.count, live.whole], page, js=js, **draws)
+        asked = [*asked, latest, live.count, live.whole]
+        drawn = live.count.change(self.follow, asked, page, js=js, trigger_mode="always_last", **PAGE, **GPU)
         drawn.failure(self.finish, self.job, page, **GLUE)
         live.look_at(*(control.input for control in controls.inputs))
         live.draw_whole_at(*(control.release for control in controls.inputs if isinstance(control, gr.Slider)))

@@ -103,7 +103,8 @@ class TimedPresets:
         """
         self.controls = controls
         inputs, outputs = [studio.model, *controls.inputs], [self.picker, self.description]
-        always_last([control.change for control in controls.inputs], self.update_times, inputs, outputs, **GLUE)
+        changes = [control.change for control in controls.inputs if control is not controls.seed]
+        always_last(changes, self.update_times, inputs, outputs, **GLUE)
         run.then(self.update_times, inputs, outputs, **GLUE)
         shown = [self.model, *controls.settings.values()]
         asked = [studio.model, self.model, *controls.inputs]

@@ -17,7 +17,7 @@ from app.common import recipes
 from app.common.controls import RequestControls, random_seed
 from app.common.errors import plain_errors, warn
 from app.common.stage import WAITING, status_line, waiting_line
-from app.common.studio import CHECK, GLUE, GPU, Studio, Update
+from app.common.studio import CHECK, GLUE, GPU, PAGE, Studio, Update
 from app.common.visitors import visitor
 from app.engine.frames import PREVIEW_SECONDS
 from app.engine.model_info import ModelInfo
@@ -117,10 +117,10 @@ class RunTab:
         begun, inputs = self.start.click, asked
         if check_first:
             begun, inputs = self.start.click(self.begin, asked, page, js=js, **CHECK).success, [self.job]
-        run = begun(self.run, inputs, page, show_progress="hidden", api_visibility="private", **GPU)
+        run = begun(self.run, inputs, page, **PAGE, **GPU)
         for ended in (run.then, run.failure):  # `then` follows a run that is over or was stopped, `failure` an error
             ended(self.finish, self.job, page, **GLUE)
-        self.stop.click(None, cancels=[run])
+        self.stop.click(None, cancels=[run], **PAGE)
         return run
 
     def wire_recipe(self, page: Sequence[Component], more: Sequence[Component] = ()) -> None:

@@ -19,7 +19,10 @@ from app.engine.request import Request
 
 Update = dict[Any, Any]  # what a handler returns or yields: component -> its new value or gr.update
 GPU = {"concurrency_limit": None}  # of every event that runs a model: they wait in the engine's own queue, see Turns
-GLUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that only move the page
+# Of every event of the page. At every step of any event Gradio looks up each component that ever waited for one, by a
+# walk through the whole page, and copies all that lies within it. That takes as long as drawing does: so none waits.
+PAGE = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
+GLUE = PAGE | {"queue": False}  # of those that only move the page
 CHECK = GLUE | {"queue": True, "concurrency_limit": None}  # of those that may refuse: gr.Error needs the queue
 
 

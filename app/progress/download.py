@@ -8,7 +8,7 @@ import gradio as gr
 
 from app.common.errors import plain_errors
 from app.common.images import publish, publish_picture
-from app.common.studio import GLUE
+from app.common.studio import GLUE, PAGE
 from app.progress.animation import NEEDS_AV, animate, formats
 from app.progress.timeline import Timeline
 
@@ -50,14 +50,7 @@ class Download:
     def wire(self, make: Callable[..., str], inputs: list[gr.components.Component]) -> None:
         """What the button does: `make(format, *inputs)` returns a file where `self.file` serves it."""
         self.button.click(None, outputs=self.button, js=BUSY, **GLUE)
-        made = self.button.click(
-            make,
-            [self.format, *inputs],
-            self.file,
-            show_progress="hidden",
-            concurrency_limit=2,
-            api_visibility="private",
-        )
+        made = self.button.click(make, [self.format, *inputs], self.file, concurrency_limit=2, **PAGE)
         made.success(None, self.file, js=SAVE, **GLUE)
         for ended in (made.then, made.failure):
             ended(lambda: gr.update(value=self.ready, interactive=True), None, self.button, **GLUE)

@@ -171,6 +171,14 @@ def test_no_two_listeners_keep_each_other_going(engine: Engine) -> None:
     assert held_back and max(held_back.values()) == 1
 
 
+def test_no_component_waits_for_an_event(engine: Engine) -> None:
+    """Catches an event whose every step makes Gradio walk through the whole page: as much work as the drawing."""
+    events = build(engine, Path("runs")).config["dependencies"]
+    assert [
+        event for event in events if event["outputs"] and event["targets"] and event["show_progress_on"] != []
+    ] == []
+
+
 def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:
     """Catches fonts and scripts from other hosts: the app has to work without a network."""
     page = urllib.request.urlopen(url).read().decode()
