@@ -4,10 +4,16 @@ The previews of a run of 16 large images take megabytes, so the session holds th
 temporary folder that disappears together with it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from gradio.components import Component
+from PIL import Image
+
+from app.common.images import publish_picture
+from app.common.recipes import of_image
 from app.common.run_tab import Job
 from app.common.stage import caption, columns_for, pictures
 from app.engine.frames import Frame
@@ -62,6 +68,10 @@ class StepHistory(Look):
                 self.stored.append(step.index)
         return super().add(step)
 
+    def publish(self, images: Sequence[Image.Image], at: Component) -> None:
+        """The result as files."""
+        self.files = publish_pictures(self.request, images, self.info, at)
+
     def at(self, index: int) -> str:
         """The stored step nearest to a step, as HTML. Empty where none was stored."""
         if not self.stored:
@@ -71,3 +81,11 @@ class StepHistory(Look):
 
     def _file(self, index: int, key: str) -> Path:
         return Path(self._folder.name) / f"{index:04d}.{key}.html"
+
+
+def publish_pictures(request: Request, images: Sequence[Image.Image], info: ModelInfo, at: Component) -> list[str]:
+    """The images as PNG files with their recipes, where `at` serves its files from. `info`: of what drew them."""
+    return [
+        publish_picture(image, f"{caption(label, info.labels)}-{seed}", at, of_image(request, i, info))
+        for i, (image, label, seed) in enumerate(zip(images, request.class_labels, request.seeds, strict=True))
+    ]

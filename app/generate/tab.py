@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from app.common import recipes
 from app.common.classes.mixing import mix_controls
@@ -21,20 +20,17 @@ from app.common.controls import (
     seed_picker,
     setting_controls,
     show_guidance_curve,
-    to_request,
 )
-from app.common.endpoints import draw, endpoint
-from app.common.errors import plain_errors
 from app.common.history import History
-from app.common.images import publish_picture, served
 from app.common.live import Latest, LiveTab
 from app.common.presets import TimedPresets
-from app.common.stage import WAITING, caption, describe_step, duration, pictures, status_line
+from app.common.stage import WAITING, describe_step, duration, pictures, status_line
 from app.common.studio import GLUE, GPU, Studio, Update
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Label, Request
 from app.engine.settings import MAX_IMAGES, NUM_IMAGES, SAMPLING
+from app.generate.endpoint import make_endpoint
 from app.generate.presets import describe_preset, presets_for
 from app.generate.step_history import PREVIEWS, Look, PreviewChoice, StepHistory
 
@@ -160,7 +156,7 @@ class Generate(LiveTab):
         self.wire_recipe([self.picker_model, self.presets.model, *self.controls.outputs])
         self.presets.wire(studio, self.controls, run, self.wire_settings([self.presets.model]))
         self.wire_history(run, live)
-        gr.api(self.generate, api_name="generate", **GPU)
+        gr.api(make_endpoint(self.engine, self.gallery), api_name="generate", **GPU)
 
     def random_class(self, model: str) -> list[int]:
         """Any one class."""
@@ -206,7 +202,7 @@ class Generate(LiveTab):
 
     def result(self, job: StepHistory, step: Frame) -> Update:
         """The finished pictures, in place of the preview of the last step."""
-        job.files = self._publish(job.request, step.images, job.info)
+        job.publish(step.images, self.gallery)
         job.choice.key = "x_0"  # of which the finished pictures are the last step
         files = list(zip(job.files, job.captions, strict=True))
         return {
@@ -287,7 +283,7 @@ class Generate(LiveTab):
         labels = controls.class_updates([job.request.class_labels[index]], job.info)
         return labels | {controls.count: 1, controls.seed: job.request.seeds[index], controls.keep_seed: True}
 
-    # --- recipes and clients ---------------------------------------------------------------------------------
+    # --- recipes ---------------------------------------------------------------------------------------------
 
     def apply_recipe(self, recipe: Mapping[str, Any], info: ModelInfo, path: str) -> tuple[Request, Update, list[str]]:
         """All controls as a saved picture says."""
@@ -298,46 +294,6 @@ class Generate(LiveTab):
         """All controls as a request of another tab says."""
         text = f"Seed {request.seeds[0]}, ready to be drawn: press Generate."
         return {self.status: status_line(0, text)} | self.show_request(request, info)
-
-    @endpoint
-    def generate(
-        self,
-        class_label: int | str | None = None,
-        seed: int = 0,
-        num_images: int = 1,
-        num_inference_steps: int | None = None,
-        sampler: str | None = None,
-        guidance_scale: float | None = None,
-        guidance_power: float | None = None,
-        guidance_kind: str | None = None,
-        guidance_high: int | None = None,
-        guidance_low: int | None = None,
-        first_timestep: int | None = None,
-        skip_unconditional: bool = True,
-        model: str | None = None,
-    ) -> Iterator[list[gr.FileData]]:
-        """Draw pictures of one class, by index or name (None: no class), or of a mix such as "cat:0.6,dog:0.4".
-
-        Picture i has the seed `seed` + i.
-
-        Steps, sampler and guidance are the model's own where they are not given.
-        """
-        given = {key: value for key, value in locals().items() if key in SAMPLING and value is not None}
-        with plain_errors():
-            name = self.engine.default if model is None else model
-            info = self.engine.describe(name)
-            label = self.engine.class_label(name, class_label)
-            request = to_request(name, [label], num_images, seed, **info.sampling_defaults | given)
-            request, images = yield from draw(self.engine, request)
-            yield served(self._publish(request, images, info))
-
-    def _publish(self, request: Request, images: Sequence[Image.Image], info: ModelInfo) -> list[str]:
-        """The images as PNG files with their recipes. `info`: of the weights that drew them."""
-        files = []
-        for i, (image, label, seed) in enumerate(zip(images, request.class_labels, request.seeds, strict=True)):
-            name = f"{caption(label, info.labels)}-{seed}"
-            files.append(publish_picture(image, name, self.gallery, recipes.of_image(request, i, info)))
-        return files
 
 
 def summary(job: StepHistory) -> str:

@@ -12,6 +12,7 @@ from app.common.history import MOST
 from app.engine.engine import Engine
 from app.engine.models import MODELS
 from app.engine.request import Request
+from app.generate.step_history import publish_pictures
 from app.generate.tab import Generate
 from app.ui import build
 from tests.helpers.stand_in import StandInPipeline
@@ -28,7 +29,7 @@ def drawn(tab: Generate, *seeds: int) -> list[str]:
     """Files as a run of these seeds leaves them."""
     request = Request("shapes", (2,) * len(seeds), seeds, num_inference_steps=3, guidance_scale=1.5)
     *_, last = tab.engine.run((request,))
-    return tab._publish(request, last.images, tab.engine.describe("shapes"))
+    return publish_pictures(request, last.images, tab.engine.describe("shapes"), tab.gallery)
 
 
 def test_a_click_brings_back_how_a_picture_was_made(tab: Generate) -> None:

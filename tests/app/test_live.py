@@ -10,7 +10,7 @@ from app.common.images import publish_picture
 from app.common.live import QUICK_SECONDS, Latest, look_of
 from app.engine.engine import Engine
 from app.engine.request import Request
-from app.generate.step_history import PreviewChoice
+from app.generate.step_history import PreviewChoice, StepHistory
 from app.generate.tab import Generate
 from app.inpaint.source_image import SourceImage
 from app.inpaint.tab import Inpaint
@@ -69,7 +69,7 @@ def test_a_look_is_few_steps_and_as_many_pictures_as_there_is_time_for(engine: E
 def test_a_look_is_shown_and_not_kept(engine: Engine, pipe: InpaintingStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a file for every move of a slider, and a seed that changes between the look and the whole run."""
     tab, latest = handlers(engine, Generate), Latest(count=1)
-    monkeypatch.setattr(tab, "_publish", lambda *_: pytest.fail("a file"))
+    monkeypatch.setattr(StepHistory, "publish", lambda *_: pytest.fail("a file"))
     *_, last = tab.follow(*asked(engine), latest, 1, False)
     assert last[tab.job] is None and "<img" in last[tab.stage]["value"] and "10 steps in" in last[tab.status]
     assert [line for line in pipe.log if line.startswith("step")] == [f"step {i}" for i in range(10)]

@@ -18,7 +18,7 @@ from app.common.stage import WAITING
 from app.compare.tab import Compare, GridJob
 from app.engine.engine import Engine
 from app.engine.request import Request
-from app.generate.step_history import PreviewChoice
+from app.generate.step_history import PreviewChoice, StepHistory
 from app.generate.tab import Generate
 from app.inpaint.request import FALLBACK, InpaintRequest, presets_for
 from app.inpaint.tab import Inpaint
@@ -89,8 +89,10 @@ def test_a_model_that_is_replaced_while_it_draws_is_that_of_the_picture(tmp_path
 def test_files_are_written_when_the_engine_is_free_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches visitors who wait for the compression of another one's pictures."""
     tab, free = handlers(engine, Generate), []
-    publish = tab._publish
-    monkeypatch.setattr(tab, "_publish", lambda *asked: free.append(not engine._lock.locked()) or publish(*asked))
+    publish = StepHistory.publish
+    monkeypatch.setattr(
+        StepHistory, "publish", lambda *asked: free.append(not engine._lock.locked()) or publish(*asked)
+    )
     list(tab.run(PreviewChoice(), engine.describe("shapes"), "shapes", *SETTINGS, Latest(), KEEP))
     assert free == [True]
 
