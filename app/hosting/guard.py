@@ -88,7 +88,8 @@ class Guard:
     async def check(self, scope: MutableMapping[str, Any], receive: Receive) -> Receive:
         """What the app is given of a request. Refused where it may not be."""
         headers, path = Headers(scope=scope), scope["path"].removeprefix(scope.get("root_path", ""))
-        self.check_host(headers.get("host", ""))
+        self.check_host(f"//{headers.get('host', '')}")
+        self.check_host(headers.get("origin", "//localhost"))  # of the page that asks: any page may send files
         if CLOSED.match(path):
             raise Refused(404, "There is no such page.")
         if scope["method"] != "POST":
@@ -104,12 +105,12 @@ class Guard:
             check_files(body, self.limits.fetched)
         return replay(body, receive)
 
-    def check_host(self, host: str) -> None:
-        """Refused where another site's page has given this machine its own name."""
+    def check_host(self, address: str) -> None:
+        """Refused where another site's page has given this machine its own name, or asks from its own address."""
         try:
-            name = urlsplit(f"//{host}").hostname or ""
+            name = urlsplit(address).hostname or ""
         except ValueError:
-            name = host
+            name = address
         if self.hosts is not None and name not in self.hosts:
             raise Refused(
                 403,

@@ -1,5 +1,6 @@
 """Pictures and masks of any kind, PIL's or arrays -> (H, W, 3) uint8 and (H, W) bool; a model's pixels -> uint8."""
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import cast
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 Picture = Image.Image | np.ndarray
 
-ROWS = 64  # of a picture that are converted at once
+STRIP = 2**22  # pixels of a picture that are converted at once
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -17,8 +18,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     A picture that is all this already comes back itself.
     """
-    flat = _flat(_to_srgb(_eight_bits(image)), "white")
-    return flat if flat.mode == "RGB" else flat.convert("RGB")
+    image = _eight_bits(image)
+    if image.mode == "RGB" and not image.has_transparency_data and "icc_profile" not in image.info:
+        return image
+    return _in_strips(image, "RGB", lambda rows: _flat(_to_srgb(rows), "white").convert("RGB"))
 
 
 def picture_array(image: Picture) -> np.ndarray:
@@ -48,7 +51,7 @@ def mask_array(mask: Picture) -> np.ndarray:
             mask = np.rint(mask.astype(np.float32) * 255)
         whole = mask.dtype.kind in "biuf" and mask.size and mask.min() >= 0 and mask.max() <= 255
         mask = _as_image(mask.astype(np.uint8) if whole else mask, "mask")
-    return np.asarray(_flat(_eight_bits(mask), "black").convert("L")) > 127
+    return np.asarray(_in_strips(_eight_bits(mask), "L", lambda rows: _flat(rows, "black").convert("L"))) > 127
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:
@@ -68,12 +71,18 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image
     fraction = image.mode == "F" and image.getextrema()[1] <= 1  # 0..1, else 16-bit numbers
     scale = 255 if fraction else 1 / 257
-    eight = Image.new("L", image.size)
-    for top in range(0, image.height, ROWS):  # as floats the whole would take eight times the memory
-        rows = image.crop((0, top, image.width, min(top + ROWS, image.height)))
-        # PIL's own conversion would clip at 255.
-        eight.paste(rows.convert("F").point(lambda value: value * scale + 0.5).convert("L"), (0, top))
-    return eight
+    # PIL's own conversion would clip at 255.
+    return _in_strips(image, "L", lambda rows: rows.convert("F").point(lambda value: value * scale + 0.5).convert("L"))
+
+
+def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The picture in another mode, a strip at a time: what converts it may need several copies of what it is given."""
+    converted = Image.new(mode, image.size)
+    rows = max(1, STRIP // max(1, image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        converted.paste(convert(strip), (0, top))
+    return converted
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -19,6 +19,8 @@ from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 from app.generate.step_history import PreviewChoice, StepHistory
 from app.inpaint.source_image import SourceImage
+from mdt_core.pipeline import image_arrays
+from mdt_core.pipeline.image_arrays import mask_array, to_rgb
 
 RAMP = np.linspace(0, 255, 16, dtype=np.uint8)[None].repeat(8, 0)  # (8, 16)
 
@@ -45,6 +47,20 @@ def test_all_modes_become_rgb(tmp_path: Path) -> None:
     half = opened(tmp_path / "half.png", Image.new("RGBA", (4, 4), (0, 0, 0, 128)))
     assert (np.abs(half.astype(int) - 127) <= 1).all()
     assert (opened(tmp_path / "one.png", Image.new("1", (4, 4), 1)) == 255).all()
+
+
+def test_a_picture_is_converted_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 8192 x 8192 with transparency took a gigabyte. Catches a conversion of the whole at once, and strips that
+    are shifted or lost."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 12, 4), np.uint8))
+    pictures = [noise, *(noise.convert("RGB").convert(mode) for mode in ("1", "L", "P", "CMYK", "F"))]
+    whole = [(np.asarray(to_rgb(image)), mask_array(image)) for image in pictures]
+    composite, heights = Image.alpha_composite, []
+    monkeypatch.setattr(Image, "alpha_composite", lambda *two: heights.append(two[0].height) or composite(*two))
+    monkeypatch.setattr(image_arrays, "STRIP", 3 * 12)
+    for image, (rgb, mask) in zip(pictures, whole, strict=True):
+        assert (np.asarray(to_rgb(image)) == rgb).all() and (mask_array(image) == mask).all(), image.mode
+    assert heights == [3, 3, 3, 1] * 2
 
 
 def test_a_photo_is_turned_upright(tmp_path: Path) -> None:

@@ -54,12 +54,15 @@ def test_what_nobody_needs_is_closed(path: str) -> None:
     "host", ["evil.example", "localhost.evil.example", "evil.example:7860", "", "[", "127.0.0.1@e"]
 )
 def test_another_name_of_this_machine_is_refused(host: str) -> None:
-    """DNS rebinding: a page of another site asks its own name, which has become this machine."""
+    """DNS rebinding: a page of another site asks its own name, which has become this machine. Or it asks this machine
+    by its own name: an upload is a form, which browsers send anywhere."""
     client = door(ALONE, hosts=THIS_MACHINE)
     answer = client.get("/config", headers={"host": host})
     assert answer.status_code == 403 and "--root-path" in answer.json()["detail"]
+    assert client.post(UPLOAD, headers={"origin": f"https://{host}"}).status_code == 403
     for name in ("localhost:7860", "127.0.0.1", "[::1]:7860"):
         assert client.get("/config", headers={"host": name}).status_code == 200
+        assert client.post(UPLOAD, headers={"origin": f"http://{name}"}).status_code == 200
 
 
 @pytest.mark.parametrize(

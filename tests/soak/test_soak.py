@@ -132,13 +132,14 @@ def test_after_many_visitors_everything_is_as_it_was() -> None:
         for seed in range(4):  # every file that the visitors will make
             first.finish("generate", first.ask("generate", class_label="square", seed=seed, num_inference_steps=3))
         first.inpaint()
-        usual = timed(first.generate)
+        usual = quickest(first.generate)
         visit(url, SECONDS / 3)
         before = measure(engine)
         visit(url, SECONDS * 2 / 3)
         after = measure(engine)
-        print(f"before {before}, after {after}")
-        assert timed(first.generate) < 3 * usual + 1
+        at_last = quickest(first.generate)
+        print(f"before {before}, after {after}; a picture took {usual:.2f} s at first, {at_last:.2f} s at last")
+        assert at_last < 3 * usual + 1
         assert after["memory"] < before["memory"] + 80 + SECONDS / 60, (before, after)
         assert after["threads"] <= before["threads"] + 4, (before, after)
         assert after["open files"] <= before["open files"] + 8, (before, after)
@@ -162,7 +163,11 @@ def visit(url: str, seconds: float) -> None:
             each.result()
 
 
-def timed(call: Callable[[], object]) -> float:
-    start = time.monotonic()
-    call()
-    return time.monotonic() - start
+def quickest(call: Callable[[], object]) -> float:
+    """Seconds, of three calls: what else the machine does counts little."""
+    taken = []
+    for _ in range(3):
+        start = time.monotonic()
+        call()
+        taken.append(time.monotonic() - start)
+    return min(taken)
