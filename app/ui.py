@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app.common import links
+from app.common.classes.pictures import picture_sheet
 from app.common.errors import plain_errors
 from app.common.studio import CHECK, GLUE, Studio
 from app.compare.tab import Compare
@@ -95,7 +96,7 @@ def build(engine: Engine, runs: Path, live: bool = True, teach: bool = True) -> 
     # Results and uploads are deleted after a day; previews are never stored where they would pile up.
     with PlainBlocks(title="MDT Studio", delete_cache=(3600, 86400), fill_width=True, analytics_enabled=False) as demo:
         with gr.Row(elem_classes="header"):
-            about = gr.HTML(header(info), elem_id="about")
+            about = gr.HTML(header(info) + picture_sheet(engine, info), elem_id="about")
             model = gr.Dropdown(
                 list(engine.models),
                 value=info.name,
@@ -129,11 +130,11 @@ def build(engine: Engine, runs: Path, live: bool = True, teach: bool = True) -> 
 
 
 def open_model(engine: Engine, name: str) -> tuple[str, str]:
-    """Another model was chosen: load it. Its header and name, or the sentence that says why not."""
+    """Another model was chosen: load it. Its header, with the pictures of its classes, and its name."""
     with plain_errors():
         info = engine.describe(name)
     engine.warm_in_background(name)
-    return header(info), name
+    return header(info) + picture_sheet(engine, info), name
 
 
 def model_choices(engine: Engine, chosen: str) -> dict:

@@ -132,6 +132,12 @@ def publish(data: bytes, name: str, component: Component, suffix: str = ".png") 
     return str(path)
 
 
+def window(column: int, row: int, columns: int, rows: int) -> str:
+    """The style that moves a picture of `columns` x `rows` windows to one of them."""
+    x, y = 100 * column / max(columns - 1, 1), 100 * row / max(rows - 1, 1)
+    return f"background-position: {x:.4g}% {y:.4g}%"
+
+
 def was_uploaded(path: Any) -> bool:
     """Whether a file that a stranger names lies where uploads and results are kept."""
     # To resolve a path of a million folders would take hours.

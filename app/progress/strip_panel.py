@@ -12,7 +12,7 @@ from PIL import Image
 from app.common.classes.dropdown import ClassDropdown, class_choices
 from app.common.controls import control, seed_picker, to_request
 from app.common.errors import plain_errors
-from app.common.images import jpeg_uri, publish_picture, uri
+from app.common.images import jpeg_uri, publish_picture, uri, window
 from app.common.run_tab import Job, RunTab
 from app.common.stage import duration, figure, image, status_line
 from app.common.studio import GLUE, Studio, Update
@@ -34,7 +34,7 @@ from app.progress.strip import (
     recipe_of,
 )
 from app.progress.timeline import strip_timeline
-from app.progress.view import Uri, window
+from app.progress.view import Uri
 
 DEFAULTS = Request("", (None,), (0,))
 SIDE = 160  # pixels of a preview

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from app.common.images import window
 from app.common.stage import duration, figure
 from app.engine.logs import Curve
 from app.engine.runs import RunSnapshot
@@ -114,12 +115,6 @@ def classes_of(run: RunSnapshot, sheet: SampleSheet) -> Sequence[str]:
 def tile(column: int, row: int, columns: int, rows: int) -> str:
     """A window onto one cell of the sheet, which is `columns` x `rows` windows large."""
     return f'<i style="{window(column, row, columns, rows)}"></i>'
-
-
-def window(column: int, row: int, columns: int, rows: int) -> str:
-    """The style that moves a picture of `columns` x `rows` windows to one of them."""
-    x, y = 100 * column / max(columns - 1, 1), 100 * row / max(rows - 1, 1)
-    return f"background-position: {x:.4g}% {y:.4g}%"
 
 
 def columns_for(classes: int, rows: int) -> int:

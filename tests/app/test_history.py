@@ -1,13 +1,17 @@
 """What a visitor has made, and pictures of classes: small pictures that bring something back when they are clicked."""
 
+import base64
+import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import numpy as np
 import pytest
 from PIL import Image
 
-from app.common.classes.pictures import FILE, class_pictures, welcome
+from app.common.classes.pictures import FILE, class_pictures, picture_sheet, welcome
 from app.common.history import MOST
 from app.engine.engine import Engine
 from app.engine.models import MODELS
@@ -70,10 +74,16 @@ def test_a_model_shows_its_classes_where_it_carries_their_pictures(tmp_path: Pat
     red.save(tmp_path / FILE, "WEBP", save_all=True, append_images=[blue], lossless=True)
     pictures = class_pictures(str(tmp_path), labels)
     assert [picture.getpixel((4, 4)) for picture in pictures.values()] == [(255, 0, 0), (0, 0, 255)]
+    engine = SimpleNamespace(models={"mine": str(tmp_path), "avatars": str(MODELS / "avatars")})
+    sheet = picture_sheet(engine, SimpleNamespace(name="mine", labels=labels))
+    image = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^)]*)", sheet)[1])))
+    halves = np.asarray(image).reshape(96, 2, 96, 3).mean((0, 2))
+    assert np.abs(halves - [(255, 0, 0), (0, 0, 255)]).max() < 4
     assert class_pictures(str(tmp_path), labels | {2: "green"}) == {}
     (tmp_path / FILE).write_bytes(b"half written")
     assert class_pictures(str(tmp_path), labels) == {}
-    engine = SimpleNamespace(models={"avatars": str(MODELS / "avatars")})
     shown = welcome(engine, SimpleNamespace(name="avatars", labels=dict.fromkeys(range(16), "<b>")))
-    assert shown.count("<img") == 16 and "<b>" not in shown
-    assert "<img" not in welcome(engine, SimpleNamespace(name="gone", labels=labels))
+    assert shown.count("background-position") == 16 and "<b>" not in shown and "base64" not in shown
+    for name in ("mine", "gone"):
+        info = SimpleNamespace(name=name, labels=labels)
+        assert "<button" not in welcome(engine, info) and picture_sheet(engine, info) == ""

@@ -23,6 +23,13 @@ PASTE = """(data) => {
   document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true}));
 }"""
 
+# What was done by now is drawn
+DRAWN = """async () => {
+  await window.mdtPainter.settled();
+  for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame);
+}"""
+HELD = "() => new Promise((done) => setTimeout(done, 250))"  # longer than a tap of a key
+
 FRAMES = """() => {
   window.frames_seen = 0;
   const count = () => (window.frames_seen++, requestAnimationFrame(count));
@@ -68,8 +75,7 @@ def start_with(page: Page, picture: Path) -> None:
 def canvas_box(page: Page, size: tuple[int, int] = (128, 96)) -> tuple[float, float, float]:
     """(left, top, scale) of the whole picture in the window, once the painter shows it."""
     expect(page.locator("#inpaint-painter .masked")).to_contain_text("masked")
-    page.wait_for_timeout(300)
-    page.evaluate("window.mdtPainter.settled()")
+    page.evaluate(DRAWN)
     canvas = page.locator("#inpaint-painter canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -102,10 +108,11 @@ def seen_mask(page: Page, size: tuple[int, int] = (128, 96)) -> np.ndarray:
     left, top, scale = canvas_box(page, size)
     box = page.locator("#inpaint-painter canvas").bounding_box()
     page.locator("#inpaint-painter canvas").focus()
-    page.wait_for_timeout(200)
+    page.evaluate(DRAWN)
     masked = canvas_pixels(page)
     page.keyboard.down("Tab")
-    page.wait_for_timeout(600)
+    page.evaluate(HELD)
+    page.evaluate(DRAWN)
     without = canvas_pixels(page)
     page.keyboard.up("Tab")
     columns, rows = (
@@ -115,6 +122,12 @@ def seen_mask(page: Page, size: tuple[int, int] = (128, 96)) -> np.ndarray:
     return (masked != without).any(-1)[rows][:, columns]
 
 
+def overlay(page: Page, before: str) -> str:
+    """The file that shows what will be repainted, once it is another than before."""
+    other = "(before) => window.mdtPainter.settled().then(({overlay: now}) => now?.path !== before && now?.path)"
+    return page.wait_for_function(other, arg=before).json_value()
+
+
 def press(page: Page, *keys: str) -> None:
     """Keys on the canvas."""
     page.locator("#inpaint-painter canvas").focus()
@@ -122,7 +135,7 @@ def press(page: Page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
-def masked(page: Page, text: str) -> None:
+def masked(page: Page, text: str | re.Pattern) -> None:
     """Wait for what is said of the mask."""
     expect(page.locator("#inpaint-painter .masked")).to_have_text(text)
 
@@ -239,10 +252,10 @@ def test_what_will_be_repainted_lies_over_the_picture(page: Page, picture: Path)
     paint(page, (0.45, 0.4), (0.55, 0.5))
     expect(legend).to_contain_text("Teal: new")
     assert legend.evaluate("(node) => node.scrollWidth <= node.clientWidth || node.clientWidth === 0")
-    page.wait_for_timeout(800)
+    drawing = overlay(page, "none yet")
     narrow = seen_mask(page).sum()
     put(page, "grow", 20)
-    page.wait_for_timeout(1500)
+    overlay(page, drawing)
     wide = seen_mask(page).sum()
     assert wide > 1.3 * narrow
     page.get_by_role("button", name="Clear", exact=True).click()
@@ -447,21 +460,21 @@ def test_a_picture_is_sent_into_a_tab_that_was_never_opened(page: Page) -> None:
     status(page, re.compile(r"\d+ steps in"))
 
 
-@pytest.mark.parametrize("example", range(4))
-def test_an_examples_mask_is_seen(page: Page, example: int) -> None:
+def test_an_examples_mask_is_seen(page: Page) -> None:
     """Catches a mask that is used but not drawn, or drawn in another place; one stroke keeps it, and Undo, too."""
-    picture, mask_file = find_examples()[example]
-    mask = np.asarray(Image.open(mask_file).convert("L")) > 127
     page.get_by_role("tab", name="Inpaint").click()
-    page.locator("#inpaint-examples .thumbnail-item").nth(example).click()
-    size = Image.open(picture).size
-    canvas_box(page, size)
-    seen = seen_mask(page, size)
-    assert (seen != mask).mean() < 0.01
-    press(page, "r", "ArrowDown", "Enter")
-    assert (seen_mask(page, size)[mask]).mean() > 0.98
-    press(page, "Control+z")
-    assert (seen_mask(page, size) == seen).all()
+    for number, (picture, mask_file) in enumerate(find_examples()):
+        mask = np.asarray(Image.open(mask_file).convert("L")) > 127
+        page.locator("#inpaint-examples .thumbnail-item").nth(number).click()
+        masked(page, re.compile(f"^{100 * mask.mean():.0f}% masked$"))
+        size = Image.open(picture).size
+        canvas_box(page, size)
+        seen = seen_mask(page, size)
+        assert (seen != mask).mean() < 0.01
+        press(page, "r", "ArrowDown", "Enter")
+        assert (seen_mask(page, size)[mask]).mean() > 0.98
+        press(page, "Control+z")
+        assert (seen_mask(page, size) == seen).all()
 
 
 def test_a_large_picture_is_painted_on_a_copy(page: Page, tmp_path: Path) -> None:

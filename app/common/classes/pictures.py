@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.events import Dependency
 from PIL import Image, ImageSequence
 
-from app.common.images import jpeg_uri, open_header
+from app.common.images import jpeg_uri, open_header, window
 from app.common.studio import GLUE, Studio
 from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
@@ -24,7 +24,7 @@ from mdt_core.weights.hub import expand
 
 FILE = "class_pictures.webp"
 SIDE = 128  # pixels at most
-SHOWN_SIDE = 96
+SHOWN_SIDE, COLUMNS = 96, 32  # of a picture on the page, and pictures side by side on its sheet
 
 # A click on a picture selects its class
 PICK = """element.addEventListener("click", (event) => {
@@ -53,14 +53,30 @@ def class_pictures(location: str, labels: Mapping[int, str]) -> dict[int, Image.
     return dict(zip(labels, frames, strict=True))
 
 
-def picture_buttons(pictures: Mapping[int, Image.Image], labels: Mapping[int, str]) -> str:
-    """A button for each class that has a picture, which is above its name, as HTML."""
+def picture_sheet(engine: Engine, info: ModelInfo) -> str:
+    """The pictures of all classes as one, row by row, under a name of CSS: all buttons show parts of it."""
+    pictures = [*pictures_of(engine, info).values()]
+    columns, rows = grid(len(pictures))
+    sheet = Image.new("RGB", (columns * SHOWN_SIDE, rows * SHOWN_SIDE))
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture.resize((SHOWN_SIDE, SHOWN_SIDE)), (i % columns * SHOWN_SIDE, i // columns * SHOWN_SIDE))
+    return f"<style>:root {{ --kinds: url({jpeg_uri(sheet, max(sheet.size))}) }}</style>" if pictures else ""
+
+
+def grid(count: int) -> tuple[int, int]:
+    """(columns, rows) of a sheet of so many pictures."""
+    return min(count, COLUMNS), -(-count // COLUMNS)
+
+
+def picture_buttons(labels: Mapping[int, str]) -> str:
+    """A button for each class of a model that carries their pictures: the picture above the name, as HTML."""
+    columns, rows = grid(len(labels))
     buttons = (
-        f'<button type="button" data-label="{label}"><img src="{jpeg_uri(picture, SHOWN_SIDE)}" alt="">'
-        f"<span>{html.escape(labels[label])}</span></button>"
-        for label, picture in pictures.items()
+        f'<button type="button" data-label="{label}"><i style="{window(i % columns, i // columns, columns, rows)}"></i>'
+        f"<span>{html.escape(name)}</span></button>"
+        for i, (label, name) in enumerate(labels.items())
     )
-    return f'<div class="kinds">{"".join(buttons)}</div>'
+    return f'<div class="kinds" style="--columns: {columns}; --rows: {rows}">{"".join(buttons)}</div>'
 
 
 def welcome(engine: Engine, info: ModelInfo) -> str:
@@ -69,7 +85,7 @@ def welcome(engine: Engine, info: ModelInfo) -> str:
     todo = "Click one to have another drawn" if pictures else "Pick what to draw and press Generate"
     kinds = f"{len(info.labels)} kind{'s' * (len(info.labels) != 1)}"
     text = f"{info.name} draws pictures of {kinds}, each out of nothing but noise. {todo}."
-    buttons = picture_buttons(pictures, info.labels) if pictures else ""
+    buttons = picture_buttons(info.labels) if pictures else ""
     return f'<div class="stage empty"><p>{html.escape(text)}</p>{buttons}</div>'
 
 
@@ -78,10 +94,9 @@ class ClassPictures:
 
     def __init__(self, studio: Studio, fold: gr.Accordion, tab: str):
         self.engine, self.fold = studio.engine, fold
-        pictures = pictures_of(self.engine, studio.info)
-        fold.visible = bool(pictures)
+        fold.visible = bool(pictures_of(self.engine, studio.info))
         with fold:
-            buttons = picture_buttons(pictures, studio.info.labels)
+            buttons = picture_buttons(studio.info.labels) if fold.visible else ""
             self.buttons = gr.HTML(buttons, js_on_load=PICK, elem_id=f"{tab}-pictures")
 
     def wire(self, studio: Studio, picker: gr.Dropdown) -> Dependency:
@@ -92,8 +107,8 @@ class ClassPictures:
     def show(self, model: str) -> tuple[str, dict]:
         """Another model was chosen."""
         info = self.engine.describe(model)
-        pictures = pictures_of(self.engine, info)
-        return picture_buttons(pictures, info.labels), gr.update(visible=bool(pictures))
+        there = bool(pictures_of(self.engine, info))
+        return picture_buttons(info.labels) if there else "", gr.update(visible=there)
 
 
 def picked_class(event: gr.SelectData) -> int:
