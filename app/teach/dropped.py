@@ -3,11 +3,11 @@
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from app.common.images import open_header
 from app.hosting.limits import MIB
@@ -17,6 +17,7 @@ from train.teach.plan import check_name
 MOST_CLASSES = 8  # taught at once
 MOST_PICTURES = 2000  # of all classes
 MOST_UNPACKED = 512 * MIB  # of a zip
+TOO_MANY = "holds more than {:,} pictures: drop fewer."
 ENTRY = b"PK\1\2"  # stands before each entry of a zip's directory
 
 
@@ -159,38 +160,42 @@ def unpack(file: Path, folder: Path) -> list[tuple[str, Path]]:
 
     ValueError where it cannot be read, or unpacks to too much.
     """
+    if file.read_bytes().count(ENTRY) > 2 * MOST_PICTURES:  # before a directory of millions becomes objects
+        raise ValueError(f"{file.name} {TOO_MANY.format(MOST_PICTURES)}")
     try:
-        if file.read_bytes().count(ENTRY) > 2 * MOST_PICTURES:  # before a directory of millions becomes objects
-            raise ValueError(f"{file.name} holds more than {MOST_PICTURES:,} pictures: drop fewer.")
         with ZipFile(file) as archive:
             entries = [entry for entry in archive.infolist() if is_wanted(entry)]
-            check_entries(entries, file.name)
-            return [unpack_one(archive, entry, folder / str(number)) for number, entry in enumerate(entries)]
-    except (BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError, zlib.error) as error:
-        raise ValueError(f"{file.name} is no zip that can be read: pack it again.") from error
+            if not (problem := problem_of_entries(entries)):
+                return [unpack_one(archive, entry, folder / str(number)) for number, entry in enumerate(entries)]
+    except Exception as error:  # the reader raises all kinds of exceptions on broken data
+        if isinstance(error, OSError) and error.errno == ENOSPC:
+            raise
+        problem = "is no zip that can be read: pack it again."
+    raise ValueError(f"{file.name} {problem}")
 
 
 def is_wanted(entry: ZipInfo) -> bool:
     """Whether an entry is a file, and none that an operating system adds."""
     parts = Path(entry.filename).parts
-    return not entry.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in parts)
+    return bool(parts) and not entry.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
-def check_entries(entries: Sequence[ZipInfo], name: str) -> None:
-    """ValueError where there are too many, they unpack to too much, or are packed so that this cannot be told."""
+def problem_of_entries(entries: Sequence[ZipInfo]) -> str:
+    """Why they are not unpacked: too many, too large, or packed so that this cannot be told; empty where they are."""
     if len(entries) > MOST_PICTURES:
-        raise ValueError(f"{name} holds more than {MOST_PICTURES:,} pictures: drop fewer.")
+        return TOO_MANY.format(MOST_PICTURES)
     if any(entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED) or entry.flag_bits & 1 for entry in entries):
-        raise ValueError(f"{name} is locked or packed in an unusual way: pack it again as a plain zip.")
+        return "is locked or packed in an unusual way: pack it again as a plain zip."
     if sum(entry.file_size for entry in entries) > MOST_UNPACKED:
-        raise ValueError(f"{name} unpacks to more than {MOST_UNPACKED // MIB} MB: drop fewer or smaller pictures.")
+        return f"unpacks to more than {MOST_UNPACKED // MIB} MB: drop fewer or smaller pictures."
+    return ""
 
 
 def unpack_one(archive: ZipFile, entry: ZipInfo, folder: Path) -> tuple[str, Path]:
     """Write one entry into `folder`, which is its own; no more is read than the directory said."""
     *above, name = Path(entry.filename).parts
     folder.mkdir(parents=True)
-    path = folder / (re.sub(r"[^\w.-]+", "-", name)[-80:] or "picture")
+    path = folder / (re.sub(r"[^\w.-]+", "-", name)[-60:] or "picture")  # of at most 255 bytes
     with archive.open(entry) as source, path.open("wb") as target:
         shutil.copyfileobj(source, target)
     return (above[-1] if above else ""), path

@@ -184,7 +184,7 @@ def test_a_zip_of_folders_brings_its_classes(drawings: list[str], tmp_path: Path
     """Catches what an operating system adds, taken for pictures, and names that lead out of the folder."""
     data = [Path(file).read_bytes() for file in drawings]
     names = {"set/owl/a.png": data[0], "../../../bat/../b.png": data[1], "/etc/bat/c.png": data[2]}
-    names |= {"__MACOSX/set/owl/._a.png": b"", "set/.DS_Store": b""}
+    names |= {"__MACOSX/set/owl/._a.png": b"", "set/.DS_Store": b"", ".": b""}
     file = zipped(tmp_path / "set.zip", **names)
     draft = Draft()
     draft.take([[str(file)]], 32)

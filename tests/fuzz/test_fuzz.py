@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import gradio as gr
 import numpy as np
@@ -32,6 +33,7 @@ from app.engine.runs import find_runs, look_at
 from app.hosting.guard import Refused, check_files
 from app.inpaint.masks import open_mask
 from app.inpaint.request import from_recipe, mask_from
+from app.teach.dropped import Draft
 from app.ui import build
 from mdt_core.pipeline.open import open_pipeline
 from mdt_core.pipeline.recipe import save_picture
@@ -103,6 +105,33 @@ def test_pictures_and_masks(kind: str, mode: str, changes: Edits, cut: float) ->
         assert image is None or image.mode == "RGB"
         mask = tried(lambda: open_mask(path, (24, 20)))
         assert mask is None or (mask.shape, mask.dtype) == ((20, 24), bool)
+
+
+@cache
+def zipped() -> bytes:
+    """Two folders of pictures."""
+    data = io.BytesIO()
+    with ZipFile(data, "w") as archive:
+        for number, packing in enumerate((ZIP_STORED, ZIP_DEFLATED)):
+            archive.writestr(f"{number}/a.png", encoded("PNG", "RGB"), packing)
+    return data.getvalue()
+
+
+@fuzzed
+@given(edits, st.sampled_from([1.0, 1.0, 0.999, 0.5, 0.0]))
+@example([(0.999, b"\x01")], 1.0)
+def test_zips(changes: Edits, cut: float) -> None:
+    """Catches what a damaged or made-up zip of pictures does to its reader, and a refusal without the file's name."""
+    draft = Draft()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "a.zip"
+        file.write_bytes(damaged(zipped(), changes, cut))
+        try:
+            draft.take([[str(file)]], 16)
+        except ValueError as error:
+            assert str(error).startswith("a.zip "), error
+        finally:
+            draft.close()
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
