@@ -28,6 +28,8 @@
       set(group, "aria-label", group.querySelector("[data-testid=block-info]")?.textContent ?? "");
       for (const radio of group.querySelectorAll("input[type=radio]")) set(radio, "name", group.id);
     }
+    // A list of options is no stop for Tab: when it closes under the focus, its field still counts as focused.
+    for (const list of document.querySelectorAll("ul[role=listbox]")) set(list, "tabindex", "-1");
     // A picture of a gallery is called by its caption, and only once.
     for (const button of document.querySelectorAll(".thumbnail-lg:has(.caption-label)")) {
       button.removeAttribute("aria-label");
@@ -44,11 +46,23 @@
       button.classList.toggle("chosen", Boolean(seed) && button.innerText.startsWith(`${seed} `));
   };
 
+  // Start and Stop take each other's place, and a result that of the canvas: the keyboard stays with the run.
+  let focused = null;
+  document.addEventListener("focusin", ({ target }) => {
+    focused = target;
+  });
+  const follow = () => {
+    if (!focused?.matches(".start, .stop, canvas") || focused.checkVisibility()) return;
+    if ([document.body, focused].includes(document.activeElement))
+      visible(running ? ".stop" : ".start")?.focus({ preventScroll: true });
+  };
+
   let asked = false;
   const look = () => {
     asked = false;
     mend();
     say();
+    follow();
   };
   const changes = { subtree: true, childList: true, characterData: true, attributeFilter: ["class", "alt", "aria-label"] };
   new MutationObserver(() => {
