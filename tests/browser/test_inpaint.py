@@ -159,8 +159,9 @@ def near(mask: np.ndarray, reach: int) -> np.ndarray:
     return windows.any((2, 3))
 
 
-def test_the_tab_fits_without_scrolling(page: Page) -> None:
-    """Catches an Inpaint button below the fold at 1280 x 800, and a page wider than its window."""
+def test_before_anything_is_painted(page: Page, picture: Path) -> None:
+    """Catches an Inpaint button below the fold at 1280 x 800, and a page wider than its window; RePaint with the steps
+    of MDT, and a preset that stays chosen beside it; and a picture that is pasted and goes nowhere."""
     page.get_by_role("tab", name="Inpaint").click()
     box = page.locator("#inpaint-start").bounding_box()
     assert box["y"] + box["height"] <= 800
@@ -168,15 +169,15 @@ def test_the_tab_fits_without_scrolling(page: Page) -> None:
     assert box["y"] + box["height"] <= 800
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
-
-def test_a_method_chosen_by_hand_brings_its_steps(page: Page) -> None:
-    """Catches RePaint with the steps of MDT, and a preset that stays chosen beside it."""
-    page.get_by_role("tab", name="Inpaint").click()
     page.click("#inpaint-advanced > button")
     page.click("#inpaint-method input")
     page.get_by_role("option", name="RePaint").click()
     expect(page.locator("#inpaint-steps input[type=number]")).to_have_value("50")
     expect(page.locator("#inpaint-preset input:checked")).to_have_count(0)
+
+    page.evaluate(PASTE, base64.b64encode(picture.read_bytes()).decode())
+    status(page, "Paint over")
+    masked(page, "Nothing masked yet")
 
 
 def test_paint_run_compare_and_paint_on(page: Page, picture: Path, tmp_path: Path) -> None:
@@ -427,14 +428,6 @@ def test_a_mask_from_a_file_inverted_and_a_recipe(page: Page, picture: Path, tmp
     assert (seen_mask(page) == mask).all()
     again = inpaint(page, tmp_path, "b.png")
     assert Image.open(again).convert("RGB").tobytes() == Image.open(saved).convert("RGB").tobytes()
-
-
-def test_a_picture_is_pasted(page: Page, picture: Path) -> None:
-    """Catches a paste that goes nowhere."""
-    page.get_by_role("tab", name="Inpaint").click()
-    page.evaluate(PASTE, base64.b64encode(picture.read_bytes()).decode())
-    status(page, "Paint over")
-    masked(page, "Nothing masked yet")
 
 
 def test_a_picture_is_sent_into_a_tab_that_was_never_opened(page: Page) -> None:

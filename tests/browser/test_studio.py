@@ -76,17 +76,16 @@ def files(page: Page) -> list[bytes]:
     return [page.request.get(image.get_attribute("src")).body() for image in images.all()]
 
 
-def test_the_page_fits_without_scrolling(page: Page) -> None:
-    """Catches a Generate button below the fold at 1280 x 800, and a page wider than its window."""
+def test_before_anything_is_drawn(page: Page, tmp_path: Path) -> None:
+    """Catches a Generate button below the fold at 1280 x 800, and a page wider than its window; a control without its
+    line of help, and one whose help lies over the page all the time; a plot of settings that are not the chosen ones;
+    and a page that hangs or says a bare "Error" on an empty seed or a picture from elsewhere."""
     box = page.locator("#generate-start").bounding_box()
     assert box["y"] + box["height"] <= 800
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     assert "tiny" in page.inner_text("#about")
     assert "CPU" in page.inner_text("#about")
 
-
-def test_a_settings_help_is_seen_where_the_pointer_rests(page: Page) -> None:
-    """Catches a control without its line of help, and one whose help lies over the page all the time."""
     open_advanced(page)
     for setting in SAMPLING.values():
         help_line = page.locator(f"#generate-{setting.id} .info-text")
@@ -94,6 +93,21 @@ def test_a_settings_help_is_seen_where_the_pointer_rests(page: Page) -> None:
         expect(help_line).to_have_css("opacity", "0")
         page.hover(f"#generate-{setting.id}")
         expect(help_line).to_have_css("opacity", "1")
+
+    curve = page.locator("#generate-curve svg")
+    expect(curve).to_contain_text("12 of 25 steps need no guidance")
+    put(page, "generate-power", 0.01)
+    expect(curve).not_to_contain_text("no guidance")
+    put(page, "generate-steps", 10)
+    expect(curve.locator(".guided use, .skipped use")).to_have_count(10)
+
+    page.fill("#generate-seed input", "")
+    page.click("#generate-start")
+    expect(page.locator(".toast-body").last).to_contain_text("The seed must be a whole number from 0")
+    expect(page.locator("#generate-start")).to_be_visible()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    page.set_input_files("#generate-recipe input[type=file]", tmp_path / "a.png")
+    expect(page.locator(".toast-body").last).to_contain_text("This picture carries no recipe")
 
 
 def test_a_class_by_typing_previews_and_a_picture(page: Page) -> None:
@@ -189,21 +203,6 @@ def test_ctrl_enter_and_the_same_seed_again(page: Page) -> None:
     assert value_of(page, "generate-count") == 1
 
 
-def test_settings_that_make_no_sense_are_told(page: Page) -> None:
-    """Catches a page that hangs or says a bare "Error" on an empty seed."""
-    page.fill("#generate-seed input", "")
-    page.click("#generate-start")
-    expect(page.locator(".toast-body")).to_contain_text("The seed must be a whole number from 0")
-    expect(page.locator("#generate-start")).to_be_visible()
-
-
-def test_a_file_without_recipe_is_told(page: Page, tmp_path: Path) -> None:
-    """Catches a bare "Error" on a picture from elsewhere."""
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    page.set_input_files("#generate-recipe input[type=file]", tmp_path / "a.png")
-    expect(page.locator(".toast-body")).to_contain_text("This picture carries no recipe")
-
-
 def test_two_visitors_take_turns(page: Page, another: Page) -> None:
     """Catches a visitor who sees the other's pictures, or is stopped by the other's Stop button."""
     open_advanced(page)
@@ -221,17 +220,6 @@ def test_two_visitors_take_turns(page: Page, another: Page) -> None:
     expect(page.locator("#generate-status")).to_contain_text("Stopped after step")
     expect(another.locator("#generate-gallery")).to_contain_text("seed 77")
     assert page.locator("#generate-gallery img").count() == 0
-
-
-def test_the_guidance_curve_follows_the_sliders(page: Page) -> None:
-    """Catches a plot of settings that are not the chosen ones."""
-    open_advanced(page)
-    curve = page.locator("#generate-curve svg")
-    expect(curve).to_contain_text("12 of 25 steps need no guidance")
-    put(page, "generate-power", 0.01)
-    expect(curve).not_to_contain_text("no guidance")
-    put(page, "generate-steps", 10)
-    expect(curve.locator(".guided use, .skipped use")).to_have_count(10)
 
 
 def test_another_model_can_be_chosen(page: Page) -> None:

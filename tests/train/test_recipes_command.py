@@ -22,7 +22,7 @@ from mdt_core.runs import Run, pipeline_of
 from mdt_core.training import flops
 from mdt_core.training.config import TrainingConfig
 from mdt_core.weights.hub import open_autoencoder
-from tests.helpers.forked import python
+from tests.helpers.forked import start_together
 from tests.helpers.tiny import NAMES, tiny_pipeline
 from train import avatars
 from train.__main__ import main
@@ -110,12 +110,12 @@ def test_a_run_grows_a_smaller_runs_model_and_is_stored_in_half(settings, tmp_pa
 
 @pytest.mark.forked
 def test_two_processes_on_a_cpu_share_one_run(settings, tmp_path):
-    """The README's command. Catches processes that do not find each other: each then trains the whole run."""
+    """As a launcher starts them. Catches processes that do not find each other: each then trains the whole run."""
     run = Run(tmp_path / "run")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "train"]
-    done = python(*launch, "avatars-dit", "--output-dir", run.folder, "--set", *settings, "steps=2")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("48 images, 3 classes") == 1  # told by the main process
+    command = ["avatars-dit", "--output-dir", str(run.folder), "--set", *settings, "steps=2"]
+    done = [child.wait() for child in start_together(main, command)]
+    assert [each.returncode for each in done] == [0, 0], done
+    assert sum(each.stdout.count("48 images, 3 classes") for each in done) == 1  # told by the main process
     assert [row["step"] for row in run.metrics] == [1, 2] and 2 in run.checkpoints
 
 
