@@ -46,6 +46,10 @@
       button.classList.toggle("chosen", Boolean(seed) && button.innerText.startsWith(`${seed} `));
   };
 
+  // Tab leaves a list of options: Gradio, told of the key after the focus has moved on, would open it again.
+  const leaves = (event) => event.key === "Tab" && event.target.matches("[role=combobox]");
+  document.addEventListener("keydown", (event) => leaves(event) && event.stopPropagation(), true);
+
   // Start and Stop take each other's place, and a result that of the canvas: the keyboard stays with the run.
   let focused = null;
   document.addEventListener("focusin", ({ target }) => {

@@ -322,6 +322,11 @@ def test_tools_without_a_pointer(page: Page, picture: Path) -> None:
     expect(page.locator("#inpaint-painter .keys")).to_be_hidden()
     press(page, "Tab")
     assert page.evaluate("document.activeElement.tagName") != "CANVAS", "Tab leads on"
+    page.locator("#inpaint-class input").focus()
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("option")).to_have_count(0)
+    assert not page.evaluate("document.querySelector('#inpaint-class').matches(':focus-within')"), "its list took Tab"
 
 
 def test_lasso_and_eraser(page: Page, picture: Path) -> None:

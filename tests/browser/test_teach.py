@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import visit
+from tests.browser.conftest import open_page, visit
+from tests.browser.test_every_tab import AXE, PHONE, check, open_tab
 from train.teach import process
 
 STEPS = 20_000  # more than are waited for
@@ -38,17 +39,35 @@ def teaching(runs: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> It
         time.sleep(0.5)
 
 
+@pytest.fixture
+def phone(browser: Browser, url: str) -> Iterator[Page]:
+    """Dark, until somebody turns on the light and loads the page again."""
+    page = open_page(browser, url, PHONE | {"color_scheme": "dark", "reduced_motion": "reduce"})
+    page.is_phone = True
+    yield page
+    page.context.close()
+    assert page.errors == []
+
+
+def look_at(page: Page, state: str) -> None:
+    """What can be seen and reached; see test_every_tab."""
+    page.add_script_tag(content=AXE)
+    check(page, state)
+
+
 @pytest.mark.slow
-def test_six_pictures_become_a_class(page: Page, teaching: None, tmp_path: Path) -> None:
+def test_six_pictures_become_a_class(phone: Page, teaching: None, tmp_path: Path) -> None:
     """Catches a button that starts nothing, a page that does not see the samples come, a stop that loses what was
-    learnt, a page loaded again that does not find the run, and a model that opens without its new class."""
+    learnt, a page loaded again that does not find the run, a model that opens without its new class, and on the way
+    what cannot be read or reached on a phone."""
+    page = phone
     files = []
     for i in range(6):
         files.append(tmp_path / f"{i}.png")
         Image.new("RGB", (40, 32), (40 * i, 200 - 30 * i, 90)).save(files[-1])
     broken = tmp_path / "broken.png"
     broken.write_bytes(files[0].read_bytes()[:40])
-    page.get_by_role("tab", name="Teach").click()
+    open_tab(page, "Teach")
     page.set_input_files("#teach-drop-0 input[type=file]", [*files, broken])
     expect(page.locator(".pairs figure")).to_have_count(6)
     expect(page.locator(".pairs img")).to_have_count(12)
@@ -66,12 +85,14 @@ def test_six_pictures_become_a_class(page: Page, teaching: None, tmp_path: Path)
     expect(page.locator("#teach-stop")).to_be_visible()
     expect(page.locator("#teach-stage .stage figcaption").first).to_have_text("Blots")
     expect(page.locator(".teach-way figcaption").first).to_contain_text("step ")
+    look_at(page, "while it learns, in the dark")
     page.click("#teach-stop")
     expect(page.locator("#teach-go-on")).to_be_visible()
     expect(page.locator("#teach-status")).to_contain_text("Stopped")
     stopped = step(page)
     assert 0 < stopped < STEPS
 
+    page.emulate_media(color_scheme="light")
     visit(page, page.url)  # ?tab=teach
     page.locator("#teach-run input").click()
     page.get_by_role("option", name="taught-blots").click()
@@ -82,11 +103,13 @@ def test_six_pictures_become_a_class(page: Page, teaching: None, tmp_path: Path)
         ".replace(',', '')) > before",
         arg=stopped,
     )
+    look_at(page, "while it learns, in the light")
     page.click("#teach-watch")
     expect(page.locator(".runs-view .run")).to_contain_text("taught-blots")
-    page.get_by_role("tab", name="Teach").click()
+    open_tab(page, "Teach")
     page.click("#teach-stop")
     expect(page.locator("#teach-status")).to_contain_text("Stopped")
+    look_at(page, "when it was stopped")
     page.click("#teach-generate")
     expect(page.locator("#about")).to_contain_text("taught-blots @")
     expect(page.locator("#generate-classes")).to_contain_text("Blots")
