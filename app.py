@@ -74,6 +74,8 @@ def main(arguments: list[str] | None = None, scratch: Scratch | None = None) -> 
     """
     options = parse_arguments(arguments)
     os.environ["GRADIO_SERVER_PORT"] = str(options.port)  # Gradio, when it is imported, stumbles over what is no port
+    # Threads that wait leave the cores to the browser beside them; torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported here: a wrong option, or --help, waits for no library. And in this order: on a ZeroGPU Space the package
     # `spaces` has to be there before torch is.
     import app.engine.zero_gpu  # noqa: F401 # isort: skip

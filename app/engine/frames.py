@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-PREVIEW_SECONDS = 0.12  # between two previews: what a browser shows without stutter
+PREVIEW_SECONDS = 0.2  # between two previews: each takes the browser 30 ms of a core that draws, too
 PREVIEW_SHARE = 0.2  # of a run's time at most, for previews that nobody looks through afterwards
 MAX_STORED = 50  # steps of a run that get a preview however fast they pass
 

@@ -351,6 +351,16 @@ def test_a_wrong_command_ends_with_one_line(
     assert said.startswith("app.py: ") and words in said and said.count("\n") == 1
 
 
+def test_threads_that_wait_leave_the_cores_to_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a step that takes ten times as long beside a busy browser, because its threads spin while they wait."""
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "7860")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is as before in the end
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "app.py"))["main"](["--model", "/nowhere"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 @pytest.mark.forked
 def test_a_port_in_the_environment_that_is_none_ends_with_one_line() -> None:
     """Catches a traceback of Gradio's, which reads the variable by itself when it is imported."""
