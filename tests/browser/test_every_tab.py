@@ -41,6 +41,10 @@ CONTROLS = """() => [...document.querySelectorAll(
 IN_VIEW = """() => [...document.querySelectorAll(".status")].filter((node) => node.checkVisibility())
   .map((node) => node.getBoundingClientRect()).some(({top, bottom}) => top >= 0 && bottom < innerHeight)"""
 
+# Tabs that are too narrow for their names.
+CUT = """() => [...document.querySelectorAll("[role=tab]")].filter((tab) => tab.scrollWidth > tab.clientWidth)
+  .map((tab) => tab.innerText)"""
+
 # Controls that do not show, by a ring around them or what they lie in, that the keyboard is on them.
 UNSEEN = """() => [...document.querySelectorAll("button, input, textarea, summary, canvas, a[href], [tabindex]")]
   .filter((node) => node.tabIndex >= 0 && node.checkVisibility({opacityProperty: true, visibilityProperty: true}))
@@ -101,6 +105,7 @@ def check(page: Page, state: str) -> None:
     assert nameless == [], state
     assert [c["where"] for c in controls if c["outside"]] == [], state
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, state
+    assert page.evaluate(CUT) == [], state
     if page.is_phone:
         assert [c["where"] for c in controls if c["small"]] == [], state
 
