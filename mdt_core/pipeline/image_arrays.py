@@ -10,7 +10,7 @@ from torch import Tensor
 
 Picture = Image.Image | np.ndarray
 
-STRIP = 2**22  # pixels of a picture that are converted at once
+STRIP_PIXELS = 2**22  # of a picture that are converted at once
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -78,7 +78,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """The picture in another mode, a strip at a time: what converts it may need several copies of what it is given."""
     converted = Image.new(mode, image.size)
-    rows = max(1, STRIP // max(1, image.width))
+    rows = max(1, STRIP_PIXELS // max(1, image.width))
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         converted.paste(convert(strip), (0, top))

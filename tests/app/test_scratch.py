@@ -13,8 +13,9 @@ from app.hosting.scratch import files_under, lock, make_room, sweep
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import sys, tempfile, time
+import signal, sys, tempfile, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background of a shell ignores it
 from app.hosting.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
 import os

@@ -143,6 +143,16 @@ def open_page(browser: Browser, url: str, device: dict[str, Any] = LAPTOP) -> Pa
     return page
 
 
+def put(page: Page, control: str, value: float) -> None:
+    """Type a number into a slider's or number's field. In a fold that was just opened the field stands for two frames
+    before Gradio sets it, which would undo what is typed meanwhile."""
+    field = page.locator(f"#{control} input[type=number]")
+    field.wait_for()
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    field.fill(str(value))
+    page.keyboard.press("Tab")
+
+
 @pytest.fixture(scope="session")
 def window(browser: Browser) -> Page:
     """The laptop's window that tests share: to load the page again takes a third of what it takes in a new one."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import LAPTOP, open_page
+from tests.browser.conftest import LAPTOP, open_page, put
 
 AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 EXAMPLES = sorted(Path(__file__).parents[2].glob("assets/examples/*[0-9].png"))
@@ -80,11 +80,6 @@ def view(request: pytest.FixtureRequest, browser: Browser, url: str) -> Iterator
     page.is_phone = device == "phone"
     yield page
     page.context.close()
-
-
-def put(page: Page, control: str, value: int) -> None:
-    page.fill(f"#{control} input[type=number]", str(value))
-    page.keyboard.press("Tab")
 
 
 def open_tab(page: Page, name: str) -> None:

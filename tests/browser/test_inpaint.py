@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from app.common import recipes
 from app.inpaint.page import find_examples
 from app.inpaint.request import mask_from
-from tests.browser.conftest import open_page
+from tests.browser.conftest import open_page, put
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 PASTE = """(data) => {
@@ -49,12 +49,6 @@ def status(page: Page, text: str | re.Pattern) -> None:
     expect(page.locator("#inpaint-status")).to_contain_text(text)
 
 
-def put(page: Page, control: str, value: float) -> None:
-    """Type a number into a slider's or number's field."""
-    page.fill(f"#inpaint-{control} input[type=number]", str(value))
-    page.keyboard.press("Tab")
-
-
 def open_file(page: Page, file: Path, button: str = "Open picture") -> None:
     """Through the button's file dialog."""
     page.set_input_files(f"input[data-testid='{button}-upload-button']", file)
@@ -67,9 +61,9 @@ def start_with(page: Page, picture: Path) -> None:
     status(page, "Paint over")
     page.locator("#inpaint-preset").get_by_label("Fast").click()
     page.click("#inpaint-advanced > button")
-    put(page, "steps", 4)
-    put(page, "grow", 3)
-    put(page, "feather", 2)
+    put(page, "inpaint-steps", 4)
+    put(page, "inpaint-grow", 3)
+    put(page, "inpaint-feather", 2)
 
 
 def canvas_box(page: Page, size: tuple[int, int] = (128, 96)) -> tuple[float, float, float]:
@@ -184,8 +178,8 @@ def test_paint_run_compare_and_paint_on(page: Page, picture: Path, tmp_path: Pat
     """Catches a mask that is shifted or not the one seen, pixels that change outside it, a run that starts with the
     mask before the last stroke, and a variant that cannot be painted on, or not with its mask."""
     start_with(page, picture)
-    put(page, "count", 2)
-    put(page, "seed", 0)
+    put(page, "inpaint-count", 2)
+    put(page, "inpaint-seed", 0)
     paint(page, (0.45, 0.4), (0.55, 0.5))
     page.keyboard.press("Control+Enter")  # at once: the server does not have the mask yet
     first = inpaint(page, tmp_path, "first.png", start=False)
@@ -206,7 +200,7 @@ def test_paint_run_compare_and_paint_on(page: Page, picture: Path, tmp_path: Pat
     page.click("#inpaint-use")
     status(page, "This is the picture now")
     assert (seen_mask(page) == mask).all()
-    put(page, "count", 1)
+    put(page, "inpaint-count", 1)
     paint(page, (0.4, 0.2), (0.45, 0.2))
     second = inpaint(page, tmp_path, "second.png")
     again = np.asarray(Image.open(second).convert("RGB"))
@@ -255,7 +249,7 @@ def test_what_will_be_repainted_lies_over_the_picture(page: Page, picture: Path)
     assert legend.evaluate("(node) => node.scrollWidth <= node.clientWidth || node.clientWidth === 0")
     drawing = overlay(page, "none yet")
     narrow = seen_mask(page).sum()
-    put(page, "grow", 20)
+    put(page, "inpaint-grow", 20)
     overlay(page, drawing)
     wide = seen_mask(page).sum()
     assert wide > 1.3 * narrow
@@ -280,7 +274,7 @@ def test_everything_can_be_undone(page: Page, picture: Path, tmp_path: Path) -> 
     assert (seen_mask(page) == ~stroke).all()
     press(page, "Delete")
     masked(page, "Nothing masked yet")
-    put(page, "seed", 5)
+    put(page, "inpaint-seed", 5)
     for expected in (~stroke, stroke, mask, ~mask & mask):
         press(page, "Control+z")
         assert (seen_mask(page) == expected).all()
@@ -394,16 +388,16 @@ def test_stop_and_bad_input_lose_nothing(page: Page, picture: Path, tmp_path: Pa
     paint(page, (0.1, 0.1), (0.2, 0.1))
     expect(page.get_by_test_id("toast-text").last).to_have_text("Wait a bit.")
     page.unroute("**/upload*")
-    put(page, "steps", 1000)
-    put(page, "count", 3)  # a run that is not over before the page has shown its first step
+    put(page, "inpaint-steps", 1000)
+    put(page, "inpaint-count", 3)  # a run that is not over before the page has shown its first step
     page.click("#inpaint-start")
     status(page, re.compile("Step [1-9]"))
     page.click("#inpaint-stop")
     status(page, "Stopped after step")
     expect(page.locator("#inpaint-painter canvas")).to_be_visible()
     assert seen_mask(page).any()
-    put(page, "steps", 3)
-    put(page, "count", 1)
+    put(page, "inpaint-steps", 3)
+    put(page, "inpaint-count", 1)
     mask = mask_from(recipes.read(inpaint(page, tmp_path, "a.png"), "inpaint"))
     assert 300 < mask.sum() < 5000 and mask[10, 19]
 
@@ -418,8 +412,8 @@ def test_a_mask_from_a_file_inverted_and_a_recipe(page: Page, picture: Path, tmp
     masked(page, "90% masked")
     page.get_by_role("button", name="Invert").click()
     assert (seen_mask(page) == mask).all()
-    put(page, "seed", 77)
-    put(page, "strength", 0.8)
+    put(page, "inpaint-seed", 77)
+    put(page, "inpaint-strength", 0.8)
     saved = inpaint(page, tmp_path, "a.png")
     assert (mask_from(recipes.read(saved, "inpaint")) == mask).all()
 
@@ -437,8 +431,7 @@ def test_a_mask_from_a_file_inverted_and_a_recipe(page: Page, picture: Path, tmp
 
 def test_a_picture_is_sent_into_a_tab_that_was_never_opened(page: Page) -> None:
     """Catches an empty page in its place, and a picture that cannot be painted on."""
-    page.fill("#generate-steps input[type=number]", "2")
-    page.keyboard.press("Tab")
+    put(page, "generate-steps", 2)
     page.click("#generate-start")
     expect(page.locator("#generate-gallery img").first).to_be_visible()
     expect(page.locator("#generate-again")).to_be_enabled()
@@ -452,8 +445,8 @@ def test_a_picture_is_sent_into_a_tab_that_was_never_opened(page: Page) -> None:
     page.mouse.up()
     page.locator("#inpaint-preset").get_by_label("Fast").click()
     page.click("#inpaint-advanced > button")
-    put(page, "steps", 2)
-    put(page, "grow", 1)
+    put(page, "inpaint-steps", 2)
+    put(page, "inpaint-grow", 1)
     page.click("#inpaint-start")
     status(page, re.compile(r"\d+ steps in"))
 

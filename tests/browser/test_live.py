@@ -80,7 +80,7 @@ def test_a_slider_that_moves_is_followed_and_drawn_when_let_go(
     status = page.locator("#generate-status")
     expect(status).to_contain_text("A quick look: 10 steps")
     wait_until_idle(pipe)
-    assert pipe.log.count("start") <= 15 and pipe.log.count("start") == pipe.log.count("closed")
+    assert pipe.log.count("start") < 30 and pipe.log.count("start") == pipe.log.count("closed")
     assert pipe.log[-2] == "step 9"
     expect(page.locator("#generate-gallery")).to_be_hidden()
     page.mouse.up()

@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from app.common import recipes
 from mdt_core.runs import Run
-from tests.browser.conftest import make_tiny_pipeline
+from tests.browser.conftest import make_tiny_pipeline, put
 from tests.browser.test_studio import STOP_AT
 
 CLASSES = ["cat", "dog", "owl"]
@@ -188,8 +188,7 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
     """Catches pictures of another class, seed or step than asked, a film that lacks some, and a button that hangs."""
 
     def render(steps: int) -> None:
-        page.fill("#training-steps input[type=number]", str(steps))
-        page.keyboard.press("Tab")
+        put(page, "training-steps", steps)
         page.click("#render-start")
 
     long = start_run(folder / "long", 1000)  # to draw with all its checkpoints takes a while

@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from app.common import recipes
 from app.engine.settings import SAMPLING
+from tests.browser.conftest import put
 
 WATCH = """() => {
   window.previews = new Set();
@@ -45,12 +46,6 @@ def pick(page: Page, text: str) -> None:
     page.fill("#generate-classes input", text)
     page.locator("#generate-classes").get_by_role("option").first.click()
     page.keyboard.press("Escape")
-
-
-def put(page: Page, control: str, value: float) -> None:
-    """Type a number into a slider's or number's field."""
-    page.fill(f"#{control} input[type=number]", str(value))
-    page.keyboard.press("Tab")
 
 
 def value_of(page: Page, control: str) -> float:

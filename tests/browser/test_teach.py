@@ -10,16 +10,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import open_page, visit
+from tests.browser.conftest import open_page, put, visit
 from tests.browser.test_every_tab import AXE, PHONE, check, open_tab
 from train.teach import process
 
 STEPS = 20_000  # more than are waited for
-
-
-def number(page: Page, setting: str, value: int) -> None:
-    page.fill(f"#teach-{setting} input[type=number]", str(value))
-    page.keyboard.press("Tab")
 
 
 def step(page: Page) -> int:
@@ -76,10 +71,11 @@ def test_six_pictures_become_a_class(phone: Page, teaching: None, tmp_path: Path
 
     page.click("#teach-start")
     expect(page.locator(".toast-body.error")).to_contain_text("Give the class of these pictures a name")
+    page.click(".toast-close")
     page.fill("#teach-name-0 :is(input, textarea)", "Blots")
     page.click("#teach-advanced > button")
-    number(page, "steps", STEPS)
-    number(page, "batch", 2)
+    put(page, "teach-steps", STEPS)
+    put(page, "teach-batch", 2)
     page.locator("#teach-keep input").uncheck()
     page.click("#teach-start")
     expect(page.locator("#teach-stop")).to_be_visible()
