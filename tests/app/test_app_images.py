@@ -57,7 +57,7 @@ def test_a_picture_is_converted_in_strips(monkeypatch: pytest.MonkeyPatch) -> No
     whole = [(np.asarray(to_rgb(image)), mask_array(image)) for image in pictures]
     composite, heights = Image.alpha_composite, []
     monkeypatch.setattr(Image, "alpha_composite", lambda *two: heights.append(two[0].height) or composite(*two))
-    monkeypatch.setattr(image_arrays, "STRIP", 3 * 12)
+    monkeypatch.setattr(image_arrays, "STRIP_PIXELS", 3 * 12)
     for image, (rgb, mask) in zip(pictures, whole, strict=True):
         assert (np.asarray(to_rgb(image)) == rgb).all() and (mask_array(image) == mask).all(), image.mode
     assert heights == [3, 3, 3, 1] * 2

@@ -131,9 +131,9 @@ def watch(page: Page) -> Page:
 
 
 def visit(page: Page, url: str) -> None:
-    """Come as a visitor who was never here: nothing is kept from before, and no tab is open yet."""
+    """Load the page; of a visitor who was never here nothing is kept, and no tab is open yet."""
     page.goto(url)
-    page.wait_for_selector("#generate-start")
+    page.wait_for_selector("#generate-start", state="attached")  # the address may open another tab
 
 
 def open_page(browser: Browser, url: str, device: dict[str, Any] = LAPTOP) -> Page:

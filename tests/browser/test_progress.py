@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from app.common import recipes
 from mdt_core.runs import Run
-from tests.browser.conftest import make_tiny_pipeline, put
+from tests.browser.conftest import make_tiny_pipeline, put, visit
 from tests.browser.test_studio import STOP_AT
 
 CLASSES = ["cat", "dog", "owl"]
@@ -284,8 +284,7 @@ def test_broken_runs_and_runs_that_are_gone(page: Page, folder: Path) -> None:
     shutil.rmtree(folder)
     expect(page.locator(".runs-view .problem")).to_have_count(2)
     assert page.evaluate("window.trainingProgress.next(2).slice(0, 1)") == [0]  # what the clock of Play does
-    page.reload()
-    page.wait_for_selector("#generate-start")
+    visit(page, page.url)
     page.get_by_role("tab", name="Training progress").click()
     expect(page.locator("#training-first input")).to_have_value("avatars-dit")  # the shipped ones are left
     expect(page.locator("#training-second input")).to_have_value("avatars-mdtv2")

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from app.common import recipes
 from app.engine.settings import SAMPLING
-from tests.browser.conftest import put
+from tests.browser.conftest import put, visit
 
 WATCH = """() => {
   window.previews = new Set();
@@ -171,8 +171,7 @@ def test_a_dropped_picture_sets_all_controls_and_comes_out_again(page: Page) -> 
     put(page, "generate-power", 1.25)
     generate(page)
     kept = files(page)[2]
-    page.reload()
-    page.wait_for_selector("#generate-start")
+    visit(page, page.url)
     page.evaluate(DROP, ["#generate-recipe button", base64.b64encode(kept).decode()])
     expect(page.locator("#generate-status")).to_contain_text("Recipe loaded: seed 1236")
     expect(page.locator("#generate-classes")).to_contain_text("tabby")
