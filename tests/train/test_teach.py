@@ -4,12 +4,14 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from mdt_core.pipeline.open import open_pipeline
@@ -28,9 +30,13 @@ from train.teach.timing import seconds_per_step
 
 
 @pytest.fixture(autouse=True)
-def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's lock lies where this test alone looks, and so do the processes that it starts."""
+def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine's lock lies where this test alone looks, and so do the processes that it starts; each teaching may
+    choose its precision, which accelerate keeps for a whole process."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
