@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from app.engine.engine import Engine
 from app.ui import build, launch
-from tests.browser.conftest import open_page
+from tests.browser.conftest import WAIT, open_page
 from tests.helpers.stand_in_inpaint import InpaintingStandIn
 
 STEP = 0.05  # seconds; a look is 10 of them
@@ -56,6 +56,14 @@ def wait_until_idle(pipe: InpaintingStandIn) -> None:
         time.sleep(20 * STEP)
         if len(pipe.log) == before and (not pipe.log or pipe.log[-1] == "closed"):
             return
+
+
+def wait_until_more(pipe: InpaintingStandIn, before: int) -> None:
+    """Until the log has more than so many entries: what the page shows of a quick look may pass between two glances."""
+    until = time.monotonic() + WAIT / 1000
+    while len(pipe.log) == before and time.monotonic() < until:
+        time.sleep(STEP)
+    assert len(pipe.log) > before
 
 
 def drag(page: Page, control: str, moves: int) -> None:
@@ -142,8 +150,9 @@ def test_a_stroke_is_drawn_on_the_canvas(visit: Callable[[], Page], pipe: Inpain
     page.mouse.move(box["x"] + 5, box["y"] + 5)
     looked = canvas.screenshot()
     assert looked != before
+    drawn = len(pipe.log)
     stroke(30)
-    expect(status).to_contain_text("Step 1")
+    wait_until_more(pipe, drawn)
     expect(status).to_contain_text("A quick look")
     expect(canvas).to_be_visible()
     wait_until_idle(pipe)
