@@ -123,7 +123,7 @@ def test_two_visitors_who_draw_live_take_turns(visit: Callable[[], Page], pipe: 
     for page in (one, other):
         expect(page.locator("#generate-status")).to_contain_text("A quick look")
     wait_until_idle(pipe)
-    assert pipe.log.count("start") == pipe.log.count("closed") <= 30
+    assert pipe.log.count("start") == pipe.log.count("closed") < 40
 
 
 def test_a_stroke_is_drawn_on_the_canvas(visit: Callable[[], Page], pipe: InpaintingStandIn, tmp_path: Path) -> None:
