@@ -49,6 +49,7 @@ def training_terms(
     mse = (epsilon - (noise if target is None else target)).square().mean(dim=(1, 2, 3))
     if min_snr_gamma is not None:
         mse = mse * diffusion.min_snr_weight(timesteps, min_snr_gamma)
-    mse = mse * diffusion.noise_weight(timesteps, noise_power)
+    if noise_power:
+        mse = mse * diffusion.noise_weight(timesteps, noise_power)
     vb = diffusion.variational_bound(output, x_0, x_t, timesteps)
     return {"mse": mse, "vb": vb, "loss": mse + vb}
