@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-import gradio as gr
-
 TAB = "tab"
 Settings = dict[str, Any]  # what controls hold, by the names that settings have in requests and recipes
 
@@ -66,11 +64,6 @@ def from_query(items: Iterable[tuple[str, str]]) -> tuple[str | None, Settings]:
         found.setdefault(key, []).append(from_text(text) if key != TAB else text)
     tab = found.pop(TAB, [None])[-1]
     return tab, {key: values[0] if len(values) == 1 else values for key, values in found.items()}
-
-
-def names_tab(request: gr.Request, tab: str) -> bool:
-    """Whether the address of a page that is loaded names a tab, which then opens without a click."""
-    return from_query(request.query_params.multi_items())[0] == tab
 
 
 def to_text(value: Any) -> str:

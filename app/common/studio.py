@@ -24,6 +24,7 @@ GPU = {"concurrency_limit": None}  # of every event that runs a model: they wait
 PAGE = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
 GLUE = PAGE | {"queue": False}  # of those that only move the page
 CHECK = GLUE | {"queue": True, "concurrency_limit": None}  # of those that may refuse: gr.Error needs the queue
+LOOK_SECONDS = 2.0  # between two looks at the disk
 
 
 def always_last(events: Sequence[Callable[..., Dependency]], fn: Callable, *args: Any, **options: Any) -> Dependency:
@@ -66,6 +67,33 @@ class Studio:
         merged = f"{{...kept, ...window.mdtKept, {json.dumps(name)}: {value}}}"
         js = f"(kept, ...v) => (window.mdtKept = {merged})"
         listen(None, [self.kept, *components], self.kept, js=js, **GLUE)
+
+    def watch(
+        self,
+        tab: str,
+        title: str,
+        look: Callable[..., Update],
+        inputs: Sequence[Component],
+        page: Sequence[Any],
+        events: Sequence[Callable[..., Dependency]],
+    ) -> gr.Timer:
+        """Call `look` when a tab opens, again and again while it is open, and at `events`; the clock of that.
+
+        An address that names the tab (`tab`) opens it without a click (on its `title`).
+        """
+        clock = gr.Timer(LOOK_SECONDS, active=False)
+
+        def attend(event: gr.SelectData) -> gr.Timer:
+            return gr.Timer(active=event.value == title)
+
+        def arrive(request: gr.Request, *values: Any) -> Update:
+            named, _ = from_query(request.query_params.multi_items())
+            return look(*values) | {clock: gr.Timer(active=True)} if named == tab else gr.skip()
+
+        self.tabs.select(attend, outputs=clock, **GLUE)
+        always_last([self.tabs.select, clock.tick, *events], look, inputs, page, **GLUE)
+        self.page.load(arrive, inputs, [*page, clock], **GLUE)
+        return clock
 
     def bring_page(self, kept: Any, model: str, request: gr.Request) -> Update:
         """The page was loaded: the tab and the model that its address names, else the model that the browser kept."""

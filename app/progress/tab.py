@@ -10,8 +10,7 @@ import gradio as gr
 
 from app.common.errors import plain_errors
 from app.common.images import publish, uri
-from app.common.links import names_tab
-from app.common.studio import CHECK, GLUE, Studio, Update, always_last
+from app.common.studio import CHECK, GLUE, Studio, Update
 from app.engine.models import SHIPPED_RUNS
 from app.engine.runs import RunSnapshot, find_runs, look_at
 from app.engine.sheets import SampleSheet
@@ -25,7 +24,7 @@ from app.progress.view import view
 NAME = "Training progress"
 TAB = "training"  # in an address
 NOTHING = ""  # the value of the second picker where one run is looked at
-LOOK_SECONDS, FRAME_SECONDS = 2.0, 0.7  # between two looks at the folders, and two frames when played
+FRAME_SECONDS = 0.7  # between two frames when played
 MOST_FRAMES = 60  # of an animation
 SCRIPT = Path(__file__).with_name("progress.js").read_text(encoding="utf-8")
 EMPTY = """<div class="stage empty"><div class="welcome"><h2>There is no training run to watch yet</h2>
@@ -64,7 +63,6 @@ class TrainingProgress:
         with gr.Column(visible=False, elem_id="training", elem_classes="result") as self.page:
             self._lay_out()
         self.shown = gr.State(PageState())
-        self.clock = gr.Timer(LOOK_SECONDS, active=False)  # runs while the tab is open
         self.player = gr.Timer(FRAME_SECONDS, active=False)
         self._wire(studio)
         studio.show_run, studio.run_shown = self.show_run, [studio.tabs, self.first, self.second, self.clock]
@@ -118,10 +116,7 @@ class TrainingProgress:
         runs, opening = [self.first, self.second], [self.generate, self.inpaint, self.note]
         chosen = [*runs, self.position, self.checkpoint, self.shown]
         page = [self.page, self.empty, self.view, self.play, self.row, *chosen, *opening, *self.strip.offered]
-        studio.tabs.select(self.attend, outputs=self.clock, **GLUE)
-        looks = [studio.tabs.select, self.clock.tick, self.first.input, self.second.input]
-        always_last(looks, self.look, chosen, page, **GLUE)
-        studio.page.load(self.arrive, chosen, [*page, self.clock], **GLUE)
+        self.clock = studio.watch(TAB, NAME, self.look, chosen, page, [self.first.input, self.second.input])
 
         self.position.change(None, self.position, js="(k) => { window.trainingProgress.show(k); return []; }", **GLUE)
         self.position.change(self.suggest, chosen, [self.checkpoint, *opening], trigger_mode="always_last", **GLUE)
@@ -136,20 +131,6 @@ class TrainingProgress:
         self.download.wire(self.export, runs)
         self.strip.wire(runs, self._runs, self.view, self._uri)
 
-    def arrive(
-        self,
-        first: str | None,
-        second: str | None,
-        position: int,
-        checkpoint: str | None,
-        shown: PageState,
-        request: gr.Request,
-    ) -> Update:
-        """The page was loaded: an address that names this tab opens it without a click."""
-        if not names_tab(request, TAB):
-            return gr.skip()
-        return self.look(first, second, position, checkpoint, shown) | {self.clock: gr.Timer(active=True)}
-
     def show_run(self, name: str) -> Update:
         """Another tab asks for a run."""
         choices = [(found, found) for found in find_runs(self.folders)]
@@ -161,10 +142,6 @@ class TrainingProgress:
         }
 
     # --- the runs --------------------------------------------------------------------------------------------
-
-    def attend(self, event: gr.SelectData) -> gr.Timer:
-        """A tab was opened: look at the folders while it is this one."""
-        return gr.Timer(active=event.value == NAME)
 
     def look(
         self, first: str | None, second: str | None, position: int, checkpoint: str | None, shown: PageState

@@ -16,7 +16,6 @@ from PIL import Image
 
 from app.common.controls import control, seed_picker
 from app.common.errors import plain_errors
-from app.common.links import names_tab
 from app.common.stage import duration, message, status_line
 from app.common.studio import CHECK, GLUE, Studio, Update, always_last
 from app.common.visitors import visitor
@@ -37,7 +36,6 @@ from train.teach.timing import seconds_per_step
 
 NAME, TAB = "Teach", "teach"
 NEW = ""  # in place of a run's name: the pictures in the drop zones
-LOOK_SECONDS = 2.0  # between two looks at what is being taught
 READY = status_line(0, "Name a class, drop pictures of it, and press Teach<kbd> (Ctrl + Enter)</kbd>.")
 BUSY = status_line(0, "One is taught at a time on this machine: wait for the other one, or stop it.")
 EMPTY = message(  # what thirty pictures gave in ten minutes: train/RESULTS.md
@@ -93,7 +91,6 @@ class Teach:
                 self._lay_out_result()
         self.draft = gr.State(Draft(), delete_callback=Draft.close)
         self.view = gr.State(View())
-        self.clock = gr.Timer(LOOK_SECONDS, active=False)  # runs while the tab is open
         self._wire()
 
     def _lay_out_controls(self) -> None:
@@ -134,11 +131,7 @@ class Teach:
         seen = [self.run, self.draft, self.view]
         page = [self.row, self.run, self.go_on, self.generate, self.watch, self.start, self.stop, self.view]
         page += [self.status, self.stage]
-
-        looks = [studio.tabs.select, self.clock.tick, self.run.input]
-        studio.tabs.select(self.attend, outputs=self.clock, **GLUE)
-        always_last(looks, self.look, seen, page, **GLUE)
-        studio.page.load(self.arrive, seen, [*page, self.clock], **GLUE)
+        self.clock = studio.watch(TAB, NAME, self.look, seen, page, [self.run.input])
 
         dropped = [self.draft, model, *self.zones.inputs]
         timing = [self.settings[key] for key in ("minutes", "steps", "batch_size", "keep_old")]
@@ -232,16 +225,6 @@ class Teach:
         return self.step_seconds[key]
 
     # --- what is taught --------------------------------------------------------------------------------------
-
-    def attend(self, event: gr.SelectData) -> gr.Timer:
-        """A tab was opened: look at what is taught while it is this one."""
-        return gr.Timer(active=event.value == NAME)
-
-    def arrive(self, chosen: str, draft: Draft, view: View, request: gr.Request) -> Update:
-        """The page was loaded: an address that names this tab opens it without a click."""
-        if not names_tab(request, TAB):
-            return gr.skip()
-        return self.look(chosen, draft, view) | {self.clock: gr.Timer(active=True)}
 
     def look(self, asked: str, draft: Draft, view: View) -> Update:
         """Show the chosen run by now; on a page that was just opened, the one that runs. Where nothing has changed,
