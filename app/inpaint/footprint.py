@@ -3,25 +3,11 @@
 import numpy as np
 from PIL import Image
 
-from app.inpaint.masks import reduce
-from app.inpaint.source_image import fit_within
-from mdt_core.pipeline.canvas import Canvas, fit_box, prepare
+from mdt_core.pipeline.canvas import Canvas, fit_box
 
 PAINT = (20, 184, 166)  # the page's teal
 CELLS = (245, 158, 11)  # of what is repainted besides
 LEGEND = "Teal: new, fading in at its edge · amber: drawn along, but not kept · lines: the model's own grid"
-
-
-def small_canvas(
-    image: Image.Image, mask: np.ndarray, side: int, size: int, *, area: str, grow: int, feather: int, cell: int
-) -> Canvas:
-    """The canvas of a picture scaled down to `side`, for what is only looked at. Arguments and errors: `fit_canvas`."""
-    box = fit_box(mask, size, cell=cell, area=area, grow=grow)  # what is wrong shows at the picture's own size only
-    small_size = fit_within(image.size, side)
-    scale = max(small_size) / max(image.size)
-    small = image.resize(small_size, Image.Resampling.LANCZOS, reducing_gap=2) if scale < 1 else image
-    edges = {"grow": round(grow * scale), "feather": round(feather * scale)}
-    return prepare(np.asarray(small), reduce(mask, small_size), size, box.scaled(scale), **edges)
 
 
 def gains_detail(mask: np.ndarray, picture: tuple[int, int], size: int, area: str, grow: int) -> bool:

@@ -21,11 +21,11 @@ from app.engine.frames import Frame, frames_of
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
 from app.engine.settings import SAMPLING, Choice, Number, Setting
-from app.inpaint.footprint import small_canvas
-from app.inpaint.masks import mask_png, read_mask
+from app.inpaint.masks import mask_png, read_mask, reduce
+from app.inpaint.source_image import fit_within
 from mdt_core.fingerprint import fingerprint
 from mdt_core.inpainting import DEFAULT_SCALE, METHODS, choose_content, resampling_order
-from mdt_core.pipeline.canvas import MAX_GROW, Canvas, fit_box
+from mdt_core.pipeline.canvas import MAX_GROW, Box, Canvas, fit_box, prepare
 
 METHOD, FALLBACK = "mdt", "repaint"  # the latter for a model without side-interpolator
 PRESET_SHARES = {"Fast": 0.25, "Balanced": 0.5, "Best": 1.0}  # of the method's steps
@@ -132,15 +132,18 @@ class InpaintRequest(Request):
         total = self.num_inference_steps
         return resampling_order(total - max(1, round(self.strength * total)), total, METHODS[self.method])
 
-    def check_mask(self, info: ModelInfo) -> None:
-        """ValueError where the mask does not suit the picture or the model; cheap, and done before the queue."""
-        cell = info.image_size // info.cells
-        fit_box(self.mask, info.image_size, cell=cell, area=self.area, grow=self.grow)
+    def box(self, image_size: int, cells: int) -> Box:
+        """The model's square on the picture. ValueError where the mask does not suit the picture or the model."""
+        return fit_box(self.mask, image_size, cell=image_size // cells, area=self.area, grow=self.grow)
 
     def small_canvas(self, image_size: int, cells: int, side: int) -> Canvas:
-        """The canvas scaled down to `side` pixels, to look at."""
-        edges = {"area": self.area, "grow": self.grow, "feather": self.feather}
-        return small_canvas(self.image, self.mask, side, image_size, cell=image_size // cells, **edges)
+        """The canvas of the picture scaled down to `side` pixels, to look at. ValueError as of `box`."""
+        small_size = fit_within(self.image.size, side)
+        scale = max(small_size) / max(self.image.size)
+        small = self.image.resize(small_size, Image.Resampling.LANCZOS, reducing_gap=2) if scale < 1 else self.image
+        edges = {"grow": round(self.grow * scale), "feather": round(self.feather * scale)}
+        box = self.box(image_size, cells).scaled(scale)
+        return prepare(np.asarray(small), reduce(self.mask, small_size), image_size, box, **edges)
 
     def frames(self, pipe: Any, request_index: int = 0) -> Iterator[Frame]:
         side = STAGE_SIDE // columns_for(len(self.seeds))

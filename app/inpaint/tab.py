@@ -256,7 +256,7 @@ class Inpaint(LivePainting):
         if source is None:
             raise ValueError("There is no picture yet: open or paste one, or take an example.")
         request = self._request(model, painted, source, settings)
-        request.check_mask(info)
+        request.box(info.image_size, info.cells)  # what is wrong with the mask is told before the queue
         self.engine.check_time((request,))
         return InpaintJob(request, source, painted)
 

@@ -202,14 +202,12 @@ def class_in(run: RunSnapshot, label: int | None, name: str | None) -> int | Non
     return found[0]
 
 
-def draw(
-    engine: Engine, strip: Strip, cache: PictureCache, publish: Callable[[Image.Image, str, dict], str]
-) -> Iterator[StripUpdate]:
+def draw(engine: Engine, strip: Strip, cache: PictureCache, publish: Callable[..., str]) -> Iterator[StripUpdate]:
     """Fill a strip, checkpoint after checkpoint. Closing the iterator ends it after the sampling step in hand.
 
     Args:
         engine: opens each checkpoint by its name.
-        publish: (picture, name, recipe) -> the path of a PNG file that the page can fetch.
+        publish: (picture, name, recipe=) -> the path of a PNG file that the page can fetch.
     """
     todo = sum(not cell.problem and cache.find(cell) is None for cell in strip.cells)
     tried, start = 0, perf_counter()  # checkpoints opened so far
@@ -229,7 +227,7 @@ def draw(
                         left = seconds_left(tried + (frame.index + 1) / frame.total)
                         yield StripUpdate(cell, number, frame.x_0 and frame.x_0[0], False, left)
                 name = f"{cell.run}-{cell.step}-{strip.subject}-{cell.request.seeds[0]}"
-                file = publish(frame.images[0], name, recipes.of_image(cell.request, 0, info))
+                file = publish(frame.images[0], name, recipe=recipes.of_image(cell.request, 0, info))
                 cache.keep(cell, file)
                 strip.drawn += 1
             except (ValueError, OSError, KeyError) as error:  # damaged, or deleted meanwhile

@@ -2,12 +2,12 @@
 itself drew, and a seed of one's own drawn with every checkpoint."""
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from functools import partial
 
 import gradio as gr
-from PIL import Image
 
 from app.common.classes.dropdown import ClassDropdown, class_choices
 from app.common.controls import control, seed_picker, to_request
@@ -24,7 +24,6 @@ from app.progress.strip import (
     PictureCache,
     Sample,
     Strip,
-    StripCell,
     StripUpdate,
     at_rest,
     chosen_steps,
@@ -41,6 +40,7 @@ SIDE = 160  # pixels of a preview
 MARK = "watch('value', () => window.trainingProgress.mark());"  # progress.js
 
 Runs = Callable[..., list[RunSnapshot]]  # the runs of the names that the pickers hold
+Previews = Mapping[tuple[str, int], str]  # (run, step) that is being drawn -> its picture so far, as an address
 
 
 class StripJob(Job):
@@ -92,7 +92,7 @@ class StripPanel(RunTab):
 
     def wire(self, names: Sequence[gr.components.Component], runs: Runs, view: gr.HTML, uri: Uri) -> None:
         """Connect the part with the pickers of runs, and with the view of what they hold."""
-        self.runs, self.uri = runs, uri
+        self.runs, self.show = runs, partial(show, uri_of=uri)
         self.wire_run([*names, self.label, self.seed, self.num_steps, self.scale], [self.bottom, self.stage])
         self.download.wire(self.export, [self.job])
         changes, page = [self.label.change, view.change], [self.bottom, self.stage, self.status, self.job]
@@ -151,12 +151,14 @@ class StripPanel(RunTab):
 
     def steps(self, job: StripJob) -> AbstractContextManager[Iterator[StripUpdate]]:
         """Checkpoint by checkpoint."""
-        return closing(draw(self.engine, job.strip, self.cache, self._publish))
+        publish = partial(publish_picture, component=self.stage)
+        return closing(draw(self.engine, job.strip, self.cache, publish))
 
     def preview(self, job: StripJob, step: StripUpdate) -> Update:
         """The strip so far."""
+        previews = {step.cell.key: jpeg_uri(step.preview, SIDE)} if step.preview else {}
         return {
-            self.stage: self.show(job.strip, step.cell, step.preview and jpeg_uri(step.preview, SIDE)),
+            self.stage: self.show(job.strip, previews=previews),
             self.status: status_line(job.done / job.total, describe(job.strip, step)),
         }
 
@@ -175,19 +177,12 @@ class StripPanel(RunTab):
             name = f"{'-'.join(strip.runs)}-{strip.subject}-{strip.request.seeds[0] if strip.cells else 'training'}"
             return self.download.publish(strip_timeline(strip), kind, name, recipe_of(strip, self.engine))
 
-    def show(self, strip: Strip, current: StripCell | None = None, preview: str | None = None) -> str:
-        """A strip as HTML. `preview`: of the picture that is being drawn."""
-        return show(strip, self.uri, current, preview)
 
-    def _publish(self, image: Image.Image, name: str, recipe: dict) -> str:
-        return publish_picture(image, name, self.stage, recipe)
-
-
-def show(strip: Strip, uri_of: Uri, current: StripCell | None = None, preview: str | None = None) -> str:
+def show(strip: Strip, uri_of: Uri, previews: Previews | None = None) -> str:
     """A strip as HTML: a row per run, a column per step, through which the arrow keys go (progress.js)."""
     rows = []
     for number, run in enumerate(strip.runs):
-        figures = "".join(show_cell(strip, run, step, uri_of, current, preview) for step in strip.steps)
+        figures = "".join(show_cell(strip, run, step, uri_of, previews or {}) for step in strip.steps)
         heading = f'<header><h2 class="run-{number}">{html.escape(run)}</h2></header>' if len(strip.runs) > 1 else ""
         rows.append(f'{heading}<div class="cells">{figures}</div>')
     said = f"{html.escape(strip.subject)} from step to step: the arrow keys go through them"
@@ -208,15 +203,15 @@ def explain(strip: Strip) -> str:
     return f'<p class="note">{html.escape(text)}.</p>'
 
 
-def show_cell(strip: Strip, run: str, step: int, uri_of: Uri, current: StripCell | None, preview: str | None) -> str:
+def show_cell(strip: Strip, run: str, step: int, uri_of: Uri, previews: Previews) -> str:
     """The place of a run and a step: a picture, the reason why there is none, a frame for one to come, or nothing."""
     key, said = (run, step), f"{run}, step {step:,}"
     if key in strip.pictures:
         content = image(uri(strip.pictures[key]), said)
     elif key in strip.problems:
         content = f'<p class="problem">{html.escape(strip.problems[key])}</p>'
-    elif preview and current and current.key == key:
-        content = image(preview, said)
+    elif key in previews:
+        content = image(previews[key], said)
     elif key in strip.samples:
         content = show_sample(strip.samples[key], uri_of, f"{said}, drawn during training", bool(strip.cells))
     elif any(cell.key == key for cell in strip.cells):

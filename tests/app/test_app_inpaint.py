@@ -118,24 +118,22 @@ def test_many_variants_of_a_huge_picture_are_refused() -> None:
 )
 def test_masks_that_make_no_sense_are_told_before_the_queue(mask: np.ndarray, words: str) -> None:
     """Catches a visitor who waits for his turn to hear that the mask is empty."""
-    engine, _ = make_engine()
     with pytest.raises(ValueError, match=words):
-        request_for(SETTINGS, PICTURE, mask).check_mask(engine.describe("a"))
+        request_for(SETTINGS, PICTURE, mask).box(16, 4)
 
 
 def test_a_large_picture_is_checked_at_its_own_size() -> None:
     """Catches a mask too small for the model that is told after the queue, and one that fits refused from afar."""
-    engine, _ = make_engine()
     picture = Image.new("RGB", (2000, 1000))
     small, wide = np.zeros((2, 1000, 2000), bool)
     small[500:530, 500:530] = True
     with pytest.raises(ValueError, match=r'cells, .* pixels: paint more, or choose the area "masked"'):
-        request_for(SETTINGS, picture, small).check_mask(engine.describe("a"))
+        request_for(SETTINGS, picture, small).box(16, 4)
     for left in range(1, 1000, 97):
         wide[:] = False
         wide[100:900, left : left + 1000] = True
         request = request_for(dataclasses.replace(SETTINGS, area="crop"), picture, wide)
-        request.check_mask(engine.describe("a"))
+        request.box(16, 4)
         assert request.small_canvas(16, 4, 640).painted.any()
 
 

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from app.common.images import publish_picture
-from app.inpaint.footprint import CELLS, draw_footprint, gains_detail, small_canvas
+from app.inpaint.footprint import CELLS, draw_footprint, gains_detail
 from app.inpaint.masks import enlarge, open_mask, reduce, to_image
 from app.inpaint.painter import Painted, Painter, mask_of
+from app.inpaint.request import InpaintRequest
 from app.inpaint.source_image import DISPLAY_SIDE, SourceImage, fit_within
 from app.ui import launch_options
 
@@ -177,9 +178,8 @@ def test_the_small_canvas_is_the_large_one_seen_from_afar(area: str) -> None:
     picture = Image.effect_noise((960, 640), 80).convert("RGB")
     mask = np.zeros((640, 960), bool)
     mask[200:320, 240:400] = True
-    settings = {"size": 64, "area": area, "grow": 32, "feather": 16, "cell": 8}
-    large = small_canvas(picture, mask, 960, **settings)
-    small = small_canvas(picture, mask, 240, **settings)
+    request = InpaintRequest("a", (0,), (0,), image=picture, mask=mask, area=area, grow=32, feather=16)
+    large, small = (request.small_canvas(64, 8, side) for side in (960, 240))
     assert large.picture.shape == (640, 960, 3)
     assert small.picture.shape == (160, 240, 3)
     assert abs(small.box.side * 4 - large.box.side) <= 8
@@ -207,7 +207,8 @@ def test_the_view_shows_new_pixels_and_cells_and_leaves_the_rest() -> None:
     picture = Image.new("RGB", (64, 64), (120, 120, 120))
     mask = np.zeros((64, 64), bool)
     mask[20:36, 20:36] = True
-    canvas = small_canvas(picture, mask, 640, 64, area="whole", grow=2, feather=2, cell=8)
+    request = InpaintRequest("a", (0,), (0,), image=picture, mask=mask, grow=2, feather=2)
+    canvas = request.small_canvas(64, 8, 640)
     overlay = draw_footprint(canvas, 8, 4)
     view = np.asarray(Image.alpha_composite(picture.convert("RGBA"), overlay).convert("RGB")).astype(int)
     changed = (view != 120).any(-1)

@@ -67,7 +67,7 @@ def test_a_strip_as_a_page(runs: Path) -> None:
     update = StripUpdate(first, 1, None, False, 75.0)
     assert "Checkpoint <b>1</b> of 2 · &lt;b&gt;run, step 100 · 75 s left" in describe(strip, update)
     del strip.samples["dit", 700]
-    figures = figures_of(strip, first, "data:preview")
+    figures = figures_of(strip, {first.key: "data:preview"})
     assert [i for i, figure in enumerate(figures) if "data:preview" in figure] == [6]
     assert [i for i, figure in enumerate(figures) if "<i></i>" in figure] == [3]
     assert [i for i, figure in enumerate(figures) if "sample dashed" in figure] == [1, 2, 4]
