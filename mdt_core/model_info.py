@@ -7,7 +7,6 @@ import torch
 
 from mdt_core.acceleration.machine import devices
 from mdt_core.pipeline.open import is_checkpoint, open_pipeline
-from mdt_core.pipeline.pipeline import MDTPipeline
 from mdt_core.samplers import SAMPLERS
 from mdt_core.transformer import MDTTransformer
 from mdt_core.weights.hub import resolve
@@ -32,7 +31,7 @@ def model_info(source: str | Path) -> dict[str, str]:
         "latents": f"{shape}, patch {config.patch_size}: {transformer.num_tokens} tokens",
         "images": f"{pipe.image_size} px, {type(pipe.vae).__name__}" if pipe else "no autoencoder: convert adds one",
         "classes": f"{config.num_classes}{_first_names(pipe.id2label) if pipe else ''}",
-        "sampling": _settings(pipe) if pipe else "as published",
+        "sampling": f"{pipe.sampling_defaults.in_words}, unless you choose others" if pipe else "as published",
         "samplers": ", ".join(SAMPLERS),
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}; devices {', '.join(devices())}",
     }
@@ -45,11 +44,6 @@ def class_and_size(transformer: MDTTransformer) -> str:
     total = sum(count.values())
     without = f" ({total - side_block:,} without the side block)" if side_block else ""
     return f"{type(transformer).__name__}, {total:,} parameters{without}"
-
-
-def _settings(pipe: MDTPipeline) -> str:
-    """What the model is drawn with unless a call says otherwise."""
-    return f"{pipe.sampling_defaults.in_words}, unless you choose others"
 
 
 def _first_names(id2label: dict[int, str], most: int = 16) -> str:

@@ -4,6 +4,7 @@ python -m train.export runs/avatars --vae runs/avatars-decoder --out assets/mode
 python -m train.export runs/avatars --as-run --until 3200 --weights 400 1600 3200 --out assets/progress/avatars-mdtv2
 """
 
+import argparse
 import math
 import random
 import shutil
@@ -138,22 +139,13 @@ def export_run(run: Run, out: Path, weights: Sequence[int] = (), until: int | No
     print(f"{out}: {len(small.samples)} pictures, {len(small.evaluations)} evaluations, weights of {list(weights)}")
 
 
-def write_export(
-    folder: Path,
-    out: Path,
-    vae: str | None,
-    step: int | None,
-    half: bool,
-    as_run: bool,
-    weights: list[int],
-    until: int | None,
-) -> None:
-    """What the command line asks for: with `as_run` a run to look through, else a pipeline."""
-    run = Run(folder)
-    if as_run:
-        export_run(run, out, weights, until)
+def write_export(args: argparse.Namespace) -> None:
+    """What the command line asks for: with --as-run a run to look through, else a pipeline."""
+    run = Run(args.folder)
+    if args.as_run:
+        export_run(run, args.out, args.weights, args.until)
     else:
-        export(run, vae or run.config.get("vae", ""), out, step, half)
+        export(run, args.vae or run.config.get("vae", ""), args.out, args.step, args.half)
 
 
 def main() -> None:
@@ -168,7 +160,7 @@ def main() -> None:
         "--weights", type=number(int, 0), nargs="*", default=[], help="with --as-run: steps whose weights to keep"
     )
     parser.add_argument("--until", type=number(int, 0), metavar="STEP", help="with --as-run: leave out what came later")
-    parser.call(write_export)
+    parser.run(write_export)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from PIL import Image
 
 from app.common import recipes
@@ -151,7 +150,7 @@ class InpaintRequest(Request):
 
         def draw(step: Any) -> dict[str, list[Image.Image]]:
             squares = pipe.preview_images(step.x_0)
-            return {"x_0": [Image.fromarray(canvas.paste(to_tensor(square))) for square in squares]}
+            return {"x_0": [Image.fromarray(canvas.paste(square)) for square in squares]}
 
         own = {key: getattr(self, key) for key in INPAINTING if key not in SAMPLING}
         steps = pipe.stream_inpaint(self.image, self.mask, **self.pipeline_arguments, **own)
@@ -171,11 +170,6 @@ def presets_for(info: ModelInfo) -> Presets:
         }
         for name, share in PRESET_SHARES.items()
     }
-
-
-def to_tensor(picture: Image.Image) -> torch.Tensor:
-    """A PIL picture -> (3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.asarray(picture, np.float32) / 127.5 - 1).permute(2, 0, 1)
 
 
 # --- recipes -----------------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mdt_core.pipeline.image_arrays import to_uint8
+from mdt_core.pipeline.image_arrays import to_pil
 
 AREAS = ("whole", "crop", "masked")
 MAX_GROW = 128  # picture pixels: squared distances up to it fit into 16 bits
 MIN_SIDE = 8  # of a picture, pixels
+CONTEXT = 2.0  # side of the square around a mask over that of the grown mask
 STRIP = 512  # rows that are pasted at a time
 
 
@@ -87,23 +88,24 @@ class Canvas:
         inside[self.window] = self.opacity > 0
         return inside
 
-    def paste(self, pixels: Tensor) -> np.ndarray:
-        """New pixels (3, S, S), about [-1, 1] -> the picture with them inside the grown mask, untouched outside."""
-        square, scale = Image.fromarray(to_uint8(pixels)), pixels.shape[-1] / self.box.side
+    def paste(self, new: Tensor | Image.Image) -> np.ndarray:
+        """New pixels (3, S, S), about [-1, 1], or an RGB picture -> inside the grown mask, the picture elsewhere."""
+        square = new if isinstance(new, Image.Image) else to_pil(new)
+        scale = square.width / self.box.side
         rows, columns = self.window
         result = self.picture.copy()
         for start in range(rows.start, rows.stop, STRIP):  # a large picture takes no more memory than its strips
             strip = slice(start, min(start + STRIP, rows.stop))
             edges = (columns.start - self.box.left, start - self.box.top)
             edges += (columns.stop - self.box.left, strip.stop - self.box.top)
-            new = square.resize(
+            drawn = square.resize(
                 (columns.stop - columns.start, strip.stop - start),
                 Image.Resampling.LANCZOS,
-                box=tuple(min(edge * scale, pixels.shape[-1]) for edge in edges),
+                box=tuple(min(edge * scale, square.width) for edge in edges),
             )
             old = self.picture[strip, columns].astype(np.float32)
             share = self.opacity[start - rows.start : strip.stop - rows.start, :, None]
-            result[strip, columns] = np.rint(old + share * (np.asarray(new) - old))
+            result[strip, columns] = np.rint(old + share * (np.asarray(drawn) - old))
         return result
 
     def pictures(self, pixels: Tensor) -> list[Image.Image]:
@@ -142,13 +144,12 @@ def fit_canvas(
     area: str = "whole",
     grow: int = 8,
     feather: int = 8,
-    context: float = 2.0,
 ) -> Canvas:
     """Place the model's square on a picture.
 
     Args:
         picture: (H, W, 3) uint8.
-        mask, size, cell, area, grow, context: as in `fit_box`.
+        mask, size, cell, area, grow: as in `fit_box`.
         feather: picture pixels over which the new part fades in, within the grown ring: at most `grow` of them count.
 
     Raises:
@@ -157,13 +158,11 @@ def fit_canvas(
     height, width = mask.shape
     if picture.shape != (height, width, 3):
         raise ValueError(f"the mask has {width} x {height} pixels, the picture {picture.shape[1]} x {picture.shape[0]}")
-    box = fit_box(mask, size, cell=cell, area=area, grow=grow, context=context)
+    box = fit_box(mask, size, cell=cell, area=area, grow=grow)
     return prepare(picture, mask, size, box, grow=grow, feather=feather)
 
 
-def fit_box(
-    mask: np.ndarray, size: int, *, cell: int = 8, area: str = "whole", grow: int = 8, context: float = 2.0
-) -> Box:
+def fit_box(mask: np.ndarray, size: int, *, cell: int = 8, area: str = "whole", grow: int = 8) -> Box:
     """Where the model's square lies; quick, also on large masks.
 
     Args:
@@ -171,9 +170,8 @@ def fit_box(
         size: S, the model's pixels along a side.
         cell: the model's pixels along a latent cell.
         area: "whole", the picture in a letterbox; "crop", the largest square within it, as near the mask as it goes;
-            "masked", a square around the mask.
+            "masked", a square around the mask, CONTEXT times as long; of S pixels or more, where the picture has them.
         grow: 0..128 picture pixels by which the mask is dilated.
-        context: side of the "masked" square over that of the grown mask; S pixels or more, where the picture has.
 
     Raises:
         ValueError: if the mask leaves nothing to do or nothing to go by, or does not fit into the crop, or a number is
@@ -193,7 +191,7 @@ def fit_box(
 
     extents = _extents(mask)
     longest = max(last - first for first, last in extents) + 1
-    wanted = round(context * (longest + 2 * int(grow)))
+    wanted = round(CONTEXT * (longest + 2 * int(grow)))
     side = {
         "whole": max(height, width),
         "crop": min(height, width),

@@ -42,9 +42,8 @@ class AdamW(torch.optim.AdamW):
         super().__init__(params, lr, fused=True, **settings)
         self.max_grad_norm, self.grad_norm, self.taken = max_grad_norm, None, None
 
-    def step(self, closure=None):
+    def step(self):
         """Clip and update; skip where the gradient is not finite."""
-        loss = closure() if closure is not None else None
         if self.max_grad_norm is not None:
             gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
             self.grad_norm, scale = clip_scale(gradients, self.max_grad_norm)
@@ -54,9 +53,8 @@ class AdamW(torch.optim.AdamW):
             elif self.taken:
                 torch._foreach_mul_(gradients, scale)
             else:
-                return loss
+                return
         super().step()
-        return loss
 
 
 # --- Adan ----------------------------------------------------------------------------------------------------
@@ -106,12 +104,8 @@ class Adan(adan_pytorch.Adan):
         self._bucketed, self._cohorts = [], []
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self):
         """Clip and update; skip where the gradient is not finite."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if [id(p) for p in trained] != self._bucketed:
             self._bucketed, self._cohorts = [id(p) for p in trained], self._make_cohorts()
@@ -123,7 +117,6 @@ class Adan(adan_pytorch.Adan):
             rates = adan_rates(group, steps, scale.to(steps))
             for bucket in buckets:
                 bucket.step(rates, self.compile)
-        return loss
 
     def _make_cohorts(self) -> list[tuple[dict, Tensor, list["Bucket"]]]:
         """Parameters with a gradient, by what their rates depend on: (group, step counts, buckets).
