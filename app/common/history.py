@@ -18,6 +18,12 @@ MOST = 24  # pictures
 SIDE = 124  # pixels of a small one: twice as many as it is shown with
 
 
+def picture_strip(elem_id: str, pictures: Sequence[str] | None = None, **options: Any) -> gr.Gallery:
+    """Small pictures in a row that are clicked, not looked at. `options`: as of a gallery."""
+    plain = {"rows": 1, "show_label": False, "allow_preview": False, "interactive": False, "buttons": []}
+    return gr.Gallery(pictures, elem_id=elem_id, **plain, **{"elem_classes": "strip"} | options)
+
+
 class History:
     """The strip, in a fold that is there once something was made."""
 
@@ -26,16 +32,7 @@ class History:
         self.fold = fold
         with fold:
             gr.HTML('<p class="note">Click a picture to bring back the settings that made it.</p>')
-            self.strip = gr.Gallery(
-                show_label=False,
-                columns=MOST,
-                rows=1,
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id=f"{tab}-history",
-                elem_classes="strip history",
-            )
+            self.strip = picture_strip(f"{tab}-history", columns=MOST, elem_classes="strip history")
         self.made = gr.JSON([], visible=False)  # {"file": path, "small": path}, the newest first
         self.name = f"{tab}-made"  # in the browser's memory
 

@@ -68,7 +68,7 @@ class RunTab:
         with gr.Row(equal_height=False, elem_classes="tab"):
             with gr.Column(scale=0, min_width=400, elem_classes="controls"):
                 self.lay_out_controls()
-            with gr.Column(min_width=500, elem_classes="result", elem_id=f"{self.verb.lower()}-result"):
+            with gr.Column(min_width=500, elem_classes="result", elem_id=f"{self.tab}-result"):
                 self.lay_out_result()
 
     def lay_out_controls(self) -> None:
@@ -81,9 +81,8 @@ class RunTab:
 
     def lay_out_run(self) -> None:
         """The button that starts a run, and the one that takes its place to stop it."""
-        prefix = self.verb.lower()
-        self.start = gr.Button(self.verb, variant="primary", elem_id=f"{prefix}-start", elem_classes="start")
-        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{prefix}-stop", elem_classes="stop")
+        self.start = gr.Button(self.verb, variant="primary", elem_id=f"{self.tab}-start", elem_classes="start")
+        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{self.tab}-stop", elem_classes="stop")
 
     def lay_out_recipe(self) -> None:
         """Where a recipe is dropped."""
@@ -91,13 +90,13 @@ class RunTab:
             label=f"Load the settings of a saved {self.makes}: drop it, or click",
             file_types=[".png", ".jpg", ".jpeg", ".webp"],
             height=38,
-            elem_id=f"{self.verb.lower()}-recipe",
+            elem_id=f"{self.tab}-recipe",
             elem_classes="drop",
         )
 
     def lay_out_status(self) -> None:
         """The status line."""
-        self.status = gr.HTML(self.ready, elem_id=f"{self.verb.lower()}-status")
+        self.status = gr.HTML(self.ready, elem_id=f"{self.tab}-status")
 
     def wire_run(
         self, asked: Sequence[Component], page: Sequence[Component], check_first: bool = True, js: str | None = None

@@ -20,16 +20,12 @@ REMEMBERED = 64  # bytes before the place reached that tell whether the file is 
 Column = Callable[[Mapping[str, Any]], str | None]  # a row -> the key of the number that is wanted
 
 
-def none() -> np.ndarray:
-    return np.zeros(0)
-
-
 @dataclass(frozen=True, eq=False)
 class Curve:
     """A number over the steps of training, float64 both; steps ascend and differ."""
 
-    steps: np.ndarray = field(default_factory=none)
-    values: np.ndarray = field(default_factory=none)
+    steps: np.ndarray = field(default_factory=partial(np.zeros, 0))
+    values: np.ndarray = field(default_factory=partial(np.zeros, 0))
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -9,7 +9,7 @@ from app.common.classes.dropdown import ClassDropdown, class_choices
 from app.common.classes.mixing import mix_controls
 from app.common.classes.pictures import ClassPictures
 from app.common.controls import RequestControls, control, keep_seed_switch, seed_picker, setting_controls
-from app.common.history import History
+from app.common.history import History, picture_strip
 from app.common.live import LiveTab
 from app.common.presets import TimedPresets
 from app.common.stage import status_line
@@ -47,19 +47,8 @@ class Page(LiveTab):
             kinds = {"file_types": ["image"], "size": "sm", "min_width": 120}
             self.open_button = gr.UploadButton("Open picture", elem_id="inpaint-open", **kinds)
             self.open_mask_button = gr.UploadButton("Load mask", elem_id="inpaint-mask", **kinds)
-        self.example = gr.Gallery(
-            [str(picture) for picture, _ in self.examples],
-            label="Examples",
-            show_label=False,
-            visible=bool(self.examples),
-            columns=4,
-            rows=1,
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="inpaint-examples",
-            elem_classes="strip",
-        )
+        pictures = [str(picture) for picture, _ in self.examples]
+        self.example = picture_strip("inpaint-examples", pictures, label="Examples", visible=bool(pictures), columns=4)
         classes = ClassDropdown(
             class_choices(info.labels),
             value=next(iter(info.labels)),
@@ -96,18 +85,8 @@ class Page(LiveTab):
         self.painter = Painter(elem_id="inpaint-painter")
         self.stage = gr.HTML(visible=False, elem_id="inpaint-stage")
         self.comparison = BeforeAfter(visible="hidden", elem_id="inpaint-comparison")
-        self.variants = gr.Gallery(
-            format="png",
-            label="Variants",
-            show_label=False,
-            visible=False,
-            interactive=False,
-            allow_preview=False,
-            columns=NUM_VARIANTS.high,
-            rows=1,
-            buttons=[],
-            elem_id="inpaint-variants",
-            elem_classes="strip",
+        self.variants = picture_strip(
+            "inpaint-variants", format="png", label="Variants", visible=False, columns=NUM_VARIANTS.high
         )
         self.closer = gr.Button(
             "A small part of a large picture: repaint around the mask only",
@@ -141,10 +120,7 @@ class Page(LiveTab):
     @property
     def switched(self) -> list[Component]:
         """What `switch_to` changes."""
-        return [
-            *(self.view, self.painter, self.stage, self.comparison, self.variants),
-            *(self.use, self.keep, self.save),
-        ]
+        return [*self.switch_to(PAINTING)]
 
     def switch_to(self, view: str, job: InpaintJob | None = None, results: Results | None = None) -> Update:
         """Show the component of a view in the place that they share, and the buttons that belong to it."""

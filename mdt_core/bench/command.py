@@ -38,11 +38,10 @@ def main(
     parser = Parser(prog=program, description=description)
     parser.add_argument("--rows", nargs="+", choices=table, default=list(table), metavar="ROW", help=", ".join(table))
     parser.add_argument("--repeats", type=number(int, 1), default=3, help="rounds of every row (default 3)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    devices = ["cuda"] * torch.cuda.is_available() + ["cpu"]
+    parser.add_argument("--device", choices=devices, default=devices[0], help="cpu or cuda")
     parser.add_argument("--threads", type=number(int, 1), help="CPU threads (default: as torch sets them)")
     options = parser.parse_args(arguments)
-    if options.device not in ("cpu", "cuda") or (options.device == "cuda" and not torch.cuda.is_available()):
-        parser.error(f"--device {options.device} is not here: choose cpu{' or cuda' * torch.cuda.is_available()}")
     if options.threads:
         torch.set_num_threads(options.threads)
     machine = describe(options.device)

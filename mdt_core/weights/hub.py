@@ -55,7 +55,12 @@ def resolve(model: str | Path, **hub) -> Path:
     repository, file = hub_id.groups()
     if file and Path(repository).is_dir():
         raise ValueError(f"{model}: no such file or folder")
-    return _fetch(repository, file, hub)
+    folder = download(repository, [file] if file else PATTERNS_OF.get(repository, PATTERNS), **hub)
+    if file is None:
+        return _model_in(folder)
+    if not (folder / file).is_file():
+        raise ValueError(f"{repository}: holds no file {file} on the hub")
+    return folder / file
 
 
 def _model_in(folder: Path) -> Path:
@@ -97,16 +102,6 @@ def our_classes(config: dict) -> dict:
     if isinstance(transformer := config.get("transformer"), list):
         config["transformer"] = ["mdt_core", transformer[1]]
     return config
-
-
-def _fetch(repository: str, file: str | None, hub: dict) -> Path:
-    """The pipeline folder or checkpoint file of a hub repository."""
-    folder = download(repository, [file] if file else PATTERNS_OF.get(repository, PATTERNS), **hub)
-    if file is None:
-        return _model_in(folder)
-    if not (folder / file).is_file():
-        raise ValueError(f"{repository}: holds no file {file} on the hub")
-    return folder / file
 
 
 def open_autoencoder(source: str | Path, **hub) -> AutoencoderKL | AutoencoderTiny:

@@ -15,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
+from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -143,18 +144,9 @@ class Standalone:
     @cached_property
     def modules(self) -> list[str]:
         """Those that lend a definition, each after those that it uses."""
-        order: dict[str, None] = {}
-
-        def add(module: str) -> None:
-            for other, _ in self.sources[module].imports.values():
-                if other in self.chosen and other not in order:
-                    add(other)
-            order[module] = None
-
-        for module in list(self.chosen):
-            if module not in order:
-                add(module)
-        return list(order)
+        imports = {module: [other for other, _ in self.sources[module].imports.values()] for module in self.chosen}
+        used = {module: [other for other in others if other in imports] for module, others in imports.items()}
+        return list(TopologicalSorter(used).static_order())
 
     def code(self, header: str) -> str:
         """The file: `header`, the imports, then a section for each module."""
