@@ -32,7 +32,8 @@ SHIPPED = Path(__file__).parents[1] / "assets" / "models" / "avatars"  # in a cl
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands; each sets `run`, the function that does its work."""
-    parser = Parser(prog=_program(), description="Images from masked diffusion transformers.")
+    program = "mdt" if Path(sys.argv[0]).stem == "mdt" else "python -m mdt_core"
+    parser = Parser(prog=program, description="Images from masked diffusion transformers.")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="generate | inpaint | convert | export | info"
     )
@@ -40,12 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_inpaint(commands.add_parser("inpaint", help="repaint a part of a picture of any size"))
     add_convert(commands.add_parser("convert", help="published weights -> a diffusers pipeline folder"))
     add_export(commands.add_parser("export", help="a folder that diffusers opens without this package; to the hub"))
-    add_info(commands.add_parser("info", help="what a model is"))
+    info = commands.add_parser("info", help="what a model is")
+    _add_model(info)
+    info.set_defaults(run=run_info)
     return parser
-
-
-def _program() -> str:
-    return "mdt" if Path(sys.argv[0]).stem == "mdt" else "python -m mdt_core"
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
@@ -94,12 +93,6 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--push", metavar="REPO_ID", help="also upload it to this repository of the hub, such as me/cats"
     )
     parser.set_defaults(run=run_export)
-
-
-def add_info(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `info`."""
-    _add_model(parser)
-    parser.set_defaults(run=run_info)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -91,7 +91,7 @@ def train_by_recipe(
     parser.call(command, arguments)
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines whose columns begin below each other."""
+def aligned(rows: list[list[str]], justify: Callable[[str, int], str] = str.ljust) -> list[str]:
+    """Rows of cells as lines whose columns begin below each other, or by `str.rjust` end so."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
+    return ["  ".join(map(justify, cells, widths)).rstrip() for cells in rows]

@@ -52,6 +52,7 @@ class RunTab:
     kind: str  # of its recipes
     ready: str  # the status line before a run
     controls: RequestControls | None = None
+    save: gr.DownloadButton | None = None  # of a tab that makes one file
     seed_at: int | None = None  # where the seed stands among what `make_job` takes, if a run may draw a new one
 
     def __init__(self, studio: Studio):
@@ -208,8 +209,8 @@ class RunTab:
         raise NotImplementedError
 
     def queued(self, job: Job) -> Update:
-        """What else changes when a run has joined the queue ..."""
-        return {}
+        """What else changes when a run has joined the queue: what was made before can no more be saved ..."""
+        return {} if self.save is None else {self.save: gr.update(visible=False)}
 
     def started(self, job: Job) -> Update:
         """What changes when a run's turn has come. ValueError where it cannot be any more ..."""

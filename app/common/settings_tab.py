@@ -10,6 +10,7 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from app.common import recipes
+from app.common.controls import bring_steps, setting_controls
 from app.common.errors import plain_errors, warn
 from app.common.history import History
 from app.common.links import COPIED, COPY, from_query, to_query
@@ -32,6 +33,18 @@ class SettingsTab(RunTab):
         fold = gr.Accordion(label, open=False, elem_id=f"{self.tab}-{name}", elem_classes="fold")
         self.folds = [*self.folds, fold]
         return fold
+
+    def lay_out_sampling(self, first: Request, *more: str) -> dict[str, Component]:
+        """Controls of sampler, steps and guidance, those that are seldom used and `more` folded away."""
+        settings = setting_controls(first, self.tab, "num_inference_steps", "guidance_scale")
+        with self.fold("Advanced", "advanced"):
+            settings |= setting_controls(first, self.tab, "sampler", "first_timestep")
+            settings |= setting_controls(first, self.tab, "guidance_power", "guidance_kind")
+            settings |= setting_controls(first, self.tab, "guidance_high", "guidance_low")
+            for key in more:
+                settings |= setting_controls(first, self.tab, key)
+        bring_steps(settings)
+        return {key: settings[key] for key in first.settings if key in settings}  # the sampler before the steps
 
     def lay_out_settings(self) -> None:
         """What is done with all settings at once."""

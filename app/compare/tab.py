@@ -12,7 +12,7 @@ from gradio.components import Component
 from app.common.classes.dropdown import ClassDropdown, class_choices
 from app.common.classes.picker import bind_to_model, check_classes
 from app.common.comparison import Comparison, Side, from_recipe, names_of, to_recipe
-from app.common.controls import RequestControls, bring_steps, seed_picker, setting_controls
+from app.common.controls import RequestControls, seed_picker
 from app.common.errors import plain_errors
 from app.common.images import jpeg_uri, publish_picture
 from app.common.run_tab import Job
@@ -24,7 +24,6 @@ from app.compare.sides import SideControls, default_values, read_side, side_cont
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Request
-from app.engine.settings import SAMPLING
 
 FEW_STEPS = 10  # to begin with: enough to see a difference, and drawn in seconds
 SIDE = 256  # pixels of a cell on the page
@@ -106,16 +105,9 @@ class Compare(SettingsTab):
             elem_id="compare-class",
         )
         seed, _ = seed_picker("compare")
-        settings = setting_controls(first, "compare", "num_inference_steps", "guidance_scale")
+        settings = self.lay_out_sampling(first, "skip_unconditional")
         settings["guidance_scale"].interactive = False
-        with self.fold("Advanced", "advanced"):
-            settings |= setting_controls(first, "compare", "sampler", "first_timestep")
-            settings |= setting_controls(first, "compare", "guidance_power", "guidance_kind")
-            settings |= setting_controls(first, "compare", "guidance_high", "guidance_low")
-            settings |= setting_controls(first, "compare", "skip_unconditional")
-        settings = {key: settings[key] for key in SAMPLING if key in settings}  # the sampler before the steps
         self.controls = RequestControls(Request, classes, None, seed, settings)
-        bring_steps(settings)
         self.lay_out_run()
         self.lay_out_recipe()
         self.lay_out_settings()
@@ -157,10 +149,6 @@ class Compare(SettingsTab):
             self.engine.locate(name)  # looks through the runs: once per model, not per cell
         self.engine.check_time(job.requests)
         return job
-
-    def queued(self, job: GridJob) -> Update:
-        """The grid of before can no more be saved."""
-        return {self.save: gr.update(visible=False)}
 
     def started(self, job: GridJob) -> Update:
         """The grid without its pictures."""

@@ -52,7 +52,10 @@ class Canvas(gr.HTML):
         """Paths -> files that the browser can fetch."""
         if not value:
             return None
-        return {**value, **{key: to_file(value[key]) for key in self.files if value.get(key)}}
+        paths = {key: value[key] for key in self.files if value.get(key)}
+        meta = {"_type": "gradio.FileData"}
+        files = {key: {"path": path, "orig_name": Path(path).name, "meta": meta} for key, path in paths.items()}
+        return {**value, **files}
 
 
 class Painter(Canvas):
@@ -95,8 +98,3 @@ def mask_of(painted: Painted, source: SourceImage) -> np.ndarray:
     if painted and painted["mask"]:
         seen = open_mask(painted["mask"], source.display_size)
     return source.mask(seen)
-
-
-def to_file(path: str) -> dict[str, Any]:
-    """A file that Gradio serves."""
-    return {"path": path, "orig_name": Path(path).name, "meta": {"_type": "gradio.FileData"}}

@@ -8,6 +8,7 @@ at the upper edge, where a triangle says how high it goes.
 import html
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import EngFormatter, Locator, LogLocator, MaxNLocator, NullLocator
@@ -39,13 +40,8 @@ def scale_of(limits: Limits) -> str:
     return "log" if low > 0 and high / low >= LOGARITHMIC else "linear"
 
 
-def share(value: float, limits: Limits) -> float:
-    """Where a value stands along an axis: 0 at the beginning or before, 1 at the end or beyond."""
-    return float(shares(np.array(value, float), limits))
-
-
-def shares(values: np.ndarray, limits: Limits) -> np.ndarray:
-    """The same of many values."""
+def share(values: Any, limits: Limits) -> Any:
+    """Where a value, or each of many, stands along an axis: 0 at the beginning or before, 1 at the end or beyond."""
     scale = np.log if scale_of(limits) == "log" else np.asarray
     low, high = limits
     return (scale(np.clip(values, low, high)) - scale(low)) / (scale(high) - scale(low))
@@ -158,5 +154,5 @@ def peaks(curve: Curve, steps: Limits, top: float) -> Line:
 
 def beginnings(places: np.ndarray, steps: Limits) -> np.ndarray:
     """The index of the first of some ascending steps in each of BINS equal widths of the axis, where there is one."""
-    bins = np.minimum((shares(places, steps) * BINS).astype(int), BINS - 1)
+    bins = np.minimum((share(places, steps) * BINS).astype(int), BINS - 1)
     return np.flatnonzero(np.append(True, np.diff(bins) > 0))

@@ -16,7 +16,7 @@ from app.engine.sheets import SampleSheet
 from app.progress.steps import all_steps, at_or_below
 from app.progress.strip import Sample, Strip
 from app.progress.view import classes_of, columns_for
-from mdt_core.pipeline.labelled_grid import FAINT, NOTE, PAPER, Cell, LabelledGrid
+from mdt_core.pipeline.labelled_grid import FAINT, NOTE, PAPER, Cell, LabelledGrid, largest
 
 SAMPLE = (64, 128)  # pixels that a sample has, at least and at most
 PICTURE = (256, 512)  # the same of a strip's picture
@@ -36,8 +36,7 @@ class Timeline:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height that hold any of the pictures."""
-        sizes = [cell.size for cells in self.cells for cell in cells.values() if isinstance(cell, Image.Image)]
-        return max(width for width, _ in sizes), max(height for _, height in sizes)
+        return largest([list(cells.values()) for cells in self.cells])
 
     @property
     def steps(self) -> list[int]:

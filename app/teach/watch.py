@@ -49,11 +49,6 @@ class Teaching:
         return hash((self.run.name, self.run.version, self.status.phase, self.status.running))
 
     @property
-    def classes(self) -> list[str]:
-        """The classes that are taught."""
-        return list(self.plan.pictures)
-
-    @property
     def newest_checkpoint(self) -> int | None:
         """The step of the last one that can be opened."""
         return max((step for step, problem in self.run.checkpoints.items() if not problem), default=None)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.common.classes.dropdown import ClassDropdown, class_choices
 from app.common.classes.picker import bind_to_model, check_classes, find_labels
-from app.common.controls import bring_steps, seed_picker, setting_controls, setting_update
+from app.common.controls import seed_picker, setting_controls, setting_update
 from app.common.images import publish, uri
 from app.common.recipes import with_settings
 from app.common.run_tab import Job
@@ -79,15 +79,8 @@ class Walk(SettingsTab):
                 )
                 self.classes.append(picker)
                 self.seeds.append(seed_picker(f"walk-{end}")[0])
-        settings = setting_controls(first, "walk", "num_frames", "seconds")
-        settings |= setting_controls(first, "walk", "num_inference_steps", "guidance_scale")
-        with self.fold("Advanced", "advanced"):
-            settings |= setting_controls(first, "walk", "sampler", "first_timestep")
-            settings |= setting_controls(first, "walk", "guidance_power", "guidance_kind")
-            settings |= setting_controls(first, "walk", "guidance_high", "guidance_low")
-        # the sampler before the steps, which it bounds
-        self.settings = {key: settings[key] for key in first.settings if key in settings}
-        bring_steps(self.settings)
+        length = setting_controls(first, "walk", "num_frames", "seconds")
+        self.settings = self.lay_out_sampling(first) | length
         self.lay_out_run()
         self.lay_out_recipe()
         self.lay_out_settings()
@@ -109,10 +102,6 @@ class Walk(SettingsTab):
         job = WalkJob(WalkRequest(model, tuple(labels), tuple(seeds), **chosen))
         self.engine.check_time(job.requests)
         return job
-
-    def queued(self, job: WalkJob) -> Update:
-        """The film of before can no more be saved."""
-        return {self.save: gr.update(visible=False)}
 
     def started(self, job: WalkJob) -> Update:
         """Nothing is to be seen of it."""

@@ -199,8 +199,8 @@ def test_steps_to_reach(values, target, expected):
 
 def test_the_claim(tmp_path):
     """MDTv2 falls twice as fast and takes 1.5 times as long for a step: DiT's last figure, 1.7, is reached after
-    100 * 2^1.5 = 283 of 800 steps, in 0.53 of the time. Would catch shares turned over, seconds of a mean that one busy
-    minute moves, and a bar called met that is not."""
+    100 * 2^1.5 = 283 of 800 steps, in 0.53 of the time. Would catch shares turned over, and seconds of a mean that one
+    busy minute moves."""
     dit = log_run(tmp_path / "dit", "DiT-XS/4", falling(2, 0.1), falling(0.5, 0.1), 60)
     mdt = log_run(tmp_path / "mdt", "MDTv2-XS/4", falling(2, 0.2), falling(0.5, 0.05), 40)
     found = contenders.contenders_of([mdt, dit])
@@ -212,10 +212,7 @@ def test_the_claim(tmp_path):
     assert got.earliest == pytest.approx(100 * 2**1.45) and got.latest == pytest.approx(100 * 2**1.55)
     text = report(found, "dit")
     assert "| mdt, MDTv2-XS/4 | 1 | 283 (273 to 293) | 0.35 | 0.8 | 226 | 0.53 |" in text
-    assert "is not met" in text
     assert "not within 800" in text  # the validation loss, which falls more slowly
-    fast = log_run(tmp_path / "fast", "MDTv2-XS/4", falling(2, 0.3), falling(0.5, 0.2), 40, mask_ratio=0.4)
-    assert "is met" in report(contenders.contenders_of([fast, dit]), "dit")
 
 
 def test_seeds_are_averaged(tmp_path):

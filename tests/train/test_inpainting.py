@@ -213,7 +213,6 @@ def test_the_command_reports(here, capsys):
         rows["blend, box"]["KID-EffLite0"] - rows["real"]["KID-EffLite0"]
     )
     assert max(report["calls"].values()) <= 4 and report["calls"]["autoencoder"] == 0
-    assert report["bar"]["seam"] == rows["mdt, mean"]["seam"]
     assert json.loads(Path("out/report.json").read_text()) == report
     width, height = (n * 128 + (n - 1) * LEAST_GAP + 2 * MARGIN for n in (5, 4))  # columns and rows of the grid
     assert Image.open("out/grid.png").size == (width, height + LABEL_LINE)
@@ -239,19 +238,6 @@ def test_wrong_calls_end_with_one_line(here, capsys, change):
         call(capsys, f"{COMMAND} {change}")
     assert error.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("seam", "excess", "outside", "met"),
-    [(1.0, 0.1, 0, True), (1.2, 0.1, 0, False), (0.8, 0.1, 0, False), (1.0, 0.11, 0, False), (1.0, 0.1, 1, False)],
-)
-def test_the_bar(seam, excess, outside, met):
-    rows = [
-        {"images": "mdt, mean", "seam": seam, "excess": excess, "outside": outside},
-        {"images": "blend, mean", "seam": 3.0, "excess": 0.2, "outside": 0},
-    ]
-    assert measure.hold_to_bar(rows)["met"] == met
-    assert measure.hold_to_bar(rows[:1]) == {}
 
 
 # ---- the examples that come along

@@ -1,4 +1,4 @@
-"""What was measured of several contenders -> a claim in words, tables in Markdown, and a chart."""
+"""What was measured of several contenders -> tables in Markdown, and a chart."""
 
 import math
 from pathlib import Path
@@ -7,8 +7,6 @@ import numpy as np
 
 from train.convergence.contenders import FIGURES, Contender, find_contender, reach
 from train.evaluate.charts import Line, Panel, save_chart
-
-BAR_STEPS, BAR_SECONDS = 1 / 3, 1 / 2  # share of the baseline's that MDTv2 may need
 
 
 def write_report(contenders: list[Contender], baseline: str, out: Path) -> str:
@@ -24,10 +22,9 @@ def report(contenders: list[Contender], baseline: str) -> str:
     """Markdown: what each needs to reach the baseline's last figures, then the figures at each milestone."""
     base = find_contender(contenders, baseline)
     figures = [figure for figure in FIGURES if all(np.isfinite(c.figures[figure]).all() for c in contenders)]
-    parts = [_reach_table(contenders, base, figures[0]), _verdict(contenders, base)]
-    parts += [_reach_table(contenders, base, figure) for figure in figures[1:]]
-    parts += [_milestone_table(contenders, figure) for figure in figures]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    tables = [_reach_table(contenders, base, figure) for figure in figures]
+    tables += [_milestone_table(contenders, figure) for figure in figures]
+    return "\n\n".join(tables) + "\n"
 
 
 def _reach_table(contenders: list[Contender], base: Contender, figure: str) -> str:
@@ -42,18 +39,6 @@ def _reach_table(contenders: list[Contender], base: Contender, figure: str) -> s
         steps = [f"{needed.steps:,.0f}{between}", f"{needed.share_of_steps:.2f}"]
         rows.append([name, c.seeds, *steps, second, f"{needed.seconds:,.0f}", f"{needed.share_of_time:.2f}"])
     return _markdown([*head, "seconds a step", "seconds", "of the baseline's"], rows)
-
-
-def _verdict(contenders: list[Contender], base: Contender) -> str:
-    """Whether each MDTv2 meets the bar, in words."""
-    lines = []
-    for contender in contenders:
-        if contender.model.startswith("MDTv2") and contender is not base:
-            needed = reach(contender, base, "kid_efflite0")
-            met = needed.share_of_steps <= BAR_STEPS and needed.share_of_time <= BAR_SECONDS
-            bar = f"a third of the steps and half of the time of {base.name}"
-            lines.append(f"The bar for {contender.name}, {bar}, is {'met' if met else 'not met'}.")
-    return "\n".join(lines)
 
 
 def _milestone_table(contenders: list[Contender], figure: str) -> str:

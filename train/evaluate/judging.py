@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from train.command import aligned
 from train.evaluate import features, inception, metrics, sources
 from train.evaluate.features import Features, Judge, cached
 
@@ -119,5 +120,4 @@ def table(reports: list[dict]) -> str:
     """One row per set of images, one column per figure."""
     words = [word for word, value in reports[0].items() if isinstance(value, float)]
     rows = [["", *words]] + [[report["images"], *(f"{report[word]:.4f}" for word in words)] for report in reports]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(aligned(rows, str.rjust))

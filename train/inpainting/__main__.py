@@ -29,7 +29,7 @@ from train.evaluate import samples, sources
 from train.evaluate.features import cached, images_fingerprint
 from train.evaluate.judging import open_judge, table
 from train.inpainting.masks import MASKS, STROKE_MASKS, draw_masks
-from train.inpainting.measure import Measure, draw_grid, hold_to_bar
+from train.inpainting.measure import Measure, draw_grid
 from train.inpainting.painters import WITHOUT_MODEL, Painting, paint, parse_method, steps_within
 
 
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     print(args.out / "grid.png")
     words = ("num_images", "scale", "power", "grow", "feather")
     settings = {"weights": weights} | {word: getattr(args, word) for word in words}
-    report = json.dumps(settings | {"calls": calls, "bar": hold_to_bar(rows), "figures": rows})
+    report = json.dumps(settings | {"calls": calls, "figures": rows})
     (args.out / "report.json").write_text(report + "\n")
     print(report)
 

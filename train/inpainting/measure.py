@@ -1,4 +1,4 @@
-"""Results of inpainting methods -> figures, held to the bar, and a grid to look at.
+"""Results of inpainting methods -> figures, and a grid to look at.
 
 Letters: N pictures, S their side in pixels. Figures of each method on each kind of mask:
 
@@ -22,8 +22,6 @@ from train.evaluate.features import Features, Judge, cached
 from train.evaluate.metrics import Estimate, kernel_distance
 from train.inpainting.masks import grown
 
-DEFAULT = "mdt"  # the method that is held to the bar:
-BAR_SEAM, BAR_EXCESS = (0.85, 1.15), 0.5  # its seam, and its excess over that of "blend"
 SIDE = 128  # px of a picture in the grid; a smaller one is enlarged by a whole factor
 
 Masks = dict[str, np.ndarray]  # kind of mask -> (N, S, S) bool
@@ -109,16 +107,6 @@ class Measure:
             mean = {word: float(np.mean([row[word] for row in of_kinds])) for word in of_kinds[0]}
             rows.append({"images": f"{method}, mean"} | mean | {"outside": max(row["outside"] for row in of_kinds)})
         return rows
-
-
-def hold_to_bar(rows: list[dict]) -> dict[str, str | float | bool]:
-    """Whether the default method's mean seam and excess meet the bar; empty without it and "blend"."""
-    mean = {row["images"].removesuffix(", mean"): row for row in rows if row["images"].endswith(", mean")}
-    if not {DEFAULT, "blend"} <= mean.keys():
-        return {}
-    seam, share = mean[DEFAULT]["seam"], mean[DEFAULT]["excess"] / mean["blend"]["excess"]
-    met = BAR_SEAM[0] <= seam <= BAR_SEAM[1] and share <= BAR_EXCESS and mean[DEFAULT]["outside"] == 0
-    return {"method": DEFAULT, "seam": seam, "share of blend's excess": share, "met": met}
 
 
 def draw_grid(originals: np.ndarray, masks: Masks, results: Results, per_kind: int = 4) -> LabelledGrid:
