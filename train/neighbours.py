@@ -163,10 +163,9 @@ def spaces_of(args: argparse.Namespace) -> list[Space]:
     names = [args.samples, args.training, args.held_out]
     sets = [name and sources.read(name, args.data, args.size) for name in names]
     judge, cache = open_judge(args.judge, args.device), args.data / "features"
-    pixels = [of and of.images for of in sets]
-    pooled = [
-        of and features.cached(cache, judge, of.images, name).pooled for name, of in zip(names, sets, strict=True)
-    ]
+    pixels = [each and each.images for each in sets]
+    named = zip(names, sets, strict=True)
+    pooled = [each and features.cached(cache, judge, each.images, name).pooled for name, each in named]
     dropped = sets[2].dropped if sets[2] else 0
     return [Space("pixels", *pixels, dropped), Space(judge.name, *pooled, dropped)]
 

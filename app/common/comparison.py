@@ -138,8 +138,8 @@ def _side(side: Mapping[str, Any], info: ModelInfo, notes: list[str]) -> Side:
         return Side(axis, tuple(values))
     labels = []
     for value in values:
-        known = len(notes)
+        noted = len(notes)
         label = find_label(value, info, notes)
-        if label is not None or len(notes) == known:  # else there is no such class here
+        if label is not None or len(notes) == noted:  # else there is no such class here
             labels.append(label)
     return Side(axis, tuple(labels))

@@ -163,7 +163,7 @@ class RunTab:
 
     def updates(
         self,
-        take: Callable[[], Job],
+        make_job: Callable[[], Job],
         overtaken: Callable[[], bool] = lambda: False,
         show: Callable[[Any, Any], Update] | None = None,
         end: Callable[[Any, Any], Update] | None = None,
@@ -171,7 +171,7 @@ class RunTab:
         """The place in the queue, the previews of a run, no more often than a browser can show them, then its result.
 
         Args:
-            take: called when the run's turn has come.
+            make_job: called when the run's turn has come.
             overtaken: whether the run is not wanted any more: then it ends, within a step.
             show: a job and its step -> what shows how far it is; by default `preview`.
             end: a job and its last step -> what shows what it made; by default `result`.
@@ -182,7 +182,7 @@ class RunTab:
                     yield {self.status: waiting_line(turn.before)}
                 if not come or overtaken():
                     return
-                job = take()
+                job = make_job()
                 if update := self.started(job):
                     yield update
                 latest, step = 0.0, None

@@ -87,11 +87,11 @@ class Log:
             self._place += len(line)
             self._before = line[-REMEMBERED:]
             if row is not None:
-                self._take(row)
+                self._append(row)
             if self._place >= end:
                 break
 
-    def _take(self, row: dict[str, Any]) -> None:
+    def _append(self, row: dict[str, Any]) -> None:
         if row["step"] >= self._last.get("step", -LARGEST):
             self._last = row
         self._key = self._key or self.column(row)

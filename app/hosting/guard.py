@@ -158,8 +158,8 @@ def refusal(refused: Refused, scope: MutableMapping[str, Any]) -> Response:
         return PlainTextResponse(refused.text, refused.status)
     agent = Headers(scope=scope).get("user-agent", "")
     if agent.startswith("gradio_client") and scope["path"].endswith(JOIN):
-        told = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": refused.text}
-        return JSONResponse({"detail": [told], "error": refused.text}, 422)
+        problem = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": refused.text}
+        return JSONResponse({"detail": [problem], "error": refused.text}, 422)
     return JSONResponse({"detail": refused.text, "error": refused.text}, refused.status)
 
 

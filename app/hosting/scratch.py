@@ -102,9 +102,9 @@ def files_under(folder: Path) -> list[tuple[float, int, str]]:
         for name in names:
             path = os.path.join(above, name)
             try:
-                told = os.stat(path)
+                status = os.stat(path)
             except OSError:  # gone meanwhile
                 continue
             if name != "lock":
-                found.append((told.st_mtime, told.st_size, path))
+                found.append((status.st_mtime, status.st_size, path))
     return found

@@ -33,12 +33,12 @@ class LivePainting(Page):
 
     def look_job(self, job: InpaintJob) -> InpaintJob:
         """Few steps of one variant."""
-        job.request = self.look_of(one(job.request))
+        job.request = self.look_of(first_variant(job.request))
         return job
 
     def draw_whole(self, job: InpaintJob, latest: Latest, count: int) -> Iterator[Update]:
         """All steps of one variant, in the same place."""
-        job.request = one(job.request)
+        job.request = first_variant(job.request)
         return self.draw(job, latest, count)
 
     def look(self, job: InpaintJob, step: Frame) -> Update:
@@ -58,7 +58,7 @@ class LivePainting(Page):
         return gr.skip() if on or not painted else with_look(painted, None)
 
 
-def one(request: InpaintRequest) -> InpaintRequest:
+def first_variant(request: InpaintRequest) -> InpaintRequest:
     """The first variant."""
     return replace(request, class_labels=request.class_labels[:1], seeds=request.seeds[:1])
 

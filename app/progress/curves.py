@@ -107,7 +107,7 @@ def draw(
     cursor = f'<path class="cursor" d="M0 {TOP}V{HEIGHT - BOTTOM}" style="{place}"/>'
     marks = "".join(marks_of(of_run, number, steps, width) for number, of_run in enumerate(spikes))
     highest = max((point for of_run in spikes for point in of_run), key=lambda point: point[1], default=None)
-    said = f"{title} over the training steps" + (f"; above the axis: {told(highest)}" if highest else "")
+    said = f"{title} over the training steps" + (f"; above the axis: {in_words(highest)}" if highest else "")
     return to_svg(axes, said).replace("</svg>", f"{cursor}{marks}</svg>")
 
 
@@ -121,11 +121,11 @@ def marks_of(spikes: Line, number: int, steps: Limits, width: int) -> str:
         if point is highest:
             place = f'x="{x - 8:.1f}" text-anchor="end"' if x > width / 2 else f'x="{x + 8:.1f}"'
             mark += f'<text {place} y="{TOP - 4}">{point[1]:.4g}</text>'
-        marks.append(f'<g class="spike"><title>{html.escape(told(point))}</title>{mark}</g>')
+        marks.append(f'<g class="spike"><title>{html.escape(in_words(point))}</title>{mark}</g>')
     return "".join(marks)
 
 
-def told(point: tuple[float, float]) -> str:
+def in_words(point: tuple[float, float]) -> str:
     """A point in words."""
     return f"{point[1]:.4g} at step {point[0]:,.0f}"
 

@@ -46,7 +46,7 @@ class Draft:
     folder: Path | None = None
     model: str = ""  # that the sheet was made with
     sheet: str = ""  # the contact sheet, as HTML
-    told: str = ""  # the status line
+    status: str = ""  # the status line
 
     @property
     def by_name(self) -> Iterator[tuple[int, str, list[Picture]]]:
@@ -60,7 +60,7 @@ class Draft:
         """The crops of all that is learnt from."""
         return [crop for _, _, pictures in self.by_name for picture in pictures if (crop := picture.learnt)]
 
-    def take(self, zones: Sequence[Sequence[str] | None], size: int) -> None:
+    def read(self, zones: Sequence[Sequence[str] | None], size: int) -> None:
         """Look at what lies in the drop zones; what was looked at already is not looked at again.
 
         ValueError where a zip cannot be read, or there is too much.
@@ -111,7 +111,7 @@ class Draft:
         """Delete the crops."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder, self.size, self.classes, self.files, self.sheet, self.told = None, 0, {}, {}, "", ""
+        self.folder, self.size, self.classes, self.files, self.sheet, self.status = None, 0, {}, {}, "", ""
 
 
 def look_at(files: Sequence[Path], size: int, folder: Path) -> Iterator[Picture]:

@@ -41,7 +41,7 @@ def show_class(name: str, pictures: Sequence[Picture], redrawn: Mapping[Path, Im
     hidden = sum(picture.crop is not None for picture in pictures) - len(shown)
     more = f'<p class="note">and {hidden:,} more</p>' if hidden else ""
     heading = f"<h2>{html.escape(name)}</h2><span>{count}</span>"
-    return f'<section><header>{heading}</header>{tell(refused)}<div class="pairs">{figures}</div>{more}</section>'
+    return f'<section><header>{heading}</header>{refusals(refused)}<div class="pairs">{figures}</div>{more}</section>'
 
 
 def shown_of(pictures: Sequence[Picture]) -> list[Picture]:
@@ -55,7 +55,7 @@ def shown_crops(draft: Draft) -> list[Path]:
     return [crop for _, _, pictures in draft.by_name for picture in shown_of(pictures) if (crop := picture.learnt)]
 
 
-def tell(refused: Sequence[Picture]) -> str:
+def refusals(refused: Sequence[Picture]) -> str:
     """Which files are refused, and why."""
     if not refused:
         return ""

@@ -166,16 +166,16 @@ class Teach:
             draft.close()
             yield shown | {self.status: READY, self.stage: EMPTY}
             return
-        draft.told = status_line(0, "Looking at the pictures …")
-        yield shown | {self.status: draft.told, self.start: gr.update(interactive=False)}
+        draft.status = status_line(0, "Looking at the pictures …")
+        yield shown | {self.status: draft.status, self.start: gr.update(interactive=False)}
         with plain_errors():
-            draft.take(drops, self.engine.describe(model).image_size)
+            draft.read(drops, self.engine.describe(model).image_size)
             draft.sheet = contact_sheet(draft, names, {})
             yield {self.stage: draft.sheet}
             draft.sheet = contact_sheet(draft, names, self.redraw(draft, model))
         draft.model = model
-        draft.told = status_line(0, f"{len(draft.learnt):,} pictures to learn from. Press Teach.")
-        yield {self.stage: draft.sheet, self.status: draft.told, self.start: gr.update(interactive=True)}
+        draft.status = status_line(0, f"{len(draft.learnt):,} pictures to learn from. Press Teach.")
+        yield {self.stage: draft.sheet, self.status: draft.status, self.start: gr.update(interactive=True)}
 
     def check_again(self, chosen: str, draft: Draft, model: str, *zones: Any) -> Iterator[Update]:
         """Another model is in use, or the pictures are to be seen again: check them if that was with another one."""
@@ -186,7 +186,7 @@ class Teach:
 
     def reject(self, draft: Draft) -> Update:
         """The pictures cannot be used, which was told."""
-        draft.told = READY
+        draft.status = READY
         return {self.start: gr.update(interactive=True), self.status: READY, self.stage: draft.sheet or EMPTY}
 
     def redraw(self, draft: Draft, model: str) -> dict[Path, Image.Image]:
@@ -232,7 +232,7 @@ class Teach:
         names, running = tuple(taught_runs(self.studio.runs)), running_name(self.studio.runs)
         chosen = running or NEW if view.version is None else asked
         chosen = chosen if chosen in names else NEW
-        teaching, other = None, BUSY if running is not None else draft.told or READY
+        teaching, other = None, BUSY if running is not None else draft.status or READY
         try:
             teaching = look_into(chosen, self.studio.runs) if chosen else None
         except ValueError as error:
@@ -265,7 +265,7 @@ class Teach:
         zones, settings = asked[: -len(self.settings)], asked[-len(self.settings) :]
         names, drops = split(zones)
         with plain_errors():
-            draft.take(drops, self.engine.describe(model).image_size)  # as they are already, but for another model
+            draft.read(drops, self.engine.describe(model).image_size)  # as they are already, but for another model
             chosen = dict(zip(self.settings, settings, strict=True))
             run = begin(self.studio.runs, self.engine.locate(model), draft.named(names), chosen)
         update = self.look(run, draft, View(0))

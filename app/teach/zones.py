@@ -32,12 +32,12 @@ class Zones:
     def __init__(self) -> None:
         self.columns, self.names, self.drops = [], [], []
         for number in range(MOST_CLASSES):
-            of = f" of class {number + 1}" if number else ""
+            which = f" of class {number + 1}" if number else ""
             with gr.Column(visible=number == 0, elem_classes="zone") as column:
                 self.columns.append(column)
                 self.names.append(
                     gr.Textbox(
-                        label=f"Name{of or ' of the class'}",
+                        label=f"Name{which or ' of the class'}",
                         placeholder="What the pictures show",
                         max_length=LONGEST_NAME,
                         elem_id=f"teach-name-{number}",
@@ -45,7 +45,7 @@ class Zones:
                 )
                 self.drops.append(
                     PictureDrop(
-                        label=f"Pictures{of}: drop 8 or more, or a zip, or click",
+                        label=f"Pictures{which}: drop 8 or more, or a zip, or click",
                         file_count="multiple",
                         file_types=FORMATS,
                         height=120,

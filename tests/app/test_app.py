@@ -20,7 +20,7 @@ from PIL import Image
 
 from app.common import recipes
 from app.common.classes.dropdown import ClassDropdown, class_choices
-from app.common.classes.picker import check_classes, for_model, room_for, tell_lost
+from app.common.classes.picker import check_classes, for_model, room_for, warn_of_lost
 from app.common.controls import draw_curve, steps_of, to_request
 from app.common.guidance_curve import guidance_curve
 from app.engine.engine import Engine
@@ -243,9 +243,9 @@ def test_a_class_that_another_model_lacks_is_told(engine: Engine, monkeypatch: p
     monkeypatch.setattr(gr, "Warning", told.append)
     info = engine.describe("shapes")
     other = dataclasses.replace(info, name="other", labels={0: "square", 7: "<cat>", 9: "dog"})
-    tell_lost(info, [0, None], before=other)
+    warn_of_lost(info, [0, None], before=other)
     assert told == []
-    tell_lost(info, [7, 0, 9], before=other)
+    warn_of_lost(info, [7, 0, 9], before=other)
     assert told == ["shapes has no &lt;cat&gt;, dog: pick another class."]
 
 

@@ -110,7 +110,7 @@ def test_pictures_are_cropped_doubles_and_what_cannot_be_read_are_told(drawings:
     text.write_text("no picture")
     double = shutil.copy(drawings[1], tmp_path / "double.png")
     draft = Draft()
-    draft.take([[*drawings, str(double), str(broken), str(text)]], 32)
+    draft.read([[*drawings, str(double), str(broken), str(text)]], 32)
     pictures = {picture.name: picture for picture in draft.classes[0][""]}
     assert [Image.open(crop).size for crop in draft.learnt] == [(32, 32)] * 3
     assert (pictures["double.png"].twin, pictures["double.png"].learnt) == ("1.png", None)
@@ -127,9 +127,9 @@ def test_what_was_looked_at_is_not_looked_at_again(drawings: list[str], monkeypa
     draft, looked = Draft(), []
     real = dropped.check_pictures
     monkeypatch.setattr(dropped, "check_pictures", lambda files, size: looked.append(len(files)) or real(files, size))
-    draft.take([drawings[:2]], 32)
-    draft.take([drawings[:2], drawings[2:]], 32)
-    draft.take([drawings[:2], drawings[2:]], 16)
+    draft.read([drawings[:2]], 32)
+    draft.read([drawings[:2], drawings[2:]], 32)
+    draft.read([drawings[:2], drawings[2:]], 16)
     assert looked == [2, 1, 2, 1] and Image.open(draft.learnt[0]).size == (16, 16)
     draft.close()
 
@@ -147,7 +147,7 @@ def test_what_was_looked_at_is_not_looked_at_again(drawings: list[str], monkeypa
 def test_a_class_needs_a_name_of_its_own(drawings: list[str], names: list[str], words: str) -> None:
     """Catches names that mixes of classes could not tell apart."""
     draft = Draft()
-    draft.take([drawings[:1], drawings[1:]][: len(names)], 32)
+    draft.read([drawings[:1], drawings[1:]][: len(names)], 32)
     with pytest.raises(ValueError, match=words):
         draft.named(names)
     draft.close()
@@ -159,7 +159,7 @@ def test_no_pictures_are_no_class(drawings: list[str], tmp_path: Path) -> None:
         draft.named(["cat"])
     empty = tmp_path / "empty.png"
     empty.touch()
-    draft.take([[str(empty)]], 32)
+    draft.read([[str(empty)]], 32)
     with pytest.raises(ValueError, match="No picture of cat can be used"):
         draft.named(["cat"])
     draft.close()
@@ -169,7 +169,7 @@ def test_too_many_pictures_are_refused(drawings: list[str], monkeypatch: pytest.
     monkeypatch.setattr(dropped, "MOST_PICTURES", 2)
     draft = Draft()
     with pytest.raises(ValueError, match="2 pictures are the most"):
-        draft.take([drawings[:1], drawings[1:]], 32)
+        draft.read([drawings[:1], drawings[1:]], 32)
     draft.close()
 
 
@@ -187,7 +187,7 @@ def test_a_zip_of_folders_brings_its_classes(drawings: list[str], tmp_path: Path
     names |= {"__MACOSX/set/owl/._a.png": b"", "set/.DS_Store": b"", ".": b""}
     file = zipped(tmp_path / "set.zip", **names)
     draft = Draft()
-    draft.take([[str(file)]], 32)
+    draft.read([[str(file)]], 32)
     assert {name: len(found) for name, found in draft.named([""]).items()} == {"owl": 1, "bat": 1}
     assert all(path.is_relative_to(draft.folder) for path in draft.folder.rglob("*"))
     assert [path.name for path in tmp_path.glob("*.*")] == ["set.zip"]
@@ -198,7 +198,7 @@ def test_a_zip_of_folders_brings_its_classes(drawings: list[str], tmp_path: Path
 def test_a_zip_of_one_folder_is_the_class_that_is_named(drawings: list[str], tmp_path: Path, above: str) -> None:
     file = zipped(tmp_path / "set.zip", **{f"{above}{i}.png": Path(f).read_bytes() for i, f in enumerate(drawings)})
     draft = Draft()
-    draft.take([[str(file)]], 32)
+    draft.read([[str(file)]], 32)
     assert {name: len(found) for name, found in draft.named(["bird"]).items()} == {"bird": 3}
     draft.close()
 
@@ -263,7 +263,7 @@ def test_how_long_it_takes_is_told_once_it_is_measured(tab: Teach, drawings: lis
     """Half a second a step: 10 minutes less the rehearsal (a quarter), and of what is left a quarter for all else."""
     draft = Draft()
     assert tab.estimate(draft, "shapes", 10, 0, 32, True) == ""
-    draft.take([drawings], 32)
+    draft.read([drawings], 32)
     assert "0.5 s on this machine, so 10 min are about 675 steps" in tab.estimate(draft, "shapes", 10, 0, 32, True)
     assert "about 900 steps" in tab.estimate(draft, "shapes", 10, 0, 32, False)
     assert "so 1,350 steps are about 15.0 min" in tab.estimate(draft, "shapes", 10, 1350, 32, False)

@@ -127,7 +127,7 @@ def test_zips(changes: Edits, cut: float) -> None:
         file = Path(folder) / "a.zip"
         file.write_bytes(damaged(zipped(), changes, cut))
         try:
-            draft.take([[str(file)]], 16)
+            draft.read([[str(file)]], 16)
         except ValueError as error:
             assert str(error).startswith("a.zip "), error
         finally:

@@ -70,7 +70,7 @@ def for_model(info: ModelInfo, chosen: Sequence[int | str | None], before: Model
     return gr.update(choices=class_choices(info.labels), value=same or [next(iter(info.labels))])
 
 
-def tell_lost(info: ModelInfo, chosen: Sequence[int | str | None], before: ModelInfo) -> None:
+def warn_of_lost(info: ModelInfo, chosen: Sequence[int | str | None], before: ModelInfo) -> None:
     """Tell which of the classes picked, of another model, this one does not have."""
     names = [before.labels[label] for label in chosen if label in before.labels]
     if lost := [name for name in names if class_named(NOWHERE, name, info.labels) == NOWHERE]:
@@ -94,7 +94,7 @@ def bind_to_model(studio: Studio, *pickers: gr.Dropdown, tab: str | None = None)
         for i, (picker, value) in enumerate(zip(pickers, chosen, strict=True)):
             value = value if picker.multiselect else [value]
             if i == 0 and tab_in_view == tab:
-                tell_lost(info, value, before)
+                warn_of_lost(info, value, before)
             changed = for_model(info, value, before)
             update[picker] = changed if picker.multiselect else changed | {"value": changed["value"][0]}
         return update
