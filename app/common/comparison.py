@@ -92,7 +92,7 @@ def names_of(label: Label, labels: Mapping[int, str]) -> Any:
     """A class's name, of a mix those of its classes; None for no class."""
     if isinstance(label, tuple):
         return tuple(names_of(each, labels) for each, _ in label)
-    return None if label is None else labels.get(label)
+    return labels.get(label)
 
 
 # --- recipes -------------------------------------------------------------------------------------------------

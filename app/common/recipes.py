@@ -63,11 +63,6 @@ def class_of(label: Label, info: ModelInfo) -> dict[str, Any]:
     return class_entry(dict(label) if isinstance(label, tuple) else label, info.labels)
 
 
-def name_of(label: int | None, info: ModelInfo) -> str | None:
-    """A class's name; None for no class."""
-    return None if label is None else info.labels[label]
-
-
 def read(path: str | Path, kind: str = Request.kind) -> dict[str, Any]:
     """The recipe in a saved picture. ValueError where there is none, or one of another kind."""
     image = open_header(path, FORMATS)

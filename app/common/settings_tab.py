@@ -9,7 +9,6 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from app.common import recipes
 from app.common.controls import bring_steps, setting_controls
 from app.common.errors import plain_errors, warn
 from app.common.history import History
@@ -95,9 +94,8 @@ class SettingsTab(RunTab):
         settings = dict(zip(self.by_name, values, strict=True))
         for key in set(self.class_keys) & set(settings):
             labels = settings[key] if isinstance(settings[key], list) else [settings[key]]
-            settings[key] = [
-                label if isinstance(label, str) else recipes.name_of(label, picker_model) for label in labels
-            ]
+            names = picker_model.labels
+            settings[key] = [label if isinstance(label, str) else names.get(label) for label in labels]
         return to_query(self.tab, {"model": model} | settings)
 
     def bring_settings(self, kept: Any, model: str, request: gr.Request) -> Any:

@@ -61,7 +61,7 @@ class Canvas(gr.HTML):
 class Painter(Canvas):
     """A canvas with tools. Events: `stroke` (the mask has changed), `touch` (it is about to), `overlay` (asked for)."""
 
-    scripts, styles = ("painter.js", "paste.js"), "painter.css"
+    scripts, styles = ("make.js", "painter.js", "paste.js"), "painter.css"
     files = ("picture", "mask", "overlay")
 
     def preprocess(self, payload: Any) -> Painted:
@@ -88,7 +88,7 @@ class Painter(Canvas):
 class BeforeAfter(Canvas):
     """Two pictures in one place, with a line between them to drag: {before, after, caption}."""
 
-    scripts, styles, files = ("before_after.js",), "before_after.css", ("before", "after")
+    scripts, styles, files = ("make.js", "before_after.js"), "before_after.css", ("before", "after")
 
 
 def mask_of(painted: Painted, source: SourceImage) -> np.ndarray:

@@ -79,7 +79,6 @@ class StripUpdate:
     """Where the drawing of a strip is."""
 
     cell: StripCell
-    number: int  # of the cell, from 1
     preview: Image.Image | None  # of its picture, unless it is done or nothing new is to be seen
     done: bool  # whether the cell has its picture or its reason
     seconds_left: float | None  # of the strip; None before anything was drawn
@@ -217,7 +216,7 @@ def draw(engine: Engine, strip: Strip, cache: PictureCache, publish: Callable[..
         strip.seconds = perf_counter() - start
         return strip.seconds * max(todo - checkpoints, 0) / checkpoints if checkpoints else None
 
-    for number, cell in enumerate(strip.cells, 1):
+    for cell in strip.cells:
         problem, file = cell.problem, cache.find(cell)
         if not problem and file is None:
             try:
@@ -225,7 +224,7 @@ def draw(engine: Engine, strip: Strip, cache: PictureCache, publish: Callable[..
                 with closing(engine.run((cell.request,))) as frames:
                     for frame in frames:
                         left = seconds_left(tried + (frame.index + 1) / frame.total)
-                        yield StripUpdate(cell, number, frame.x_0 and frame.x_0[0], False, left)
+                        yield StripUpdate(cell, frame.x_0 and frame.x_0[0], False, left)
                 name = f"{cell.run}-{cell.step}-{strip.subject}-{cell.request.seeds[0]}"
                 file = publish(frame.images[0], name, recipe=recipes.of_image(cell.request, 0, info))
                 cache.keep(cell, file)
@@ -237,7 +236,7 @@ def draw(engine: Engine, strip: Strip, cache: PictureCache, publish: Callable[..
             strip.problems[cell.key] = problem
         else:
             strip.pictures[cell.key] = file
-        yield StripUpdate(cell, number, None, True, seconds_left(tried))
+        yield StripUpdate(cell, None, True, seconds_left(tried))
 
 
 def recipe_of(strip: Strip, engine: Engine) -> dict | None:

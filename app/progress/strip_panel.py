@@ -234,7 +234,7 @@ def describe(strip: Strip, update: StripUpdate) -> str:
     """Where a run is."""
     left = "" if update.seconds_left is None else f" · {duration(update.seconds_left)} left"
     where = f"{html.escape(update.cell.run)}, step {update.cell.step:,}"
-    return f"Checkpoint <b>{update.number}</b> of {len(strip.cells)} · {where}{left}"
+    return f"Checkpoint <b>{strip.cells.index(update.cell) + 1}</b> of {len(strip.cells)} · {where}{left}"
 
 
 def summary(strip: Strip) -> str:

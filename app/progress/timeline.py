@@ -122,8 +122,7 @@ def lay_out(run: RunSnapshot, sheet: SampleSheet) -> Image.Image | None:
     except ValueError:
         return None
     names, rows = classes_of(run, sheet), sheet.rows
-    wide, high = picture.width / len(names), picture.height / rows
-    side = min(max(round(wide), SAMPLE[0]), SAMPLE[1])
+    side = min(max(round(picture.width / len(names)), SAMPLE[0]), SAMPLE[1])
     columns = columns_for(len(names), rows)
     band = rows * (side + GAP) + LABEL
     bands = math.ceil(len(names) / columns)
@@ -132,8 +131,7 @@ def lay_out(run: RunSnapshot, sheet: SampleSheet) -> Image.Image | None:
     for c, name in enumerate(names):
         x, y = c % columns * (side + GAP), c // columns * (band + GAP)
         for row in range(rows):
-            box = (round(c * wide), round(row * high), round((c + 1) * wide), round((row + 1) * high))
-            sample = picture.resize((side, side), Image.Resampling.BICUBIC, box)
+            sample = sheet.cut_out(picture, c, row).resize((side, side), Image.Resampling.BICUBIC)
             paper.paste(sample, (x, y + row * (side + GAP)))
         NOTE.draw(pen, x + side / 2, y + band - LABEL, NOTE.cut(name, side), FAINT, "ma")
     return paper

@@ -64,7 +64,7 @@ def test_a_strip_as_a_page(runs: Path) -> None:
     strip = plan([see(runs, "dit"), see(runs, "<b>run")], Request("", (1,), (7,)))
     assert strip.steps == (1, 50, 100, 700)
     first, second = strip.cells
-    update = StripUpdate(first, 1, None, False, 75.0)
+    update = StripUpdate(first, None, False, 75.0)
     assert "Checkpoint <b>1</b> of 2 · &lt;b&gt;run, step 100 · 75 s left" in describe(strip, update)
     del strip.samples["dit", 700]
     figures = figures_of(strip, {first.key: "data:preview"})

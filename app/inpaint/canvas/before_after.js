@@ -3,13 +3,6 @@
 // Gradio runs this file as the body of a function, with `element`, `props` and `watch` in reach.
 // `props.value`: { before, after, caption }, of which the first two are files; null or "": nothing is there.
 
-const make = (tag, attributes, ...children) => {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-};
-
 const before = make("img", { alt: "before", draggable: "false" });
 const after = make("img", { alt: "after", draggable: "false", class: "after" });
 const slider = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Before and after: where the line is" });

@@ -32,17 +32,6 @@ const KEYS = [
 
 // --- the page's elements -------------------------------------------------------------------------------------------
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name.startsWith("aria-")) node.setAttribute(name, String(value));
-    else if (value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
-
 const button = (text, action, attributes = {}) => make("button", { type: "button", onclick: action, ...attributes }, text);
 
 const canvas = make("canvas", { tabindex: 0, role: "application", "aria-label": "Mask over the picture" });
