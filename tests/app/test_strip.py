@@ -148,7 +148,7 @@ def test_every_picture_is_drawn_with_its_own_weights(runs: Path, machine: Machin
     }
     assert colours(strip) == expected
     assert (strip.done, strip.drawn, strip.problems) == (5, 5, {})
-    assert [update.number for update in updates if update.done] == [1, 2, 3, 4, 5]
+    assert [update.cell for update in updates if update.done] == list(strip.cells)
     assert any(update.preview for update in updates)
     left = [update.seconds_left for update in updates]
     assert min(left[:-2]) > 0 == left[-1]  # the last two: the last step of the last picture, and the picture done
@@ -191,7 +191,7 @@ def test_a_strip_stops_within_a_step(runs: Path, machine: Machine) -> None:
     """Catches a stop that draws on to the end, or leaves the engine locked."""
     strip = plan([see(runs)], replace(ASKED, num_inference_steps=50))
     with closing(machine.draw(strip)) as updates:
-        next(update for update in updates if update.number == 2 and not update.done)
+        next(update for update in updates if update.cell == strip.cells[1] and not update.done)
     assert machine.opened == ["step_00000010", "step_00000100"]
     assert machine.pipes[-1].log == ["start", "step 0", "closed"]
     assert (list(strip.pictures), strip.done) == ([("mdt", 10)], 1)
