@@ -4,7 +4,7 @@
 """
 
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from mdt_core.training.config import TrainingConfig
 
@@ -35,9 +35,6 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.sample_guidance_scale < math.inf:
             raise ValueError(f"sample_guidance_scale must be at least 0, not {self.sample_guidance_scale}")
-
-    def describe(self) -> dict:
-        return asdict(self)
 
 
 PAPER = TrainingConfig()  # MDTv2: Adan, min-SNR-5, mask ratio 0.3 to 0.5, batch 256, EMA 0.9999

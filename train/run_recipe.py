@@ -1,7 +1,7 @@
 """From a recipe to a run folder: open the data, build the model, train, and write the pipeline folder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ def run_recipe(recipe: Recipe, run: Run) -> None:
     data, vae = Latents(recipe.latents, repeats=recipe.repeats), open_autoencoder(recipe.vae)
     data.check_encoder(vae, recipe.vae)
     id2label = {} if recipe.unconditional else data.id2label
-    config = recipe.describe() | {"classes": [id2label.get(label, "no class") for label in columns(id2label)]}
+    config = asdict(recipe) | {"classes": [id2label.get(label, "no class") for label in columns(id2label)]}
     if encoder := data.made_of.get("encoder"):  # which older latents do not tell
         config["encoder"] = encoder
     check_same_run(run, config, FIXED)

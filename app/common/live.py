@@ -103,16 +103,20 @@ class Live:
             event(None, inputs, outputs, js=js, trigger_mode="multiple", **GLUE)
 
 
+def first_images(request: AnyRequest, count: int = 1) -> AnyRequest:
+    """The same of the first pictures alone."""
+    return replace(request, class_labels=request.class_labels[:count], seeds=request.seeds[:count])
+
+
 def look_of(request: AnyRequest, fast: Mapping[str, Any], engine: Engine) -> AnyRequest:
     """The same with no more steps than the fast preset, and of its pictures those that are drawn within a second."""
     steps = min(request.num_inference_steps, fast["num_inference_steps"])
     own = {key: fast[key] for key in request.trajectory if key in fast}
     look = replace(request, **own | {"num_inference_steps": steps})
     for count in range(len(request.seeds), 1, -1):
-        some = replace(look, class_labels=look.class_labels[:count], seeds=look.seeds[:count])
-        if (engine.seconds(some) or 0) <= QUICK_SECONDS:
-            return some
-    return replace(look, class_labels=look.class_labels[:1], seeds=look.seeds[:1])
+        if (engine.seconds(first_images(look, count)) or 0) <= QUICK_SECONDS:
+            return first_images(look, count)
+    return first_images(look)
 
 
 class LiveTab(SettingsTab):
@@ -154,8 +158,7 @@ class LiveTab(SettingsTab):
         if latest.chosen or self.engine.warming or not self.studio.live:
             return gr.skip()
         info = self.engine.describe(model)
-        look = self.look_of(self.controls.kind.first(info))
-        seconds = self.engine.seconds(replace(look, class_labels=look.class_labels[:1], seeds=look.seeds[:1]))
+        seconds = self.engine.seconds(first_images(self.look_of(self.controls.kind.first(info))))
         return seconds is not None and seconds < QUICK_SECONDS
 
     def look_of(self, request: AnyRequest) -> AnyRequest:

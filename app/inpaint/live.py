@@ -1,7 +1,6 @@
 """Live on the Inpaint tab: the quick result lies in the painter, inside the mask, and the next stroke goes on."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -9,14 +8,13 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from app.common.images import jpeg_uri
-from app.common.live import Latest
+from app.common.live import Latest, first_images
 from app.common.stage import describe_step, duration, status_line
 from app.common.studio import GLUE, Update
 from app.engine.frames import Frame
 from app.inpaint.job import InpaintJob
 from app.inpaint.page import PAINTING, Page
 from app.inpaint.painter import Painted
-from app.inpaint.request import InpaintRequest
 
 LOOK_SIDE = 1024  # pixels of the picture that is drawn live
 
@@ -33,12 +31,12 @@ class LivePainting(Page):
 
     def look_job(self, job: InpaintJob) -> InpaintJob:
         """Few steps of one variant."""
-        job.request = self.look_of(first_variant(job.request))
+        job.request = self.look_of(first_images(job.request))
         return job
 
     def draw_whole(self, job: InpaintJob, latest: Latest, count: int) -> Iterator[Update]:
         """All steps of one variant, in the same place."""
-        job.request = first_variant(job.request)
+        job.request = first_images(job.request)
         return self.draw(job, latest, count)
 
     def look(self, job: InpaintJob, step: Frame) -> Update:
@@ -56,11 +54,6 @@ class LivePainting(Page):
     def hide_look(self, on: bool, painted: Painted) -> Any:
         """Live was turned off: the picture as it is."""
         return gr.skip() if on or not painted else with_look(painted, None)
-
-
-def first_variant(request: InpaintRequest) -> InpaintRequest:
-    """The first variant."""
-    return replace(request, class_labels=request.class_labels[:1], seeds=request.seeds[:1])
 
 
 def with_look(painted: Painted, look: str | None) -> dict[str, Any]:

@@ -150,14 +150,13 @@ def test_the_reference_is_looked_at_once(here, capsys):
 def test_reconstructions_are_judged(capsys, monkeypatch):
     """By a perfect autoencoder, and by one that brightens by 10 grey levels. Would catch a wrong way from 0..255 to
     [-1, 1] or back, and originals judged in place of their reconstructions."""
-    from diffusers import AutoModel
-
     from mdt_core import autoencoder
+    from train.evaluate import reconstruct
 
     class Vae(torch.nn.Module):
         pass
 
-    monkeypatch.setattr(AutoModel, "from_pretrained", lambda *args, **kwargs: Vae())
+    monkeypatch.setattr(reconstruct, "open_autoencoder", lambda model: Vae())
     monkeypatch.setattr(autoencoder, "encode", lambda vae, pixels: pixels)
     monkeypatch.setattr(autoencoder, "decode", lambda vae, latents: latents)
     perfect = call(capsys, "--model m --reconstruct real.npz")

@@ -1,14 +1,13 @@
 """Images -> latents -> images: the autoencoder alone, a bound of what any model in its latents can reach."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoModel
 from tqdm import trange
 
 from mdt_core import autoencoder
+from mdt_core.weights.hub import open_autoencoder
 from train.evaluate.sources import ImageSet
 
 
@@ -17,13 +16,12 @@ def reconstruct(model: str, images: ImageSet, device: torch.device, batch_size: 
     """What the autoencoder makes of images.
 
     Args:
-        model: a pipeline's folder or hub id, or the folder of an autoencoder alone.
+        model: a pipeline or an autoencoder alone, see `open_autoencoder`.
         images: what it is given.
         device: where it runs.
         batch_size: images at once.
     """
-    alone = Path(model).is_dir() and not (Path(model) / "vae").is_dir()
-    vae = AutoModel.from_pretrained(model, subfolder=None if alone else "vae").to(device).eval()
+    vae = open_autoencoder(model).to(device)
     decoded = np.empty(images.images.shape, np.uint8)
     for start in trange(0, len(decoded), batch_size, desc="reconstruct", unit="batch"):
         batch = torch.tensor(images.images[start : start + batch_size], device=device)
