@@ -9,7 +9,7 @@ from mdt_core.acceleration.machine import devices
 from mdt_core.pipeline.open import is_checkpoint, open_pipeline
 from mdt_core.samplers import SAMPLERS
 from mdt_core.transformer import MDTTransformer
-from mdt_core.weights.hub import resolve
+from mdt_core.weights.hub import listed, resolve
 from mdt_core.weights.official import load_official
 
 
@@ -30,7 +30,7 @@ def model_info(source: str | Path) -> dict[str, str]:
         f"width {config.hidden_size}, {config.num_heads} heads",
         "latents": f"{shape}, patch {config.patch_size}: {transformer.num_tokens} tokens",
         "images": f"{pipe.image_size} px, {type(pipe.vae).__name__}" if pipe else "no autoencoder: convert adds one",
-        "classes": f"{config.num_classes}{_first_names(pipe.id2label) if pipe else ''}",
+        "classes": f"{config.num_classes}" + (f": {listed(list(pipe.id2label.values()), most=16)}" if pipe else ""),
         "sampling": f"{pipe.sampling_defaults.in_words}, unless you choose others" if pipe else "as published",
         "samplers": ", ".join(SAMPLERS),
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}; devices {', '.join(devices())}",
@@ -44,8 +44,3 @@ def class_and_size(transformer: MDTTransformer) -> str:
     total = sum(count.values())
     without = f" ({total - side_block:,} without the side block)" if side_block else ""
     return f"{type(transformer).__name__}, {total:,} parameters{without}"
-
-
-def _first_names(id2label: dict[int, str], most: int = 16) -> str:
-    names = list(id2label.values())
-    return ": " + ", ".join(names[:most]) + (", ..." if len(names) > most else "")

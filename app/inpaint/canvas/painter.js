@@ -657,10 +657,7 @@ const SHORTCUTS = {
 // What a key does, if anything.
 function commandOf(event) {
   const key = event.key.toLowerCase();
-  if (event.ctrlKey || event.metaKey) {
-    const start = () => document.querySelector("#inpaint-start")?.click();
-    return { z: () => step(event.shiftKey ? +1 : -1), y: () => step(+1), enter: start }[key];
-  }
+  if (event.ctrlKey || event.metaKey) return { z: () => step(event.shiftKey ? +1 : -1), y: () => step(+1) }[key];
   if (event.altKey || !picture) return undefined;
   if (key.startsWith("arrow")) return () => moveRectangle(event);
   if (key === "enter" && draft) return () => endRectangle();
