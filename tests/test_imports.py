@@ -16,7 +16,7 @@ ROOMS = ("mdt_core", "train", "app")
 SOURCES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")), ROOT / "app.py"]
 
 # Of mdt_core: names of modules, or of packages with all that they hold.
-KNOW_NOTHING_OF_OURS = ("presets", "masking", "diffusion", "autoencoder", "runs")
+KNOW_NOTHING_OF_OURS = ("presets", "masking", "diffusion", "autoencoder", "lora", "runs")
 KNOW_NO_MODEL = (
     *("guidance", "samplers", "inpainting", "losses"),
     *("pipeline.canvas", "pipeline.decoding", "pipeline.labels", "pipeline.outputs", "pipeline.settings"),

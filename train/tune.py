@@ -152,7 +152,8 @@ class Rows:
 def named(s: SamplingSettings) -> str:
     """A name for settings, which names a folder too."""
     start = "" if s.first_timestep == DEFAULTS.first_timestep else f"-from-{s.first_timestep}"
-    steps, interval = f"{s.sampler}-{s.num_inference_steps}{start}", f"{s.guidance_low}-{s.guidance_high}"
+    weights = "-distilled" if s.distilled else ""
+    steps, interval = f"{s.sampler}-{s.num_inference_steps}{start}{weights}", f"{s.guidance_low}-{s.guidance_high}"
     return f"{steps}_{s.guidance_kind}-{s.guidance_scale:g}_power-{s.guidance_power:g}_{interval}"
 
 
@@ -253,6 +254,7 @@ def run(args: argparse.Namespace) -> None:
         best = search(best.but(num_inference_steps=steps), axes, distance)
         tried = sorted((s for s in coarse if s.num_inference_steps == steps), key=distance)
         fine += [row(settings, args.fine) for settings in tried[: args.finalists]]
+    fine += [row(settings, args.fine) for settings in set(pipe.sampling_presets.values()) if settings.distilled]
 
     chosen = choose(fine, kid, {"fast": args.fast, "balanced": args.balanced, "slow": math.inf})
     print(table([shown(each) for each in (*front(coarse.values(), kid), *fine)]))

@@ -12,7 +12,7 @@ start button pressed, stroke begun                -> what is drawn live is dropp
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -109,9 +109,16 @@ def first_images(request: AnyRequest, count: int = 1) -> AnyRequest:
 
 
 def look_of(request: AnyRequest, fast: Mapping[str, Any], engine: Engine) -> AnyRequest:
-    """The same with no more steps than the fast preset, and of its pictures those that are drawn within a second."""
+    """The same with no more steps than the fast preset, and of its pictures those that are drawn within a second.
+
+    Weights for few steps know one guidance, the model's own: where it was changed, the change is what is looked at.
+    """
     steps = min(request.num_inference_steps, fast["num_inference_steps"])
-    own = {key: fast[key] for key in request.trajectory if key in fast}
+    guidance, defaults = asdict(request.guidance), engine.describe(request.model).sampling_defaults
+    if fast.get("distilled") and guidance.items() <= defaults.items():
+        own = {key: value for key, value in fast.items() if key in request.settings}
+    else:
+        own = {key: fast[key] for key in request.trajectory if key in fast}
     look = replace(request, **own | {"num_inference_steps": steps})
     for count in range(len(request.seeds), 1, -1):
         if (engine.seconds(first_images(look, count)) or 0) <= QUICK_SECONDS:

@@ -53,7 +53,7 @@ def own_settings(request: Request, before: ModelInfo, info: ModelInfo, presets_f
     own, others = first(info), first(before)
     values |= {key: getattr(own, key) for key, value in values.items() if value == getattr(others, key)}
     steps = min(values["num_inference_steps"], steps_for(values["sampler"]).high)
-    return values | {"num_inference_steps": steps}
+    return values | {"num_inference_steps": steps, "distilled": values["distilled"] and info.distilled}
 
 
 class TimedPresets:

@@ -25,7 +25,7 @@ from mdt_core.pipeline.recipe import FORMATS, class_entry, recipe_text
 # What older recipes do not say, because it was always so.
 OF_OLD = {
     **{"skip_unconditional": True, "guidance_kind": "class", "guidance_high": NUM_TIMESTEPS - 1, "guidance_low": 0},
-    "first_timestep": NUM_TIMESTEPS - 1,
+    **{"first_timestep": NUM_TIMESTEPS - 1, "distilled": False},
 }
 PACKAGES = ("torch", "diffusers")  # their versions can change pixels
 

@@ -40,8 +40,8 @@ class SettingsTab(RunTab):
             settings |= setting_controls(first, self.tab, "sampler", "first_timestep")
             settings |= setting_controls(first, self.tab, "guidance_power", "guidance_kind")
             settings |= setting_controls(first, self.tab, "guidance_high", "guidance_low")
-            for key in more:
-                settings |= setting_controls(first, self.tab, key)
+            if more:
+                settings |= setting_controls(first, self.tab, *more)
         bring_steps(settings)
         return {key: settings[key] for key in first.settings if key in settings}  # the sampler before the steps
 

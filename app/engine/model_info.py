@@ -31,6 +31,7 @@ class ModelInfo:
     masked_pass: bool  # whether it has a side-interpolator
     device: str  # "cpu", "cuda"
     dtype: str = "float32"
+    distilled: bool = False  # whether it has weights for few steps
     weights: str = ""  # tells whether they are those that a recipe was made with
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)  # a key of SAMPLING -> the model's own value
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "fast", "balanced", "slow" -> the same
@@ -62,6 +63,7 @@ def describe_pipeline(name: str, pipe: Any, device: str, dtype: str) -> ModelInf
         masked_pass=isinstance(pipe.transformer, MDT),
         device=device,
         dtype=str(chosen).removeprefix("torch."),
+        distilled=getattr(pipe, "lora", None) is not None,
         weights=weights_of(pipe),
         sampling_defaults=presets.get("balanced", {}),
         presets=presets,
@@ -87,7 +89,8 @@ def weights_of(pipe: Any) -> str:
 def version_of(location: str) -> int:
     """A number that changes with the files of a model, wherever it lies here; of a hub id always the same."""
     path = expand(location)
-    files = [path] if path.is_file() else [*path.glob("*.json"), *path.glob("*/*.json"), *path.glob("*/*.safetensors")]
+    places = [f"{depth}.{kind}" for depth in ("*", "*/*") for kind in ("json", "safetensors")]
+    files = [path] if path.is_file() else [file for place in places for file in path.glob(place)]
     try:
         return hash(tuple(sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)))
     except OSError:  # one was replaced at this moment

@@ -32,6 +32,7 @@ class Request:
     guidance_kind: str = "class"
     guidance_low: int = 0
     guidance_high: int = NUM_TIMESTEPS - 1
+    distilled: bool = False
     skip_unconditional: bool = True  # leave the weak pass out where the guidance weight is within SKIP_TOLERANCE of 1
     # what another model calls the classes, which numbers them; of a mix a tuple
     class_names: tuple[str | tuple[str | None, ...] | None, ...] | None = None
@@ -100,6 +101,7 @@ class Request:
             "seeds": list(self.seeds),
             **self.trajectory,
             **asdict(self.guidance),
+            "distilled": self.distilled,
             "skip_tolerance": self.skip_tolerance,
         }
 

@@ -149,6 +149,12 @@ SAMPLING: Mapping[str, Setting] = {
         0,
         NUM_TIMESTEPS - 1,
     ),
+    "distilled": Switch(
+        "choice of few-step weights",
+        "Few-step weights",
+        "distilled",
+        "For models that have them: made for four steps without guidance, about five times as fast.",
+    ),
     "skip_unconditional": Switch(
         "choice to skip passes",
         "Faster: no guidance where it does nothing",

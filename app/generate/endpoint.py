@@ -30,6 +30,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[
         guidance_high: int | None = None,
         guidance_low: int | None = None,
         first_timestep: int | None = None,
+        distilled: bool | None = None,
         skip_unconditional: bool = True,
         model: str | None = None,
     ) -> Iterator[list[gr.FileData]]:

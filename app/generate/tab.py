@@ -14,11 +14,9 @@ from app.common.classes.picker import bind_to_model, check_classes, class_picker
 from app.common.classes.pictures import PICK, ClassPictures, picked_classes, welcome
 from app.common.controls import (
     RequestControls,
-    bring_steps,
     control,
     keep_seed_switch,
     seed_picker,
-    setting_controls,
     show_guidance_curve,
 )
 from app.common.history import History
@@ -29,7 +27,7 @@ from app.common.studio import GLUE, GPU, Studio, Update
 from app.engine.frames import Frame
 from app.engine.model_info import ModelInfo
 from app.engine.request import Label, Request
-from app.engine.settings import MAX_IMAGES, NUM_IMAGES, SAMPLING
+from app.engine.settings import MAX_IMAGES, NUM_IMAGES
 from app.generate.endpoint import make_endpoint
 from app.generate.presets import describe_preset, presets_for
 from app.generate.step_history import PREVIEWS, Look, PreviewChoice, StepHistory
@@ -73,16 +71,10 @@ class Generate(LiveTab):
             keep_seed = keep_seed_switch("generate")
             seed, self.thrown = seed_picker("generate", keep_seed)
         self.presets = TimedPresets(self.studio, start, presets_for, describe_preset)
-        settings = setting_controls(start, "generate", "num_inference_steps", "guidance_scale")
-        with self.fold("Advanced", "advanced"):
-            settings |= setting_controls(start, "generate", "sampler", "first_timestep")
-            settings |= setting_controls(start, "generate", "guidance_power", "guidance_kind")
-            settings |= setting_controls(start, "generate", "guidance_high", "guidance_low")
+        settings = self.lay_out_sampling(start, "distilled", "skip_unconditional")
+        with self.folds[-1]:
             curve = gr.HTML(elem_id="generate-curve")
-            settings |= setting_controls(start, "generate", "skip_unconditional")
-        settings = {key: settings[key] for key in SAMPLING if key in settings}  # the sampler before the steps
         self.controls = RequestControls(Request, classes, count, seed, settings, keep_seed, mix)
-        bring_steps(settings)
         show_guidance_curve(self.controls, curve)
         self.lay_out_run()
         self.lay_out_recipe()
@@ -155,6 +147,8 @@ class Generate(LiveTab):
         self.again.click(self.use_again, [job, self.picture], self.controls.outputs, **GLUE)
         self.wire_recipe([self.picker_model, self.presets.model, *self.controls.outputs])
         self.presets.wire(studio, self.controls, run, self.wire_settings([self.presets.model]))
+        distilled, settings = self.controls.settings["distilled"], [*self.controls.settings.values()]
+        distilled.input(self.choose_weights, [distilled, model], settings, **GLUE)
         self.wire_history(run, live)
         gr.api(make_endpoint(self.engine, self.gallery), api_name="generate", **GPU)
 
@@ -164,6 +158,10 @@ class Generate(LiveTab):
 
     def show_request(self, request: Request, info: ModelInfo, class_labels: Sequence[Label] = ()) -> Update:
         return {self.presets.model: info} | super().show_request(request, info, class_labels)
+
+    def choose_weights(self, distilled: bool, model: str) -> Update:
+        """The settings that suit the weights: of the preset that draws with them, or of the balanced one."""
+        return self.presets.apply("Fast" if distilled else "Balanced", model)
 
     def welcome(self, model: str, job: StepHistory | None) -> Any:
         """Another model was chosen: what it draws, unless something was drawn."""

@@ -28,11 +28,11 @@ from app.teach.settings import DEFAULTS, TEACHING
 from app.teach.sheet import contact_sheet, shown_crops
 from app.teach.watch import look_into, running_name, samples, state, taught_runs
 from app.teach.zones import Zones, split
+from mdt_core.training.step_timing import seconds_per_step
 from train.teach import process
 from train.teach.pictures import reconstruct
 from train.teach.process import teaching_threads
 from train.teach.teaching import REHEARSAL_SHARE, TRAINING_SHARE
-from train.teach.timing import seconds_per_step
 
 NAME, TAB = "Teach", "teach"
 NEW = ""  # in place of a run's name: the pictures in the drop zones
@@ -221,7 +221,7 @@ class Teach:
         key = (model, self.engine.describe(model).weights, batch_size)
         if key not in self.step_seconds:
             with self.lent(model) as pipe:
-                self.step_seconds[key], _ = seconds_per_step(pipe, batch_size, teaching_threads())
+                self.step_seconds[key], _ = seconds_per_step(pipe.transformer, batch_size, teaching_threads())
         return self.step_seconds[key]
 
     # --- what is taught --------------------------------------------------------------------------------------

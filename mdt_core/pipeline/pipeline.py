@@ -23,6 +23,7 @@ from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import SKIP_TOLERANCE, Guided, guide, null_labels
 from mdt_core.inpainting import DEFAULT_SCALE, Method, choose_content, find_method, inpaint, starting_latents
+from mdt_core.lora import LORA_FILE, LoRA, merge_lora
 from mdt_core.masking import mask_noise
 from mdt_core.pipeline.canvas import fit_canvas
 from mdt_core.pipeline.decoding import enlarge, preview_weights, smooth_latents, to_latents, to_pixels, to_small_pixels
@@ -74,7 +75,8 @@ class MDTPipeline(DiffusionPipeline):
             guidance_channels=guidance_channels,
             sampling_defaults=sampling_defaults,
         )
-        self._evaluation = Evaluation(transformer)
+        self.lora: LoRA | None = None
+        self._reset_evaluation()
 
     # --- opening and saving --------------------------------------------------------------------------------
 
@@ -95,7 +97,10 @@ class MDTPipeline(DiffusionPipeline):
         path = resolve(pretrained_model_name_or_path, **hub)
         if path.is_file():
             return cls(**published_parts(path, hub, **kwargs))
-        return read_folder(path, cls, partial(super().from_pretrained, path, **kwargs))
+        pipe = read_folder(path, cls, partial(super().from_pretrained, path, **kwargs))
+        if (path / LORA_FILE).is_file() and "transformer" not in kwargs:
+            pipe.load_lora_weights(path)
+        return pipe
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> dict:
@@ -107,6 +112,23 @@ class MDTPipeline(DiffusionPipeline):
         super().save_pretrained(save_directory, **kwargs)
         tidy_config(Path(save_directory) / self.config_name)
         tidy_config(Path(save_directory) / "vae" / self.vae.config_name)
+        if self.lora is not None:
+            self.lora.save(Path(save_directory) / LORA_FILE)
+
+    def load_lora_weights(self, path: str | Path) -> None:
+        """Read a low-rank addition to the transformer, with which `distilled=True` then draws.
+
+        A model's folder that holds one is opened with it. The transformer itself stays as it is.
+
+        Args:
+            path: the file, or the folder of a file `pytorch_lora_weights.safetensors`, as `train.distill` writes it.
+
+        Raises:
+            ValueError: it cannot be read, or is for another model.
+        """
+        path = Path(path)
+        self.lora = LoRA.load(path / LORA_FILE if path.is_dir() else path, self.transformer)
+        self._distilled = None
 
     # --- what the model is ---------------------------------------------------------------------------------
 
@@ -169,7 +191,7 @@ class MDTPipeline(DiffusionPipeline):
             ValueError: an option that this device does not have.
         """
         dtype = choose_dtype(dtype, self.device, self.transformer.config.hidden_size)
-        self._evaluation = Evaluation(self.transformer, dtype, compile, cuda_graphs)
+        self._reset_evaluation(dtype=dtype, compile=compile, cuda_graphs=cuda_graphs)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> "MDTPipeline":
@@ -177,8 +199,25 @@ class MDTPipeline(DiffusionPipeline):
         before = self.device, self.transformer.dtype
         super().to(*args, **kwargs)
         if (self.device, self.transformer.dtype) != before:
-            self._evaluation = Evaluation(self.transformer)
+            self._reset_evaluation()
         return self
+
+    def _reset_evaluation(self, **options: Any) -> None:
+        """From now on the model is evaluated as an `Evaluation` with these options does it."""
+        self._options = options
+        self._evaluation, self._distilled = Evaluation(self.transformer, **options), None
+
+    def _evaluation_of(self, distilled: bool) -> Evaluation:
+        """How the model is evaluated, as it is or with its low-rank addition."""
+        if self._evaluation.model is not self.transformer:  # another one was put in its place
+            self._reset_evaluation()
+        if not distilled:
+            return self._evaluation
+        if self.lora is None:
+            raise ValueError("this model has no distilled weights: leave distilled out, or call load_lora_weights")
+        if self._distilled is None:
+            self._distilled = Evaluation(merge_lora(self.transformer, self.lora), **self._options)
+        return self._distilled
 
     # --- sampling ------------------------------------------------------------------------------------------
 
@@ -198,6 +237,7 @@ class MDTPipeline(DiffusionPipeline):
         guidance_low: int | None = None,
         guidance_high: int | None = None,
         first_timestep: int | None = None,
+        distilled: bool | None = None,
     ) -> MDTPipelineOutput:
         """Generate pictures: `stream`, with its arguments and errors, to its end."""
         return MDTPipelineOutput.of(self.stream(**_given(locals())))
@@ -218,6 +258,7 @@ class MDTPipeline(DiffusionPipeline):
         guidance_low: int | None = None,
         guidance_high: int | None = None,
         first_timestep: int | None = None,
+        distilled: bool | None = None,
     ) -> Iterator[PipelineStep]:
         """Generate pictures, step by step.
 
@@ -225,7 +266,7 @@ class MDTPipeline(DiffusionPipeline):
             class_labels: one per image: index, name, None for no class, or a mix of classes as {"dylan": 0.6,
                 "sprouts": 0.4}, whose weights are brought to a sum of 1. A single one goes with all seeds.
             guidance_scale: w, at least 0; 1 is conditional only. By default the model's `sampling_defaults`, as the
-                next three and the last four.
+                next three and the last five.
             guidance_power: s, at least 0; 0 is constant w.
             num_inference_steps: 1 up to the sampler's most (1000 for "ddpm", 250 for the others).
             sampler: "dpm++", "ddim" or "ddpm".
@@ -238,6 +279,7 @@ class MDTPipeline(DiffusionPipeline):
             guidance_low: the lowest timestep that is guided, 0 to 999; below, a step takes one evaluation.
             guidance_high: the highest; above, a step takes one evaluation.
             first_timestep: where the steps begin, 1 to 999, see `mdt_core.samplers.sampling_timesteps`.
+            distilled: whether to draw with the model's low-rank addition, see `load_lora_weights`.
 
         Raises:
             ValueError: an argument is out of its range; raised by the call, before the first step. On the last one:
@@ -281,6 +323,7 @@ class MDTPipeline(DiffusionPipeline):
         guidance_low: int | None = None,
         guidance_high: int | None = None,
         first_timestep: int | None = None,
+        distilled: bool | None = None,
     ) -> MDTPipelineOutput:
         """Repaint a part of a picture: `stream_inpaint`, with its arguments and errors, to its end."""
         return MDTPipelineOutput.of(self.stream_inpaint(**_given(locals())))
@@ -307,6 +350,7 @@ class MDTPipeline(DiffusionPipeline):
         guidance_low: int | None = None,
         guidance_high: int | None = None,
         first_timestep: int | None = None,
+        distilled: bool | None = None,
     ) -> Iterator[PipelineStep]:
         """Repaint a part of a picture of any size, step by step; previews and results have the picture's size.
 
@@ -316,6 +360,7 @@ class MDTPipeline(DiffusionPipeline):
             class_labels, seeds, guidance_channels, skip_tolerance: as in `stream`; one seed per variant.
             guidance_kind, guidance_low, guidance_high: as in `stream`; by default "class", everywhere.
             first_timestep: as in `stream`; by default 999.
+            distilled: as in `stream`; by default false.
             method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
             num_inference_steps: of the whole trajectory; a method's repeats come on top. By default the method's.
             strength: in (0, 1], the part of the trajectory that is run: below 1 it starts from the noised picture.
@@ -373,8 +418,6 @@ class MDTPipeline(DiffusionPipeline):
         skip_tolerance: float,
     ) -> Guided:
         """The model with labels and guidance bound to it, for a trajectory of one image per seed."""
-        if self._evaluation.model is not self.transformer:  # another one was put in its place
-            self._evaluation = Evaluation(self.transformer)
         if settings.guidance_kind != "class" and "side_interpolator" not in self.transformer.parts:
             kind = settings.guidance_kind
             raise ValueError(f'guidance_kind "{kind}" takes a masked pass, which this model lacks: choose "class"')
@@ -382,7 +425,7 @@ class MDTPipeline(DiffusionPipeline):
         asked = torch.cat([labels, null_labels(labels, self.num_classes)])
         timesteps = sampling_timesteps(**settings.trajectory)
         return guide(
-            self._evaluation.for_trajectory(timesteps, asked, len(asked)),
+            self._evaluation_of(settings.distilled).for_trajectory(timesteps, asked, len(asked)),
             labels,
             null_class=self.num_classes,
             **settings.guidance,

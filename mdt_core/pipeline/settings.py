@@ -21,9 +21,12 @@ class SamplingSettings(Guidance):
     sampler: str = "dpm++"  # a key of `samplers.SAMPLERS`
     num_inference_steps: int = 25  # 1 up to the sampler's most
     first_timestep: int = NUM_TIMESTEPS - 1  # where the steps begin, 1..999
+    distilled: bool = False  # with the model's low-rank addition, made for few steps without guidance
 
     def __post_init__(self):
         super().__post_init__()
+        if not isinstance(self.distilled, bool):
+            raise ValueError(f"distilled must be true or false, not {self.distilled!r}")
         if isinstance(self.num_inference_steps, bool) or not isinstance(self.num_inference_steps, Integral):
             raise ValueError(f"num_inference_steps must be a whole number, not {self.num_inference_steps!r}")
         sampling_timesteps(**self.trajectory)  # checks the others
@@ -38,12 +41,18 @@ class SamplingSettings(Guidance):
         guidance = f"guidance by {self.guidance_kind}, scale {self.guidance_scale:g}, power {self.guidance_power:g}"
         interval = f"timesteps {self.guidance_low} to {self.guidance_high}"
         start = "" if self.first_timestep == NUM_TIMESTEPS - 1 else f" from timestep {self.first_timestep}"
-        return f"{self.num_inference_steps} steps of {self.sampler}{start}, {guidance}, {interval}"
+        weights = ", distilled weights" if self.distilled else ""
+        return f"{self.num_inference_steps} steps of {self.sampler}{start}, {guidance}, {interval}{weights}"
 
     @property
     def evaluations(self) -> int:
         """How often the model is evaluated for a picture of a class."""
         return sum(2 if self.is_on(t) else 1 for t in sampling_timesteps(**self.trajectory))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All of them, as the pipeline takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(SamplingSettings)}
 
     @property
     def trajectory(self) -> dict[str, Any]:
@@ -52,7 +61,7 @@ class SamplingSettings(Guidance):
 
     @property
     def guidance(self) -> dict[str, Any]:
-        """The rest, as `guidance.guide` takes it."""
+        """Its own part, as `guidance.guide` takes it."""
         return {field.name: getattr(self, field.name) for field in fields(Guidance)}
 
 

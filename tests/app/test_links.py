@@ -53,8 +53,8 @@ def test_a_link_brings_its_settings_and_leaves_the_other_tabs_alone(tabs: dict[t
     settings = {
         **{"class_labels": [2, None], "num_images": 5, "seed": 7, "keep_seed": True, "sampler": "ddpm"},
         **{"num_inference_steps": 300, "first_timestep": 850, "guidance_scale": 1.5, "guidance_power": 0.5},
-        **{"guidance_kind": "both", "guidance_high": 800, "guidance_low": 100, "skip_unconditional": False},
-        **{"mixed_with": 1, "mixed_share": 0.25},
+        **{"guidance_kind": "both", "guidance_high": 800, "guidance_low": 100, "distilled": True},
+        **{"skip_unconditional": False, "mixed_with": 1, "mixed_share": 0.25},
     }
     info = tab.engine.describe("shapes")
     query = tab.link(info, "shapes", *settings.values())

@@ -1,5 +1,6 @@
 """Live: what is overtaken ends within a step, what is not is drawn, and nothing of a look is kept."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,19 @@ def test_a_look_is_few_steps_and_as_many_pictures_as_there_is_time_for(engine: E
     engine.speeds.record(("shapes", "generate"), 1, 1, 100 * per_evaluation)
     assert look_of(request, FAST, engine).seeds == (0,)
     assert look_of(Request("shapes", (0,), (0,), num_inference_steps=3), FAST, engine).num_inference_steps == 3
+
+
+def test_a_look_takes_the_weights_for_few_steps_unless_guidance_is_what_was_changed(engine: Engine) -> None:
+    """Catches a slider of the guidance scale that moves nothing, and a look that takes twice the evaluations."""
+    fast = FAST | {"num_inference_steps": 4, "guidance_scale": 1.0, "distilled": True}
+    request = Request.first(engine.describe("shapes"))
+    look = look_of(request, fast, engine)
+    assert (look.distilled, look.guidance_scale, look.num_inference_steps) == (True, 1, 4)
+    for change in ({"guidance_scale": 2.5}, {"guidance_power": 1.0}, {"guidance_low": 100}):
+        look = look_of(replace(request, **change), fast, engine)
+        assert not look.distilled and look.num_inference_steps == 4
+        assert all(getattr(look, key) == value for key, value in change.items())
+    assert look_of(replace(request, **fast), fast, engine).distilled
 
 
 def test_a_look_is_shown_and_not_kept(engine: Engine, pipe: InpaintingStandIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def test_a_page_is_told_a_models_presets_as_far_as_it_can_show_them() -> None:
     info = describe_pipeline("tiny", pipe, "cpu", "float32")
     balanced = {"sampler": "dpm++", "num_inference_steps": 25, "guidance_scale": 10, "guidance_power": 4.0}
     balanced |= {"guidance_kind": "class", "guidance_high": 999, "guidance_low": 200, "first_timestep": 999}
+    balanced |= {"distilled": False}
     slow = balanced | {"sampler": "ddpm", "num_inference_steps": 250}
     assert info.presets == {"fast": balanced | {"num_inference_steps": 4}, "balanced": balanced, "slow": slow}
     assert info.sampling_defaults == balanced

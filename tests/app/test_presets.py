@@ -91,6 +91,14 @@ def test_another_model_brings_its_own_settings(plain: ModelInfo, tuned: ModelInf
     assert own_settings(back, tuned, plain, presets_for)["guidance_scale"] == 3.8
 
 
+def test_weights_for_few_steps_stay_with_the_models_that_have_them(plain: ModelInfo, tuned: ModelInfo) -> None:
+    """Catches a switch left on for a model without such weights, which then draws nothing."""
+    able = replace(tuned, distilled=True)
+    chosen = replace(REQUEST, distilled=True, guidance_scale=1.5)
+    assert own_settings(chosen, able, able, presets_for)["distilled"] is True
+    assert own_settings(chosen, able, plain, presets_for)["distilled"] is False
+
+
 def test_nothing_is_said_before_a_run_has_told(engine: Engine, presets: Presets) -> None:
     """Catches an invented figure, and one of another model."""
     names = list(presets)

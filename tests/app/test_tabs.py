@@ -27,7 +27,7 @@ from mdt_core.inpainting import METHODS
 from tests.app.test_model_info import in_time
 from tests.helpers.stand_in import StandInPipeline
 
-SETTINGS = ([0], 1, 0, "dpm++", 3, 999, 3.8, 4.0, "class", 999, 0, True, 1, 0)  # of Generate's controls
+SETTINGS = ([0], 1, 0, "dpm++", 3, 999, 3.8, 4.0, "class", 999, 0, False, True, 1, 0)  # of Generate's controls
 KEEP, NEW = True, False  # the seed
 Tab = TypeVar("Tab")
 
@@ -55,6 +55,16 @@ def test_a_run_can_be_stopped_while_it_waits_for_the_model(engine: Engine) -> No
         assert first == {tab.status: WAITING, tab.picture: None, tab.again: gr.update(interactive=False)}
         run.close()
     assert len(list(engine.run((Request("shapes", (0,), (0,), num_inference_steps=2),)))) == 2
+
+
+def test_weights_for_few_steps_bring_the_settings_that_suit_them(engine: Engine) -> None:
+    """Catches such weights under a guidance that they already know, and settings of theirs that stay without them."""
+    tab, info = handlers(engine, Generate), engine.describe("shapes")
+    for on, preset in ((True, "fast"), (False, "balanced")):
+        chosen = tab.choose_weights(on, "shapes")
+        assert chosen[tab.controls.settings["guidance_scale"]] == info.presets[preset]["guidance_scale"]
+        steps = chosen[tab.controls.settings["num_inference_steps"]]
+        assert steps["value"] == info.presets[preset]["num_inference_steps"]
 
 
 def test_a_run_has_a_seed_of_its_own_unless_it_is_kept(engine: Engine) -> None:

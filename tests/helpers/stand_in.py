@@ -76,6 +76,7 @@ class StandInPipeline:
         seeds: list[int],
         skip_tolerance: float,
         first_timestep: int = 999,
+        distilled: bool = False,
         latents: torch.Tensor | None = None,
     ) -> Iterator[StandInStep]:
         guidance = Guidance(guidance_scale, guidance_power, guidance_kind, guidance_low, guidance_high)

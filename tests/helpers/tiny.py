@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from mdt_core.lora import LoRA
 from mdt_core.pipeline.pipeline import MDTPipeline
 from mdt_core.runs import Run
 from mdt_core.transformer import MDTv2
@@ -21,6 +22,15 @@ def tiny_pipeline(id2label: dict[int, str] = NAMES, std: float = 0.1, seed: int 
         torch.nn.init.normal_(parameter, std=std)
     vae = small_autoencoder(16, 16, latent_channels=8, block=4)
     return MDTPipeline(model, vae, id2label=id2label, guidance_channels=None)
+
+
+def random_lora(model: torch.nn.Module, seed: int = 0, rank: int = 2) -> LoRA:
+    """An addition to every linear layer, in numbers that float16 holds."""
+    torch.manual_seed(seed)
+    lora = LoRA(model, [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)], rank)
+    for up in lora.up:
+        torch.nn.init.normal_(up, std=0.1)
+    return lora.half().float()
 
 
 def write_run(folder: Path, steps: tuple[int, ...] = (1, 2), id2label: dict[int, str] = NAMES) -> Run:

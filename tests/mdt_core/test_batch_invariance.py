@@ -39,6 +39,14 @@ def test_generation(shipped):
 
 
 @pytest.mark.slow
+def test_generation_with_few_steps(shipped):
+    """The same with the weights for few steps, which have a cache of their own."""
+    fast = shipped.sampling_presets["fast"].arguments
+    alone = [list(shipped.stream(label, seeds=seed, **fast)) for seed, label in enumerate(LABELS[:5])]
+    check_alone_and_together(alone, list(shipped.stream(LABELS[:5], seeds=range(5), **fast)))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [2, 62])
 def test_inpainting(shipped, kept):
     """Catches a masked pass of so few tokens, kept or hidden, that a batch's products round in another order."""

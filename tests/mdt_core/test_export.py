@@ -18,10 +18,11 @@ from safetensors import safe_open
 
 from mdt_core import MDT, DiT, MDTPipeline, MDTv2
 from mdt_core.__main__ import main
+from mdt_core.lora import LORA_FILE
 from mdt_core.pipeline.open import open_pipeline
 from tests.helpers.forked import python
 from tests.helpers.hub import serve_hub
-from tests.helpers.tiny import NAMES, tiny_pipeline, write_run
+from tests.helpers.tiny import NAMES, random_lora, tiny_pipeline, write_run
 
 ROOT = Path(__file__).parents[2]
 METHODS = {"DiT": "repaint", "MDT": "mdt", "MDTv2": "mdt"}
@@ -34,6 +35,7 @@ INPAINT = {"class_labels": [1], "seeds": [7], "num_inference_steps": 4}
 # Opens every model before the first draws: diffusers runs the code of each under the same module names.
 PLAIN = f"""
 import sys
+from pathlib import Path
 class NothingOfOurs:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("mdt_core", "train", "app", "tests"):
@@ -53,6 +55,9 @@ for number, pipe in enumerate(pipes):
     drawn[f"preview {{number}}"] = np.stack(last.preview)
     drawn[f"by default {{number}}"] = np.stack(pipe(**{DEFAULT}).images)
     drawn[f"inpainted {{number}}"] = np.stack(pipe.inpaint(image, mask, method=method, **{INPAINT}).images)
+    if (Path(sys.argv[1 + number]) / "pytorch_lora_weights.safetensors").exists():
+        pipe.load_lora_weights(sys.argv[1 + number])
+        drawn[f"distilled {{number}}"] = np.stack(pipe(**{DEFAULT}, distilled=True).images)
     pipe.save_pretrained(f"saved {{number}}")
 np.savez("drawn.npz", **drawn)
 """
@@ -77,6 +82,8 @@ def saved(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("saved")
     for kind in (DiT, MDT, MDTv2):
         pipe = tiny(kind)
+        if kind is MDTv2:
+            pipe.lora = random_lora(pipe.transformer)
         pipe.fit_preview()
         pipe.save_pretrained(folder / kind.__name__)
     return {kind: folder / kind for kind in METHODS}
@@ -104,6 +111,8 @@ def drawn_by_us(source: Path, number: int) -> dict[str, np.ndarray]:
     inpainted = pipe.inpaint(*picture_and_mask(), method=METHODS[type(pipe.transformer).__name__], **INPAINT).images
     by_default = pipe(**DEFAULT).images
     made = {"generated": last.images, "by default": by_default, "preview": last.preview, "inpainted": inpainted}
+    if pipe.lora is not None:
+        made["distilled"] = pipe(**DEFAULT, distilled=True).images
     return {f"{name} {number}": np.stack(images) for name, images in made.items()}
 
 
@@ -145,7 +154,9 @@ def test_plain_diffusers_opens_it_from_the_hub(saved, exported, tmp_path):
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with serve_hub({"me/tiny": files}) as (variables, fetched):
         made = drawn_by_diffusers(tmp_path, "me/tiny", **variables, HF_HUB_DISABLE_PROGRESS_BARS="1")
-    assert_same(made, drawn_by_us(saved["MDTv2"], 0))
+    expected = drawn_by_us(saved["MDTv2"], 0)
+    del expected["distilled 0"]  # which plain diffusers reads from a folder alone
+    assert_same(made, expected)
     assert sorted(name for name in fetched if name.endswith(".py")) == ["pipeline.py", "transformer/transformer.py"]
 
 
@@ -252,7 +263,7 @@ def test_pushed_it_lies_on_the_hub_and_its_address_is_said(saved, tmp_path, monk
     hub = Hub(monkeypatch)
     main(["export", str(saved["MDTv2"]), str(tmp_path / "out"), "--push", "me/tiny"])
     assert capsys.readouterr().out.splitlines()[-1] == "https://hub.test/me/tiny"
-    files = {"README.md", "model_index.json", "pipeline.py", "transformer/transformer.py"}
+    files = {"README.md", "model_index.json", "pipeline.py", LORA_FILE, "transformer/transformer.py"}
     for part in ("transformer", "vae"):
         files |= {f"{part}/config.json", f"{part}/diffusion_pytorch_model.safetensors"}
     assert hub.repositories == {"me/tiny": files}

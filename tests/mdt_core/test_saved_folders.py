@@ -35,6 +35,15 @@ def test_the_shipped_and_a_newly_saved_folder_name_the_package(tmp_path, shipped
     assert np.array_equal(drawn(tmp_path / "new"), shipped)
 
 
+def test_the_shipped_model_draws_with_its_weights_for_few_steps(shipped):
+    """Catches a preset that was written into the folder without the file that it needs."""
+    pipe = MDTPipeline.from_pretrained(SHIPPED)
+    fast = pipe.sampling_presets["fast"]
+    made = pipe("dylan", seeds=3, **fast.arguments)
+    assert made.evaluations == fast.evaluations == 4
+    assert not np.array_equal(made.images[0], pipe("dylan", seeds=3, **fast.but(distilled=False).arguments).images[0])
+
+
 def test_a_folder_saved_before_still_opens(tmp_path, shipped):
     shutil.copytree(SHIPPED, tmp_path / "old")
     index = tmp_path / "old" / "model_index.json"

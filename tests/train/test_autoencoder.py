@@ -19,7 +19,6 @@ from tests.helpers.forked import start
 from train import avatars
 from train.autoencoder.__main__ import main
 from train.autoencoder.config import AUTOENCODERS, DECODERS
-from train.autoencoder.loop import State
 from train.autoencoder.model import (
     pixels_of,
     psnr,
@@ -27,6 +26,7 @@ from train.autoencoder.model import (
     start_linear,
     statistics_loss,
 )
+from train.autoencoder.state import State
 from train.settings import find_recipe
 
 ROOT = Path(__file__).parents[2]

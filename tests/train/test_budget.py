@@ -2,9 +2,9 @@
 
 import pytest
 
-from train.autoencoder import budget
-from train.autoencoder.budget import Budget
+from train import budget
 from train.autoencoder.config import AutoencoderConfig
+from train.budget import Budget
 
 
 def test_so_many_steps():

@@ -17,7 +17,7 @@ from mdt_core.autoencoder import decode, encode
 from mdt_core.runs import Run
 from mdt_core.weights.hub import open_autoencoder
 from train import avatars
-from train.autoencoder import decoder, generated, loop
+from train.autoencoder import decoder, generated, state
 from train.autoencoder.config import DecoderConfig
 from train.autoencoder.model import grow_decoder, small_autoencoder
 from train.latents.dataset import Latents
@@ -206,7 +206,7 @@ def test_without_a_critic_no_samples_are_drawn_and_flat_areas_get_flatter(pipe, 
     shades = torch.randint(0, 256, (24, 3, 1, 1), dtype=torch.uint8).expand(-1, -1, 32, 32)
     command = set_up(pipe, tmp_path, shades)
     polish = ["critic_weight=0", "difference_weight=4", "learning_rate=1e-2", "ema_decay=0.5", "batch_size=8"]
-    monkeypatch.setattr(loop, "Adversary", None)  # a step of it would fail
+    monkeypatch.setattr(state, "Adversary", None)  # a step of it would fail
     decoder.main([*command, *polish, "num_round_trips=4", "steps=20"])
     drawn = [path.name for path in (tmp_path / "run" / "generated").iterdir()]
     assert drawn == ["round_trips-1000000.safetensors"]

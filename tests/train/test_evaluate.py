@@ -20,7 +20,7 @@ from train.evaluate.sweep import parse_sweep
 class Pipeline:
     """Stands in for the pipeline: class c is a grey of 60 c with noise that grows with the guidance scale."""
 
-    num_classes, id2label = 3, {0: "cat", 1: "dog", 2: "owl"}
+    num_classes, id2label, lora = 3, {0: "cat", 1: "dog", 2: "owl"}, None
     calls = 0
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ def picture(label: int, seed: int) -> np.ndarray:
 class Pipeline:
     """Stands in for the pipeline: a picture of noise from class and seed; fails after `patience` batches."""
 
-    num_classes, id2label = 3, dict(enumerate(NAMES))
+    num_classes, id2label, lora = 3, dict(enumerate(NAMES)), None
 
     def __init__(self, patience: int = 1000, weight: float = 0.0) -> None:
         self.drawn: list[int] = []

@@ -18,6 +18,7 @@ from mdt_core.pipeline.open import open_pipeline
 from mdt_core.runs import Run
 from mdt_core.training.checkpoints import TrainingState
 from mdt_core.training.draws import Pass
+from mdt_core.training.step_timing import seconds_per_step
 from tests.helpers.tiny import NAMES, tiny_pipeline
 from train.teach import process
 from train.teach.__main__ import main
@@ -26,7 +27,6 @@ from train.teach.plan import TeachPlan
 from train.teach.rehearsal import Lessons
 from train.teach.status import LOG, Report, running_now, status, take_turn
 from train.teach.teaching import Teaching
-from train.teach.timing import seconds_per_step
 
 
 @pytest.fixture(autouse=True)
@@ -276,7 +276,7 @@ def test_rehearsed_rows_are_held_to_the_teacher_and_new_ones_to_the_noise():
 def test_the_time_of_a_step_is_measured_on_a_copy():
     """Catches a pipeline that is left in training mode, with gradients, or with another number of threads."""
     pipe, threads = tiny_pipeline(), torch.get_num_threads()
-    seconds, dtype = seconds_per_step(pipe, 8, threads=1)
+    seconds, dtype = seconds_per_step(pipe.transformer, 8, threads=1)
     assert 0 < seconds < 60 and dtype in (torch.float32, torch.bfloat16)
     assert not pipe.transformer.training and all(p.grad is None for p in pipe.transformer.parameters())
     assert torch.get_num_threads() == threads

@@ -27,18 +27,11 @@ from mdt_core.training.draws import to_device
 from train.autoencoder.adversary import reconstruction_loss
 from train.autoencoder.config import DECODERS, DecoderConfig, table
 from train.autoencoder.generated import Generated, generate
-from train.autoencoder.loop import (
-    Pictures,
-    State,
-    autocast,
-    choose_training_device,
-    run_steps,
-    step_generators,
-    write_result,
-)
 from train.autoencoder.model import grow_decoder, pixels_of
+from train.autoencoder.state import Pictures, State, write_result
 from train.command import Parser, train_by_recipe
 from train.latents.dataset import Latents
+from train.run_steps import autocast, choose_training_device, run_steps, step_generators
 from train.settings import check_same_run
 
 FIXED = ("width", "blocks")  # of the configuration: what a run keeps from its start to its end
@@ -74,7 +67,7 @@ def tune_decoder(config: DecoderConfig, run: Run) -> None:
     vae.encoder.requires_grad_(False)
     state = State.start(vae, vae.decoder.parameters(), (0.5, 0.99), config, pictures.num_classes, device)
     step = DecoderStep(config, state, pictures, data, num_images, generated)
-    if run_steps(state, config, run, step, pictures.validation):
+    if run_steps(state, config, run, step, partial(state.measure, pictures)):
         write_result(state.ema.model, run)
 
 

@@ -112,7 +112,7 @@ def generate(
         ValueError: what lies in the folder was drawn by another model or with other settings.
     """
     plan = list(plan_batches(config, num_images, pipe.num_classes))
-    model = weights_fingerprint(pipe)
+    model = weights_fingerprint(pipe, lora=False)
     latents: dict[str, list[Tensor]] = {"samples": [], "round_trips": []}
     with tqdm(total=sum(len(batch.places) for batch in plan), desc="draw latents", unit="image") as bar:
         for batch in plan:

@@ -18,15 +18,6 @@ from mdt_core.runs import Run
 from mdt_core.training.draws import to_device
 from train.autoencoder.adversary import reconstruction_loss
 from train.autoencoder.config import AutoencoderConfig
-from train.autoencoder.loop import (
-    Pictures,
-    State,
-    autocast,
-    choose_training_device,
-    run_steps,
-    step_generators,
-    write_result,
-)
 from train.autoencoder.model import (
     balance_channels,
     pixels_of,
@@ -35,6 +26,8 @@ from train.autoencoder.model import (
     start_linear,
     statistics_loss,
 )
+from train.autoencoder.state import Pictures, State, write_result
+from train.run_steps import autocast, choose_training_device, run_steps, step_generators
 from train.settings import check_same_run
 
 # Of the configuration: what a run keeps from its start to its end.
@@ -65,7 +58,7 @@ def train_autoencoder(config: AutoencoderConfig, run: Run) -> None:
     # Its training.
     state = State.start(vae, vae.parameters(), (0.9, 0.99), config, pictures.num_classes, device)
     run.write_config(config.describe())
-    if not run_steps(state, config, run, AutoencoderStep(config, state, pictures), pictures.validation):
+    if not run_steps(state, config, run, AutoencoderStep(config, state, pictures), partial(state.measure, pictures)):
         return
 
     # The latents of the averaged weights, scaled for a diffusion model.

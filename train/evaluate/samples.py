@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,11 +35,6 @@ class Sampling(SamplingSettings):
     num_images: int
     first_seed: int
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Sampler, steps and guidance, as the pipeline takes them."""
-        return self.trajectory | self.guidance
-
 
 def load_pipeline(model: str, device: torch.device | str):
     """The `mdt_core.MDTPipeline` at a folder or hub id, on a device, without bars of its own."""
@@ -51,9 +45,11 @@ def load_pipeline(model: str, device: torch.device | str):
     return pipe
 
 
-def weights_fingerprint(pipe) -> str:
-    """16 hexadecimal digits that change with any weight of the pipeline's networks."""
+def weights_fingerprint(pipe, lora: bool = True) -> str:
+    """16 hexadecimal digits that change with any weight of a pipeline's networks, `lora`: of its addition too."""
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    if lora and pipe.lora is not None:
+        networks["lora"] = pipe.lora
     return fingerprint(*(named_weights(networks[name], prefix=f"{name}.") for name in sorted(networks)))
 
 
@@ -108,7 +104,7 @@ def draw(pipe, sampling: Sampling, folder: Path, batches: list[Sequence[int]], p
             images = pipe(
                 class_labels=[index % pipe.num_classes if pipe.num_classes else None for index in batch],
                 seeds=[sampling.first_seed + index for index in batch],
-                **sampling.settings,
+                **sampling.arguments,
             ).images
             for index, image in zip(batch, images, strict=True):
                 write_whole(image_path(folder, index), partial(image.save, format="PNG", compress_level=1))

@@ -50,7 +50,7 @@ def draw_rehearsal(
         if not path.exists():
             batch, begun = [labels[index % len(labels)] for index in range(done, done + BATCH)], time.perf_counter()
             seeds = list(range(FIRST_SEED + done, FIRST_SEED + done + BATCH))
-            drawn = pipe(batch, seeds=seeds, output_type="latent", **settings.trajectory, **settings.guidance).images
+            drawn = pipe(batch, seeds=seeds, output_type="latent", **settings.arguments).images
             count = count if parts else how_many((time.perf_counter() - begun) / BATCH)
             tensors = {"latents": drawn.float().cpu(), "labels": torch.tensor(batch)}
             write_whole(path, partial(save_file, tensors, metadata={"count": str(count)}))

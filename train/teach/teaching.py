@@ -21,6 +21,7 @@ from mdt_core.runs import Run
 from mdt_core.training.config import TrainingConfig, exponential_steps
 from mdt_core.training.initialize import adopt_classes
 from mdt_core.training.loop import explain_write_errors, train
+from mdt_core.training.step_timing import seconds_per_step
 from mdt_core.weights.hub import listed, one_line
 from train.export import write_pipeline
 from train.latents.dataset import Latents
@@ -30,7 +31,6 @@ from train.teach.pictures import ClassFolders
 from train.teach.plan import TeachPlan
 from train.teach.rehearsal import Lessons, draw_rehearsal
 from train.teach.status import Report, status
-from train.teach.timing import seconds_per_step
 
 REHEARSED = 500  # pictures of the old classes, at most
 REHEARSAL_SHARE = 0.25  # of the time that a teaching may take, at most
@@ -123,7 +123,7 @@ class Teaching:
 
     def measured(self) -> tuple[float, str]:
         """Seconds of a training step, and the precision that it is fastest in."""
-        seconds, dtype = seconds_per_step(self.pipe, self.plan.batch_size)
+        seconds, dtype = seconds_per_step(self.pipe.transformer, self.plan.batch_size)
         precision = "bf16" if dtype == torch.bfloat16 else "no"
         print(f"{seconds:.2f} s a step, in {str(dtype).removeprefix('torch.')}")
         return seconds, precision
@@ -224,7 +224,9 @@ class Teaching:
     def pipeline(self, model: MDTTransformer) -> MDTPipeline:
         """A model as a pipeline, with all else as the one it began with has it."""
         config = {key: self.pipe.config[key] for key in ("preview_weights", "guidance_channels", "sampling_defaults")}
-        return MDTPipeline(model, deepcopy(self.pipe.vae), id2label=self.id2label, **config)
+        pipeline = MDTPipeline(model, deepcopy(self.pipe.vae), id2label=self.id2label, **config)
+        pipeline.lora = self.pipe.lora  # an addition to layers, none of which knows how many classes there are
+        return pipeline
 
     def columns(self) -> list[int]:
         """The classes of a sample sheet: those that are taught, then one or two of the old."""
@@ -235,4 +237,4 @@ class Teaching:
     def sample_sheet(self, model: MDTTransformer, step: int) -> Image.Image:
         """A column for each of these classes, `SHEET_ROWS` pictures each, of the same seeds at every step."""
         pipeline, settings = self.pipeline(model).to(model.device), self.pipe.sampling_presets["fast"]
-        return draw_sheet(pipeline, self.columns(), SHEET_ROWS, **settings.trajectory, **settings.guidance)
+        return draw_sheet(pipeline, self.columns(), SHEET_ROWS, **settings.arguments)

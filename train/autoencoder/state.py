@@ -1,12 +1,10 @@
-"""What the autoencoder's training and its decoder's tuning share: pictures, the state, and step, log, save, stop?
+"""What the autoencoder's training and its decoder's tuning share: pictures and the state.
 
-The run folder is like the diffusion model's: config.json, metrics.jsonl, checkpoints/step_*/ with vae/ (the averaged
-weights) and what serves to resume; and at the end vae/. The same command resumes, bit-equal on a CPU unless the length
-is in minutes, for what a step draws depends on (seed, step) alone.
+A checkpoint of either holds vae/, the averaged weights, and what serves to resume; the run's own vae/ is there at the
+end.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,18 +13,12 @@ import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.runs import Run, write_whole
-from mdt_core.training.checkpoints import load_last, write_checkpoint
-from mdt_core.training.draws import seed_of
 from mdt_core.training.ema import EMA
 from mdt_core.training.loop import explain_write_errors
 from mdt_core.training.optimizers import AdamW, load_optimizer_tensors, optimizer_tensors
-from mdt_core.training.stop_signal import StopSignal
 from train.autoencoder.adversary import Adversary, adamw
-from train.autoencoder.budget import Budget
 from train.autoencoder.config import StageConfig
 from train.autoencoder.model import pixels_of, psnr
 from train.export import save_autoencoder
@@ -88,6 +80,10 @@ class State:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.vae, done, self.optimizer.taken)
 
+    def measure(self, pictures: Pictures) -> dict[str, float]:
+        """What the log says of the averaged weights."""
+        return {"psnr": psnr(self.ema.model, pictures.validation)}
+
     def save(self, folder: Path) -> None:
         """Fill a checkpoint's folder."""
         save_autoencoder(self.ema.model, folder / "vae")
@@ -119,78 +115,7 @@ def _load_optimizer(optimizer: AdamW, path: Path) -> None:
                 values[name] = torch.empty_like(parameter).copy_(value)
 
 
-def run_steps(
-    state: State,
-    config: StageConfig,
-    run: Run,
-    step: Callable[[int, float], dict[str, Tensor]],
-    validation: Tensor,
-) -> bool:
-    """Take the steps that are left.
-
-    Args:
-        state: as before the first step; the run's last checkpoint is loaded into it.
-        step: takes one, from its number (from 0) and how much of the training is over (0 to 1); gives means to log.
-        validation: (N, 3, H, W) in [-1, 1].
-
-    Returns:
-        Whether the training is complete; it is not where the process was asked to stop.
-    """
-    first = load_last(run, state.load)
-    budget = Budget(config.steps, config.minutes, first, run.seconds_until(first))
-    bar = tqdm(initial=first, total=budget.total, desc=run.name, unit="step")
-    with StopSignal() as stop, bar:
-        for number in budget:
-            # Step.
-            means = step(number, budget.progress)
-            bar.update()
-
-            # What is due? What is saved is also logged: the seconds until then are read from the log.
-            done, stopping = number + 1, stop.received
-            last = budget.is_over(done)
-            saving = done % config.save_every == 0 or last or stopping
-            logging = done % config.log_every == 0 or saving
-
-            # Log.
-            if logging:
-                row = {"step": done, "psnr": psnr(state.ema.model, validation)}
-                row |= {name: value.item() for name, value in means.items()}
-                row["seconds"] = round(budget.seconds, 1)
-                bar.set_postfix(loss=f"{row['reconstruction']:.4f}", psnr=f"{row['psnr']:.2f}")
-                with explain_write_errors(run):
-                    run.log(row)
-
-            # Save.
-            if saving:
-                with explain_write_errors(run):
-                    write_checkpoint(run, done, state.save)
-                    run.prune_checkpoints(config.keep_checkpoints)
-
-            # Stop?
-            if stopping and not last:
-                bar.write(f"stopped after step {done}, saved; the same command goes on from here")
-                return False
-    return True
-
-
 def write_result(vae: AutoencoderTiny, run: Run) -> None:
     """Write the run's vae/, which is what training is for."""
     with explain_write_errors(run):
         write_whole(run.folder / "vae", partial(save_autoencoder, vae))
-
-
-def step_generators(seed: int, step: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:
-    """For what a step draws on the host, and on the device. From (seed, step) alone: there is no state to save."""
-    host, other = (seed_of(f"{seed}/step {step}/{place}") for place in ("host", "device"))
-    return torch.Generator().manual_seed(host), torch.Generator(device).manual_seed(other)
-
-
-def choose_training_device() -> torch.device:
-    """A GPU of Nvidia's where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def autocast(device: torch.device) -> AbstractContextManager:
-    """Products in bfloat16 where the device is fast at that."""
-    dtype = choose_dtype("auto", device)
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

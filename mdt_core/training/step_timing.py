@@ -5,7 +5,6 @@ from copy import deepcopy
 
 import torch
 
-from mdt_core import MDTPipeline
 from mdt_core.diffusion import Diffusion
 from mdt_core.losses import training_terms
 from mdt_core.transformer import MDTTransformer
@@ -13,18 +12,18 @@ from mdt_core.transformer import MDTTransformer
 WHOLE_BATCH = ("cuda", "mps")  # devices whose time does not grow with every picture
 
 
-def seconds_per_step(pipe: MDTPipeline, batch_size: int, threads: int | None = None) -> tuple[float, torch.dtype]:
+def seconds_per_step(model: MDTTransformer, batch_size: int, threads: int | None = None) -> tuple[float, torch.dtype]:
     """The seconds of a step in the faster of float32 and bfloat16 autocast, and that type; a few seconds.
 
     Args:
-        pipe: its transformer is copied, and not changed.
+        model: is copied, and not changed.
         batch_size: pictures of a step. A CPU is given a quarter of them.
         threads: how many threads the step may use; None: as many as now.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        model = deepcopy(pipe.transformer).float().train().requires_grad_(True)
+        model = deepcopy(model).float().train().requires_grad_(True)
         types = [torch.float32] if model.device.type == "mps" else [torch.float32, torch.bfloat16]
         rows = batch_size if model.device.type in WHOLE_BATCH else max(1, batch_size // 4)
         seconds = {dtype: _seconds(model, rows, dtype) * batch_size / rows for dtype in types}
