@@ -1,7 +1,7 @@
 """What strangers send, broken in ways that nobody thought of: it is used, or refused in one short sentence.
 
-Each test knows one kind of input and begins from a good one, which is then damaged. CI tries a few of each; `make fuzz`
-tries thousands. What was ever found stays as an `@example`.
+Each test knows one kind of input and begins from a good one, which is then damaged. CI tries some hundred of each, within a
+minute; `make fuzz` tries thousands. What was ever found stays as an `@example`.
 """
 
 import io
@@ -41,7 +41,8 @@ from tests.helpers import run_folders
 from tests.helpers.stand_in_inpaint import InpaintingStandIn
 from tests.helpers.tiny import tiny_pipeline
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
+pytestmark = pytest.mark.slow
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
