@@ -35,6 +35,11 @@
       button.removeAttribute("aria-label");
       for (const picture of button.querySelectorAll("img")) set(picture, "alt", "");
     }
+    // The head of a message holds a button, its cross, and so can be none itself.
+    for (const head of document.querySelectorAll(".toast-header[role=button]")) {
+      head.removeAttribute("role");
+      head.removeAttribute("tabindex");
+    }
     // Of a refused upload the sentence is enough.
     for (const text of document.querySelectorAll("[data-testid=toast-text]")) {
       const sentence = text.textContent.replace(/^HTTP \d+: /, "");

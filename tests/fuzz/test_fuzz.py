@@ -1,7 +1,7 @@
 """What strangers send, broken in ways that nobody thought of: it is used, or refused in one short sentence.
 
-Each test knows one kind of input and begins from a good one, which is then damaged. CI tries some hundred of each, within a
-minute; `make fuzz` tries thousands. What was ever found stays as an `@example`.
+Each test knows one kind of input and begins from a good one, which is then damaged. CI tries some hundred of each,
+within a minute; `make fuzz` tries thousands. What was ever found stays as an `@example`.
 """
 
 import io
