@@ -13,6 +13,7 @@ import re
 import zipfile
 from pathlib import Path
 from statistics import mode
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -63,19 +64,15 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; a .pt or .safetensors checkpoint is needed")
-    if zipfile.is_zipfile(path) and _unpacked_size(path) > path.stat().st_size:  # PyTorch packs nothing
-        raise CheckpointError(f"{path}: its parts are larger than the file: only what torch.save wrote is read")
     try:
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            # Training scripts keep their arguments beside the weights: a Namespace is data, reading it runs no code.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        packed = _unpacked_size(path) > path.stat().st_size  # PyTorch packs nothing
+        content = None if packed else _load(path)
     except Exception as error:  # whatever a damaged or hostile file makes the readers raise
         raise CheckpointError(
             f"{path}: not readable as a checkpoint of tensors alone (damaged, cut off, or carrying code)"
         ) from error
+    if packed:
+        raise CheckpointError(f"{path}: its parts are larger than the file: only what torch.save wrote is read")
 
     for key in ("ema", "model"):
         inner = content.get(key) if isinstance(content, dict) else None
@@ -90,13 +87,21 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return plain if len(plain) == len(content) else content
 
 
+def _load(path: Path) -> Any:
+    """What a file holds. Raises what its reader does where it is damaged."""
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    # Training scripts keep their arguments beside the weights: a Namespace is data, reading it runs no code.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
 def _unpacked_size(path: Path) -> int:
-    """Bytes of all files in a zip file; 0 where it is damaged, which its reader tells."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return sum(part.file_size for part in file.infolist())
-    except zipfile.BadZipFile:
+    """Bytes of all files in a zip file; 0 of another file. Raises what the reader of zips does where it is damaged."""
+    if not zipfile.is_zipfile(path):
         return 0
+    with zipfile.ZipFile(path) as file:
+        return sum(part.file_size for part in file.infolist())
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
