@@ -1,8 +1,50 @@
-"""How long a training lasts: a number of steps, or of minutes on whatever machine it runs."""
+"""How long a training lasts, a number of steps or of minutes on whatever machine it runs, and what goes with that."""
 
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from itertools import count, takewhile
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsConfig:
+    """What every training by `run_steps` is told. ValueError where a value makes no sense."""
+
+    steps: int = 4000
+    minutes: float | None = None  # train for so long, however many steps that makes; None: by `steps`
+    batch_size: int = 16
+    learning_rate: float = 1e-3  # at its highest
+    ema_decay: float = 0.998
+    seed: int = 0
+    log_every: int = 250
+    save_every: int = 250
+    keep_checkpoints: int = 2
+    expect: str = ""  # what to expect of it, and by whose figures
+
+    def __post_init__(self) -> None:
+        self.check_counts("steps", "batch_size", "log_every", "save_every", "keep_checkpoints")
+        self.check_amounts("learning_rate")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes must be above 0, not {self.minutes}")
+        if not 0 <= self.ema_decay <= 1:
+            raise ValueError(f"ema_decay must be 0 to 1, not {self.ema_decay}")
+
+    def check_counts(self, *names: str) -> None:
+        """ValueError where one of these is below 1. None is left alone."""
+        for name in names:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def check_amounts(self, *names: str) -> None:
+        """ValueError where one of these is below 0, or not finite."""
+        for name in names:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+
+    def describe(self) -> dict:
+        """What config.json holds."""
+        return asdict(self)
 
 
 class Budget:

@@ -7,7 +7,7 @@ bit-equal on a CPU unless the length is in minutes, for what a step draws depend
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from mdt_core.training.checkpoints import load_last, write_checkpoint
 from mdt_core.training.draws import seed_of
 from mdt_core.training.loop import explain_write_errors
 from mdt_core.training.stop_signal import StopSignal
-from train.budget import Budget
+from train.budget import Budget, StepsConfig
 
 
 class Resumable(Protocol):
@@ -36,7 +36,7 @@ class Resumable(Protocol):
 
 def run_steps(
     state: Resumable,
-    config: Any,
+    config: StepsConfig,
     run: Run,
     step: Callable[[int, float], dict[str, Tensor]],
     measure: Callable[[], dict[str, float]],
@@ -45,8 +45,7 @@ def run_steps(
 
     Args:
         state: as before the first step; the run's last checkpoint is loaded into it.
-        config: how long (`steps`, or `minutes`), and how often to log and to save (`log_every`, `save_every`,
-            `keep_checkpoints`).
+        config: how long, and how often to log and to save.
         run: where everything is written.
         step: takes one, from its number (from 0) and how much of the training is over (0 to 1); gives means to log.
         measure: what is logged besides, of the state as it is.

@@ -40,7 +40,12 @@ class TrainingState:
         """Write transformer/, raw.safetensors and optimizer.safetensors into `folder`."""
         self.ema.save_pretrained(folder / "transformer")
         for name, tensors in (("raw", self.raw), ("optimizer", self.optimizer)):
-            save_file({key: t.contiguous() for key, t in tensors.items()}, folder / f"{name}.safetensors")
+            save_tensors(tensors, folder / f"{name}.safetensors")
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors, however they lie in memory, by their names."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def write_checkpoint(run: Run, step: int, save: Callable[[Path], None]) -> None:

@@ -3,48 +3,27 @@
 A run folder holds its configuration as config.json, beside the weights. `--list` prints the recipes.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from train.budget import StepsConfig
 from train.command import aligned
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig:
+class StageConfig(StepsConfig):
     """What both trainings are told. ValueError where a value makes no sense."""
 
     data: str = "data/avatars"  # folder that train.avatars wrote
     num_images: int | None = None  # the first so many of the training set; None: all
-    steps: int = 4000
-    minutes: float | None = None  # train for so long, however many steps that makes; None: by `steps`
-    batch_size: int = 16
-    learning_rate: float = 1e-3  # at its highest
-    ema_decay: float = 0.998
     critic_weight: float = 0.1  # gradient of the critic's term over the reconstruction's, at the last layer
     critic_learning_rate: float = 5e-4
     difference_weight: float = 0.5  # of the differences between neighbouring pixels in the reconstruction loss
-    seed: int = 0
-    log_every: int = 250
-    save_every: int = 250
-    keep_checkpoints: int = 2
-    expect: str = ""  # what to expect of it, and by whose figures
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "steps", "batch_size", "log_every", "save_every", "keep_checkpoints"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"minutes must be above 0, not {self.minutes}")
-        for name in ("learning_rate", "critic_learning_rate", "critic_weight", "difference_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if not 0 <= self.ema_decay <= 1:
-            raise ValueError(f"ema_decay must be 0 to 1, not {self.ema_decay}")
-
-    def describe(self) -> dict:
-        """What config.json holds."""
-        return asdict(self)
+        super().__post_init__()
+        self.check_counts("num_images")
+        self.check_amounts("critic_learning_rate", "critic_weight", "difference_weight")
 
 
 @dataclass(frozen=True, kw_only=True)

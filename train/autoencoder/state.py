@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mdt_core.runs import Run, write_whole
+from mdt_core.training.checkpoints import save_tensors
 from mdt_core.training.ema import EMA
 from mdt_core.training.loop import explain_write_errors
 from mdt_core.training.optimizers import AdamW, load_optimizer_tensors, optimizer_tensors
@@ -87,11 +88,11 @@ class State:
     def save(self, folder: Path) -> None:
         """Fill a checkpoint's folder."""
         save_autoencoder(self.ema.model, folder / "vae")
-        _save(self.vae.state_dict(), folder / "raw.safetensors")
-        _save(optimizer_tensors(self.optimizer), folder / "optimizer.safetensors")
+        save_tensors(self.vae.state_dict(), folder / "raw.safetensors")
+        save_tensors(optimizer_tensors(self.optimizer), folder / "optimizer.safetensors")
         if self.adversary is not None:
-            _save(self.adversary.critic.state_dict(), folder / "critic.safetensors")
-            _save(optimizer_tensors(self.adversary.optimizer), folder / "critic_optimizer.safetensors")
+            save_tensors(self.adversary.critic.state_dict(), folder / "critic.safetensors")
+            save_tensors(optimizer_tensors(self.adversary.optimizer), folder / "critic_optimizer.safetensors")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, in place."""
@@ -101,10 +102,6 @@ class State:
         if self.adversary is not None:
             self.adversary.critic.load_state_dict(load_file(folder / "critic.safetensors"))
             _load_optimizer(self.adversary.optimizer, folder / "critic_optimizer.safetensors")
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _load_optimizer(optimizer: AdamW, path: Path) -> None:

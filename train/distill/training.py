@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import SchedulerMixin
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -21,6 +21,7 @@ from mdt_core.lora import LORA_FILE, LoRA
 from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.runs import Run, write_whole
 from mdt_core.samplers import find_sampler, sampling_timesteps
+from mdt_core.training.checkpoints import save_tensors
 from mdt_core.training.draws import batch_indices
 from mdt_core.training.ema import EMA
 from mdt_core.training.loop import explain_write_errors
@@ -157,12 +158,9 @@ class State:
 
     def save(self, folder: Path) -> None:
         """Fill a checkpoint's folder."""
-        for name, tensors in {
-            "ema": self.ema.model.state_dict(),
-            "raw": self.lora.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer),
-        }.items():
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+        save_tensors(self.ema.model.state_dict(), folder / "ema.safetensors")
+        save_tensors(self.lora.state_dict(), folder / "raw.safetensors")
+        save_tensors(optimizer_tensors(self.optimizer), folder / "optimizer.safetensors")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, in place."""
