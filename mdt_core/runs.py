@@ -21,11 +21,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+CURE = "make it anew, or name another"  # what to do about a file that cannot be used
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Run:
     def config(self) -> dict:
         """The run's configuration; empty where there is none."""
         path = self.folder / "config.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     @property
     def metrics(self) -> list[dict]:
@@ -156,6 +159,36 @@ def _lock(descriptor: int, folder: Path) -> None:
         pass
 
 
+@contextmanager
+def reading(path: Path, cure: str = CURE) -> Iterator[None]:
+    """For the lines that read a file and check what it holds: whatever they raise becomes one sentence.
+
+    Args:
+        path: the file.
+        cure: what to do about it.
+
+    Raises:
+        ValueError: the file's name, the reason, and the cure. Where it is missing, FileNotFoundError.
+    """
+    try:
+        yield
+    except FileNotFoundError:  # its words say so
+        raise
+    except Exception as error:  # damaged, cut short, foreign: the readers have no common base class
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = f"it lacks {said}" if isinstance(error, KeyError) else said
+        raise ValueError(f"{path} cannot be used ({reason}): {cure}") from error
+
+
+def read_json(path: Path, kind: type = dict, cure: str = CURE) -> Any:
+    """What a JSON file holds, if it is of this kind. ValueError as in `reading`."""
+    with reading(path, cure):
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, kind):
+            raise ValueError(f"it holds a {type(value).__name__}")
+        return value
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write(partial)` make a file or folder beside `path`, then put it in its place in one piece."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,10 +223,10 @@ def append_row(path: Path, row: dict) -> None:
 def read_rows(path: Path) -> list[dict]:
     """The rows of a JSON lines file; a line that is no whole row is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             rows.append(json.loads(line))
-        except ValueError:  # cut short
+        except (ValueError, RecursionError):  # cut short, or damaged
             continue
     return [row for row in rows if isinstance(row, dict)]
 

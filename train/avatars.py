@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mdt_core.command_line import number
 from mdt_core.runs import write_whole
 from train.command import Parser
+from train.files import open_tensors
 
 # Free styles (CC0 or CC BY 4.0) that are still themselves at 64 px; credits in assets/CREDITS.md.
 STYLES = (
@@ -141,7 +141,7 @@ def build(folder: Path, size: int, counts: dict[str, int], workers: int) -> None
 
 def check_same(path: Path, made_of: dict[str, int]) -> None:
     """Raise ValueError where a split was rendered otherwise. What it dropped depends on the training images."""
-    with safe_open(path, framework="numpy") as file:
+    with open_tensors(path, "numpy", cure="delete it, or name another folder") as file:
         before = json.loads((file.metadata() or {}).get("made_of", "{}"))
     if differing := [key for key in before if before[key] != made_of.get(key)]:
         was = ", ".join(f"{key} {before[key]}, not {made_of.get(key)}" for key in differing)
@@ -167,11 +167,16 @@ def split_file(folder: Path, split: str) -> Path:
 
 
 def load(folder: Path, split: str) -> Split:
-    """Read a split that `save` wrote."""
-    with safe_open(split_file(folder, split), framework="numpy") as file:
-        names, dropped = tuple(json.loads(file.metadata()["id2label"]).values()), file.metadata().get("dropped", 0)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Split(**tensors, names=names, dropped=int(dropped))
+    """Read a split that `save` wrote. ValueError where it is damaged, or holds something else."""
+    with open_tensors(split_file(folder, split), "numpy") as file:
+        metadata = {"id2label": "{}", "dropped": "0"} | (file.metadata() or {})
+        images, labels, seeds = (file.get_tensor(name) for name in ("images", "labels", "seeds"))
+        names = tuple(json.loads(metadata["id2label"]).values())
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or not images.size:
+            raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {images.shape}")
+        if labels.dtype.kind not in "iu" or not labels.shape == seeds.shape == images.shape[:1]:
+            raise ValueError("every image needs a label and a seed, whole numbers")
+        return Split(images, labels, seeds, names, int(metadata["dropped"]))
 
 
 def main() -> None:

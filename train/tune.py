@@ -24,7 +24,7 @@ from mdt_core.acceleration.machine import choose_device
 from mdt_core.command_line import number
 from mdt_core.guidance import KINDS
 from mdt_core.pipeline.settings import SamplingSettings
-from mdt_core.runs import append_row, read_rows, write_whole
+from mdt_core.runs import append_row, read_json, read_rows, write_whole
 from mdt_core.samplers import SAMPLERS
 from train.command import Parser
 from train.evaluate import features, samples, sources
@@ -221,7 +221,7 @@ def write_presets(folder: Path, presets: dict[str, SamplingSettings]) -> None:
         name: {key: value for key, value in asdict(presets[name]).items() if value != balanced[key]}
         for name in ("fast", "slow")
     }
-    config = json.loads(index.read_text("utf-8")) | {"sampling_defaults": balanced | {"presets": others}}
+    config = read_json(index) | {"sampling_defaults": balanced | {"presets": others}}
     write_whole(index, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8"))
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from mdt_core.runs import write_whole
 from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
 from train.autoencoder.config import DecoderConfig
 from train.evaluate.samples import weights_fingerprint
+from train.files import open_tensors
 from train.latents.dataset import Latents
 
 NUM_INFERENCE_STEPS = 25  # of dpm++, as the app opens; so are guidance scale and power
@@ -121,11 +121,9 @@ def generate(
             if not path.exists():
                 tensors, metadata = {"latents": _draw(batch, pipe, data, device)}, {"made_of": made_of}
                 write_whole(path, partial(save_file, tensors, metadata=metadata))
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path, cure=f"delete {folder} or choose another --output-dir") as file:
                 if (file.metadata() or {}).get("made_of") != made_of:
-                    raise ValueError(
-                        f"{path} is of another model or other settings: delete {folder} or choose another --output-dir"
-                    )
+                    raise ValueError("it is of another model or other settings")
                 latents[batch.kind].append(file.get_tensor("latents"))
             bar.update(len(batch.places))
     samples, round_trips = (torch.cat([torch.empty(0, *data.shape), *parts]) for parts in latents.values())

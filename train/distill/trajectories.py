@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.runs import write_whole
 from mdt_core.samplers import generators, initial_latents, sampling_timesteps
 from train.evaluate.samples import weights_fingerprint
+from train.files import open_tensors
 
 BATCH = 32  # trajectories drawn together, and kept in a file
 FIRST_SEED = 5_000_000
@@ -59,9 +59,9 @@ def draw_trajectories(
             states = _walk(pipe, teacher, asked, labels, FIRST_SEED + first).half()
             tensors = {"states": states, "labels": torch.tensor(labels)}
             write_whole(path, partial(save_file, tensors, metadata={"made_of": made_of}))
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path, cure=f"delete {folder} or choose another --output-dir") as file:
             if (file.metadata() or {}).get("made_of") != made_of:
-                raise ValueError(f"{path} was drawn by another model or otherwise: choose another --output-dir")
+                raise ValueError("it was drawn by another model or otherwise")
             drawn.append([file.get_tensor(name) for name in ("states", "labels")])
     states, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     return Trajectories(states, labels)

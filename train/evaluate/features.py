@@ -5,7 +5,6 @@ comparable among themselves only: FID is the Frechet distance on the features of
 The judge judges only: nothing is trained against it. The Inception of published figures is in inception.py.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -17,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mdt_core.fingerprint import fingerprint
-from mdt_core.runs import write_whole
+from train.files import open_arrays, write_arrays
 
 
 @dataclass(frozen=True)
@@ -111,18 +110,8 @@ def cached(folder: Path, judge: Judge, images: np.ndarray, name: str = "images")
     """`extract`, once for the same pixels: the features are kept in `folder/JUDGE-FINGERPRINT.npz`."""
     path = folder / f"{judge.name}-{images_fingerprint(images)}.npz"
     if path.exists():
-        with np.load(path) as arrays:
+        with open_arrays(path, cure="delete it, its features are taken anew") as arrays:
             return Features(**arrays)
     features = extract(judge, images, name=name)
     write_arrays(path, vars(features))
     return features
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an npz, whole or not at all."""
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:  # given a path, numpy would add a suffix of its own
-            np.savez(file, **arrays)
-
-    write_whole(path, write)

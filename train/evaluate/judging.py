@@ -10,6 +10,7 @@ import torch
 from train.command import aligned
 from train.evaluate import features, inception, metrics, sources
 from train.evaluate.features import Features, Judge, cached
+from train.files import open_arrays
 
 JUDGES = ("efflite0", "inception")
 
@@ -69,21 +70,23 @@ def read_statistics(path: Path) -> tuple[metrics.FeatureStatistics, metrics.Feat
     """Statistics of pooled and spatial features that an npz carries; None where it carries none, or is no npz.
 
     Raises:
-        ValueError: it carries some of them, or not a mean (D,) with a covariance (D, D).
+        ValueError: it carries some of them, or not a finite mean (D,) with a covariance (D, D), or is damaged.
     """
     if not path.is_file() or not zipfile.is_zipfile(path):
         return None
-    with np.load(path) as file:  # refuses pickled objects
-        arrays = {word: file[word] for word in ("mu", "sigma", "mu_s", "sigma_s") if word in file}
-    if not arrays:
-        return None
-    if len(arrays) < 4:
-        raise ValueError(f"{path} holds {', '.join(arrays)}: statistics are mu, sigma, mu_s and sigma_s")
-    for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
-        if arrays[mean].ndim != 1 or arrays[covariance].shape != 2 * arrays[mean].shape:
-            shapes = f"{arrays[mean].shape} and {arrays[covariance].shape}"
-            raise ValueError(f"{mean} and {covariance} of {path} must be (D,) and (D, D), got {shapes}")
-    tensors = [torch.as_tensor(array).double() for array in arrays.values()]
+    with open_arrays(path) as file:
+        arrays = {word: np.asarray(file[word], float) for word in ("mu", "sigma", "mu_s", "sigma_s") if word in file}
+        if not arrays:
+            return None
+        if len(arrays) < 4:
+            raise ValueError(f"it holds {', '.join(arrays)}: statistics are mu, sigma, mu_s and sigma_s")
+        for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
+            if arrays[mean].ndim != 1 or arrays[covariance].shape != 2 * arrays[mean].shape:
+                shapes = f"{arrays[mean].shape} and {arrays[covariance].shape}"
+                raise ValueError(f"{mean} and {covariance} must be (D,) and (D, D), got {shapes}")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("its statistics are not finite")
+    tensors = [torch.from_numpy(array) for array in arrays.values()]
     return metrics.FeatureStatistics(*tensors[:2]), metrics.FeatureStatistics(*tensors[2:])
 
 

@@ -8,7 +8,6 @@ evaluator's file: an npz with uint8 NHWC `arr_0` and labels `arr_1`.
 
 import json
 import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,9 +21,9 @@ from tqdm import tqdm
 
 from mdt_core.fingerprint import fingerprint, named_weights
 from mdt_core.pipeline.settings import SamplingSettings
-from mdt_core.runs import write_whole
-from train.evaluate.features import write_arrays
+from mdt_core.runs import read_json, reading, write_whole
 from train.evaluate.sources import ImageSet
+from train.files import open_arrays, write_arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ def claim(folder: Path, sampling: Sampling) -> None:
     if folder.exists() and any(path != note for path in folder.iterdir()):
         if not note.exists():
             raise ValueError(f"{folder} holds other files: name a folder that is new or empty")
-        if json.loads(note.read_text()) != mine:
+        if read_json(note, cure=f"delete {folder} or name another one") != mine:
             raise ValueError(f"{folder} holds images of another model or other settings: delete it or name another one")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(note, lambda path: path.write_text(json.dumps(mine, indent=1)))
@@ -125,7 +124,10 @@ def draw_together(pipe, sampling: Sampling, folder: Path, batch_size: int, state
 
 def pack(folder: Path, sampling: Sampling, num_classes: int, names: tuple[str, ...]) -> ImageSet:
     """The finished images of a run as one set."""
-    images = [np.asarray(Image.open(image_path(folder, index))) for index in range(sampling.num_images)]
+    images = []
+    for path in (image_path(folder, index) for index in range(sampling.num_images)):
+        with reading(path, "delete it, and it is drawn again"):
+            images.append(np.asarray(Image.open(path)))
     labels = np.arange(sampling.num_images) % num_classes if num_classes else None
     return ImageSet(np.stack(images), labels, names)
 
@@ -148,12 +150,9 @@ def is_finished(path: Path, sampling: Sampling) -> bool:
     """
     if not path.exists():
         return False
-    settings = None
-    if zipfile.is_zipfile(path):
-        with np.load(path) as arrays:
-            settings = str(arrays.get("sampling", ""))
-    if settings != json.dumps(asdict(sampling)):
-        raise ValueError(f"{path} is there already, with other images: delete it or name another file")
+    with open_arrays(path, "delete it or name another file") as arrays:
+        if str(arrays.get("sampling", "")) != json.dumps(asdict(sampling)):
+            raise ValueError("it is there already, with other images")
     return True
 
 

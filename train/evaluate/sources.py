@@ -7,7 +7,6 @@
 Every command that takes images takes them so.
 """
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 
 from mdt_core.command_line import number
 from train import avatars
+from train.files import open_arrays
 from train.latents.images import BrokenImage, DrawnImages, ImageFolder, check_readable
 
 HELP = "SET:SPLIT (as avatars:test), FOLDER or FILE.npz"
@@ -118,12 +118,16 @@ def _read_folder(folder: Path, size: int | None) -> ImageSet:
 
 
 def _read_npz(path: Path) -> ImageSet:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an npz file, or its end is missing")
-    with np.load(path) as arrays:  # refuses pickled objects
+    with open_arrays(path) as arrays:
         if "arr_0" not in arrays:
-            raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}, but no images in arr_0")
-        images, labels, names = arrays["arr_0"], arrays.get("arr_1"), tuple(arrays.get("names", np.array([])).tolist())
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"arr_0 of {path} must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}")
-    return ImageSet(images, labels, names)
+            raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}, but no images in arr_0")
+        images, labels, names = (np.asarray(arrays.get(name, ())) for name in ("arr_0", "arr_1", "names"))
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
+            raise ValueError(f"arr_0 must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}")
+        if "arr_1" not in arrays:
+            labels = None
+        elif labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+            raise ValueError(f"arr_1 must be a whole number per image, got {labels.dtype} {labels.shape}")
+        if names.size and (names.dtype.kind != "U" or names.ndim != 1):
+            raise ValueError(f"names must be a list of texts, got {names.dtype} {names.shape}")
+    return ImageSet(images, labels, tuple(names.tolist()))

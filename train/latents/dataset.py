@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdt_core.runs import reading
 from mdt_core.training.draws import to_device
 from train.latents.encode import encoder_fingerprint
 
@@ -25,18 +26,23 @@ class Shard(dict[str, np.ndarray]):
     """A shard's tensors by name, mapped: their bytes are read when touched, and the system may drop them again."""
 
     def __init__(self, path: Path):
-        with path.open("rb") as file:
-            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        # The system reads up to megabytes ahead of what is touched, which rows at random never use.
-        self._advise("MADV_RANDOM")
-        # The safetensors format: length of the header, header, data.
-        start = 8 + int.from_bytes(self._mapped[:8], "little")
-        header = json.loads(self._mapped[8:start])
-        self.metadata: dict[str, str] = header.pop("__metadata__", {})
-        self._offsets: dict[str, int] = {}
-        for name, entry in header.items():
-            kind, self._offsets[name] = SAFETENSORS_DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
-            self[name] = np.ndarray(entry["shape"], kind, buffer=self._mapped, offset=self._offsets[name])
+        with reading(path):
+            with path.open("rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # The system reads up to megabytes ahead of what is touched, which rows at random never use.
+            self._advise("MADV_RANDOM")
+            # The safetensors format: length of the header, header, data.
+            start = 8 + int.from_bytes(self._mapped[:8], "little")
+            header = json.loads(self._mapped[8:start])
+            self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            self.id2label = {int(index): name for index, name in json.loads(self.metadata["id2label"]).items()}
+            self.made_of: dict = json.loads(self.metadata.get("made_of", "{}"))
+            self._offsets: dict[str, int] = {}
+            for name, entry in header.items():
+                kind, self._offsets[name] = SAFETENSORS_DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
+                self[name] = np.ndarray(entry["shape"], kind, buffer=self._mapped, offset=self._offsets[name])
+            if self["mean"].ndim != 4 or self["labels"].shape != self["mean"].shape[:1]:
+                raise ValueError("every label (N,) needs the mean of a latent (N, C, h, w)")
 
     def prefetch(self, name: str, row: int) -> None:
         """Let the system begin to read a row of a tensor, without waiting for it."""
@@ -72,7 +78,7 @@ class Latents:
 
     Raises:
         FileNotFoundError: shards are missing.
-        ValueError: `repeats` names no class of the set, or no whole number of at least 1.
+        ValueError: one is damaged, or `repeats` names no class of the set, or no whole number of at least 1.
     """
 
     def __init__(self, folder: str | Path, split: str = "train", repeats: Mapping[str, int] | None = None):
@@ -85,8 +91,7 @@ class Latents:
             )
         allow_open_files(len(paths))
         self.folder, self.shards = Path(folder), [Shard(path) for path in paths]
-        named = json.loads(self.shards[0].metadata["id2label"])
-        self.id2label = {int(index): name for index, name in named.items()}
+        self.id2label = self.shards[0].id2label
         self.ends = np.cumsum([len(shard["labels"]) for shard in self.shards])
         self.cached: dict[str, Tensor] = {}  # what `cache` read into memory
         self.order = None  # with balance or repeats: index -> image
@@ -111,7 +116,7 @@ class Latents:
     @property
     def made_of(self) -> dict:
         """What was noted of the images and the autoencoder when they were encoded; empty for older shards."""
-        return json.loads(self.shards[0].metadata.get("made_of", "{}"))
+        return self.shards[0].made_of
 
     def check_encoder(self, vae, name: str) -> None:
         """Raise ValueError where another encoder than that of `vae`, called `name`, made these latents."""

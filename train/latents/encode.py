@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +24,7 @@ from mdt_core.acceleration.machine import cpus_alone
 from mdt_core.autoencoder import downscale, posterior
 from mdt_core.fingerprint import fingerprint, named_weights
 from mdt_core.runs import write_whole
+from train.files import open_tensors
 from train.latents.images import BrokenImage, LabelledImages, check_readable
 
 SHARD = 2048  # images of one file: what a killed process loses at most
@@ -174,13 +174,13 @@ def progress_bar(name: str, mine: Iterable[range], missing: Iterable[range], sta
 def check_same(out: Path, split: str, paths: list[Path], made_of: dict) -> None:
     """Raise ValueError where `out` holds shards of another encoder, or of this split of other images or settings."""
     for path in sorted(out.glob("*-*-of-*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            before = json.loads(file.metadata().get("made_of", "{}"))
-        same_split = path.name.startswith(f"{split}-")
-        differing = [key for key in (made_of if same_split else ["encoder"]) if before.get(key) != made_of[key]]
-        if differing or (same_split and path not in paths):
-            was = ", ".join(f"{key} {before.get(key, 'unknown')}" for key in differing) or "another number of shards"
-            raise ValueError(f"{path} is there already and was made with {was}: delete {out} or name another folder")
+        with open_tensors(path, cure=f"delete {out} or name another folder") as file:
+            before = json.loads((file.metadata() or {}).get("made_of", "{}"))
+            same_split = path.name.startswith(f"{split}-")
+            differing = [key for key in (made_of if same_split else ["encoder"]) if before.get(key) != made_of[key]]
+            if differing or (same_split and path not in paths):
+                was = ", ".join(f"{key} {before.get(key, 'unknown')}" for key in differing)
+                raise ValueError(f"it is there already and was made with {was or 'another number of shards'}")
 
 
 def report(out: Path, split: str, paths: list[Path]) -> None:
@@ -191,7 +191,7 @@ def report(out: Path, split: str, paths: list[Path]) -> None:
     """
     count, broken = 0, []
     for path in paths:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             count += file.get_slice("labels").get_shape()[0]
             broken += json.loads(file.metadata()["broken"])
     if not count:

@@ -9,7 +9,6 @@ reduced by area averages while it is far too large, then resampled. One differen
 of bicubic.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps
 
 from mdt_core.fingerprint import fingerprint
 from mdt_core.pipeline.image_arrays import to_rgb
+from mdt_core.runs import read_json
 from train import avatars
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -234,7 +234,7 @@ def open_images(
 
 def read_names(path: Path) -> list[str]:
     """Class names from a JSON file, in the order of their indices. ValueError where it holds something else."""
-    names = json.loads(path.read_text("utf-8"))
+    names = read_json(path, object)
     if isinstance(names, dict) and names.keys() == {str(index) for index in range(len(names))}:
         names = [names[str(index)] for index in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
