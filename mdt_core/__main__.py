@@ -8,7 +8,6 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -130,7 +129,7 @@ def run_generate(args: argparse.Namespace) -> None:
     """One image of one class into a file."""
     _check_image_path(args.out)
     pipe = _open_pipeline(args)
-    label, preset = _class_label(pipe, args), asdict(pipe.sampling_presets[args.preset])
+    label, preset = _class_label(pipe, args), pipe.sampling_presets[args.preset].arguments
     _write_last_image(pipe, args, label, pipe.stream([label], **preset | _sampling(args)), {"kind": "generate"})
 
 
@@ -250,7 +249,7 @@ def _write_last_image(
         for step in steps:
             bar.total = step.total
             bar.update()
-    recipe = made_by | {"model": Path(args.model).name, "seed": args.seed} | asdict(step.settings)
+    recipe = made_by | {"model": Path(args.model).name, "seed": args.seed} | step.settings.arguments
     save_picture(step.images[0], args.out, recipe | class_entry(label, pipe.id2label))
     drawn = f"{label_text(label, pipe.id2label)}, seed {args.seed}"
     print(f"{args.out}: {drawn}; {step.evaluations} model evaluations, {step.skipped} skipped")

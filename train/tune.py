@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class Rows:
 
     def __call__(self, settings: SamplingSettings, num_images: int) -> Row:
         """The row of these settings, from the file or measured now."""
-        asked = self.of | asdict(settings) | {"num_images": num_images}
+        asked = self.of | settings.arguments | {"num_images": num_images}
         for row in read_rows(self.folder / "rows.jsonl"):
             if asked.items() <= row.items():
                 return row
@@ -139,7 +139,7 @@ class Rows:
     def _measure(self, settings: SamplingSettings, num_images: int) -> dict[str, float]:
         """Draw the pictures that are not there yet, and judge all."""
         whose = {name: self.of[name] for name in ("weights", "first_seed")}
-        sampling = samples.Sampling(**asdict(settings), **whose, num_images=num_images)
+        sampling = samples.Sampling(**settings.arguments, **whose, num_images=num_images)
         folder = self.folder / "pictures" / f"{self.of['weights']}-{self.of['first_seed']}" / named(settings)
         samples.claim(folder, sampling)
         batches = samples.share(samples.missing(folder, num_images), self.batch_size, 0, 1)
@@ -216,12 +216,9 @@ def panels(coarse: Sequence[Row], fine: Sequence[Row], kid: str) -> list[Panel]:
 def write_presets(folder: Path, presets: dict[str, SamplingSettings]) -> None:
     """Put presets into a model folder's `sampling_defaults`: balanced whole, of the others what differs from it."""
     index = folder / "model_index.json"
-    balanced = asdict(presets["balanced"])
-    others = {
-        name: {key: value for key, value in asdict(presets[name]).items() if value != balanced[key]}
-        for name in ("fast", "slow")
-    }
-    config = read_json(index) | {"sampling_defaults": balanced | {"presets": others}}
+    balanced = presets["balanced"]
+    others = {name: balanced.changes_of(presets[name]) for name in ("fast", "slow")}
+    config = read_json(index) | {"sampling_defaults": balanced.arguments | {"presets": others}}
     write_whole(index, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8"))
 
 

@@ -51,8 +51,12 @@ class SamplingSettings(Guidance):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All of them, as the pipeline takes them."""
+        """All of them, as the pipeline takes them; of a subclass without what it adds."""
         return {field.name: getattr(self, field.name) for field in fields(SamplingSettings)}
+
+    def changes_of(self, other: "SamplingSettings") -> dict[str, Any]:
+        """The arguments in which another differs, as a preset lists them."""
+        return {name: value for name, value in other.arguments.items() if value != self.arguments[name]}
 
     @property
     def trajectory(self) -> dict[str, Any]:

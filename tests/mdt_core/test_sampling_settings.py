@@ -147,3 +147,10 @@ def test_every_argument_stands_in_its_own_signature(call, stream):
     assert one == other
     assert all(each.kind is each.POSITIONAL_OR_KEYWORD for each in one.values())
     assert all(each.annotation is not each.empty for name, each in one.items() if name != "self")
+
+
+def test_what_a_preset_lists_makes_it_of_the_settings_it_differs_from():
+    """Catches an entry left out and one that is the same."""
+    settings, other = SamplingSettings(**OWN), SamplingSettings(**OWN | OTHERS, distilled=True)
+    assert settings.changes_of(other) == OTHERS | {"distilled": True} and settings.changes_of(settings) == {}
+    assert settings.but(**settings.changes_of(other)) == other == SamplingSettings(**other.arguments)

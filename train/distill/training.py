@@ -6,7 +6,7 @@ distillation, arXiv:2202.00512, but along whole trajectories of any solver, guid
 """
 
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -74,8 +74,7 @@ def distill(config: DistillConfig, run: Run) -> None:
 def write_student(pipe: MDTPipeline, run: Run, student: SamplingSettings) -> None:
     """Write the run's pipeline: the model with its addition, and the preset "fast" that draws with it."""
     pipe.load_lora_weights(run.folder)
-    entries, balanced = pipe.config.sampling_defaults or {}, asdict(pipe.sampling_defaults)
-    fast = {name: value for name, value in asdict(student).items() if value != balanced[name]}
+    entries, fast = pipe.config.sampling_defaults or {}, pipe.sampling_defaults.changes_of(student)
     pipe.sampling_defaults = {**entries, "presets": {**entries.get("presets", {}), "fast": fast}}
     write_pipeline(pipe, run.folder / "pipeline")
 

@@ -126,7 +126,7 @@ def sample(args: argparse.Namespace, state: PartialState) -> list[Candidate]:
         weights=samples.weights_fingerprint(pipe),
         num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
         first_seed=args.seed,
-        **asdict(pipe.sampling_presets[args.preset].but(**chosen)),
+        **pipe.sampling_presets[args.preset].but(**chosen).arguments,
     )
     out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
     runs = {out: sampling}
