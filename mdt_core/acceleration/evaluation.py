@@ -12,6 +12,7 @@ from mdt_core.acceleration.cached_conditioning import CachedModel
 from mdt_core.acceleration.compiled_blocks import compile_blocks
 from mdt_core.acceleration.cuda_graphs import CudaGraph
 from mdt_core.acceleration.precision import lower_products
+from mdt_core.lora import LoRA, merge_lora
 from mdt_core.transformer import MDTTransformer
 
 SMALL_BATCH = 8  # images, both branches counted: below, a GPU waits for launches
@@ -34,11 +35,19 @@ class Evaluation:
         compile: bool = False,
         cuda_graphs: bool = False,
     ):
-        self.model, self.dtype, self.cuda_graphs = model, dtype, cuda_graphs
+        self.model, self.dtype, self.compile, self.cuda_graphs = model, dtype, compile, cuda_graphs
         self.lowered = None if dtype == torch.float32 else lower_products(model, dtype)
         if compile:
             compile_blocks(self.lowered or model)
         self.invariant: dict[tuple, bool] = {}
+        self.merged: tuple[LoRA, Evaluation] | None = None
+
+    def merged_with(self, lora: LoRA) -> "Evaluation":
+        """How the model with a low-rank addition is evaluated, by the same options; the last one is kept."""
+        if self.merged is None or self.merged[0] is not lora:
+            model = merge_lora(self.model, lora)
+            self.merged = lora, Evaluation(model, self.dtype, self.compile, self.cuda_graphs)
+        return self.merged[1]
 
     def for_trajectory(
         self, timesteps: Sequence[int], class_labels: Sequence[int] | Tensor, batch_size: int

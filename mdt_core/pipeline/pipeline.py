@@ -23,7 +23,7 @@ from mdt_core.acceleration.precision import choose_dtype
 from mdt_core.autoencoder import downscale
 from mdt_core.guidance import SKIP_TOLERANCE, Guided, guide, null_labels
 from mdt_core.inpainting import DEFAULT_SCALE, Method, choose_content, find_method, inpaint, starting_latents
-from mdt_core.lora import LORA_FILE, LoRA, merge_lora
+from mdt_core.lora import LORA_FILE, LoRA
 from mdt_core.masking import mask_noise
 from mdt_core.pipeline.canvas import fit_canvas
 from mdt_core.pipeline.decoding import enlarge, preview_weights, smooth_latents, to_latents, to_pixels, to_small_pixels
@@ -76,7 +76,7 @@ class MDTPipeline(DiffusionPipeline):
             sampling_defaults=sampling_defaults,
         )
         self.lora: LoRA | None = None
-        self._reset_evaluation()
+        self._evaluation = Evaluation(self.transformer)
 
     # --- opening and saving --------------------------------------------------------------------------------
 
@@ -128,7 +128,6 @@ class MDTPipeline(DiffusionPipeline):
         """
         path = Path(path)
         self.lora = LoRA.load(path / LORA_FILE if path.is_dir() else path, self.transformer)
-        self._distilled = None
 
     # --- what the model is ---------------------------------------------------------------------------------
 
@@ -191,7 +190,7 @@ class MDTPipeline(DiffusionPipeline):
             ValueError: an option that this device does not have.
         """
         dtype = choose_dtype(dtype, self.device, self.transformer.config.hidden_size)
-        self._reset_evaluation(dtype=dtype, compile=compile, cuda_graphs=cuda_graphs)
+        self._evaluation = Evaluation(self.transformer, dtype, compile, cuda_graphs)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> "MDTPipeline":
@@ -199,25 +198,18 @@ class MDTPipeline(DiffusionPipeline):
         before = self.device, self.transformer.dtype
         super().to(*args, **kwargs)
         if (self.device, self.transformer.dtype) != before:
-            self._reset_evaluation()
+            self._evaluation = Evaluation(self.transformer)
         return self
-
-    def _reset_evaluation(self, **options: Any) -> None:
-        """From now on the model is evaluated as an `Evaluation` with these options does it."""
-        self._options = options
-        self._evaluation, self._distilled = Evaluation(self.transformer, **options), None
 
     def _evaluation_of(self, distilled: bool) -> Evaluation:
         """How the model is evaluated, as it is or with its low-rank addition."""
         if self._evaluation.model is not self.transformer:  # another one was put in its place
-            self._reset_evaluation()
+            self._evaluation = Evaluation(self.transformer)
         if not distilled:
             return self._evaluation
         if self.lora is None:
             raise ValueError("this model has no distilled weights: leave distilled out, or call load_lora_weights")
-        if self._distilled is None:
-            self._distilled = Evaluation(merge_lora(self.transformer, self.lora), **self._options)
-        return self._distilled
+        return self._evaluation.merged_with(self.lora)
 
     # --- sampling ------------------------------------------------------------------------------------------
 

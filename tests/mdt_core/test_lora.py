@@ -71,6 +71,15 @@ def test_a_pipeline_draws_with_it_where_it_is_asked_to_and_saves_it(pipe, tmp_pa
     assert not torch.equal(pipe("dog", distilled=True, **SETTINGS).images, drawn.images)
 
 
+def test_another_addition_in_its_place_is_the_one_that_draws(pipe):
+    """Catches weights merged with the first one, and kept."""
+    drawn = []
+    for seed in (0, 1, 0):
+        pipe.lora = random_lora(pipe.transformer, seed)
+        drawn.append(pipe("dog", distilled=True, **SETTINGS).images)
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+
+
 def test_inpainting_takes_it_too(pipe):
     pipe.lora = random_lora(pipe.transformer)
     image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
