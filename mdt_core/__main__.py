@@ -9,16 +9,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdt_core.command_line import Parser, add_device_options
+from mdt_core.command_files import check_image_path, check_out_folder, open_image
+from mdt_core.command_line import Parser, add_device_options, chosen_settings
 from mdt_core.presets import DEFAULT_VAE
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from mdt_core.pipeline.labels import ClassLabel, ClassMix
     from mdt_core.pipeline.outputs import PipelineStep
     from mdt_core.pipeline.pipeline import MDTPipeline
@@ -127,21 +125,22 @@ def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, sca
 
 def run_generate(args: argparse.Namespace) -> None:
     """One image of one class into a file."""
-    _check_image_path(args.out)
+    check_image_path(args.out)
     pipe = _open_pipeline(args)
     label, preset = _class_label(pipe, args), pipe.sampling_presets[args.preset].arguments
-    _write_last_image(pipe, args, label, pipe.stream([label], **preset | _sampling(args)), {"kind": "generate"})
+    steps = pipe.stream([label], **preset | chosen_settings(args), seeds=[args.seed])
+    _write_last_image(pipe, args, label, steps, {"kind": "generate"})
 
 
 def run_inpaint(args: argparse.Namespace) -> None:
     """A picture with its masked part made anew into a file."""
-    _check_image_path(args.out)
-    image, mask = _open_image(args.image), _open_image(args.mask)
+    check_image_path(args.out)
+    image, mask = open_image(args.image), open_image(args.mask)
     pipe = _open_pipeline(args)
     settings = {name: getattr(args, name) for name in ("method", "strength", "area", "masked_content")}
     settings |= {"grow": args.grow, "feather": args.feather}
     label = _class_label(pipe, args)
-    steps = pipe.stream_inpaint(image, mask, [label], **settings, **_sampling(args))
+    steps = pipe.stream_inpaint(image, mask, [label], **settings, **chosen_settings(args), seeds=[args.seed])
     _write_last_image(pipe, args, label, steps, {"kind": "inpaint"} | settings)
 
 
@@ -154,7 +153,7 @@ def run_convert(args: argparse.Namespace) -> None:
     from mdt_core.weights.hub import resolve
 
     out = args.out_folder
-    _check_out_folder(out)
+    check_out_folder(out)
     checkpoint = resolve(args.checkpoint)
     if checkpoint.is_dir():
         raise ValueError(f"{checkpoint} is a pipeline folder already: nothing to convert")
@@ -175,7 +174,7 @@ def run_export(args: argparse.Namespace) -> None:
     from mdt_core.weights.hub import expand
 
     out = args.out_folder
-    _check_out_folder(out)
+    check_out_folder(out)
     if args.push:
         check_push(args.push)
     card = expand(args.model) / "README.md"
@@ -208,23 +207,6 @@ def _open_pipeline(args: argparse.Namespace) -> "MDTPipeline":
     return open_pipeline(args.model).to(device).optimize(dtype=args.dtype, compile=args.compile)
 
 
-def _sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags of `_add_sampling` in the pipeline's words; those left out are the pipeline's to choose."""
-    low, high = args.interval or (None, None)
-    chosen = {
-        "guidance_scale": args.scale,
-        "guidance_power": args.power,
-        "guidance_kind": args.guidance,
-        "guidance_low": low,
-        "guidance_high": high,
-        "num_inference_steps": args.steps,
-        "sampler": args.sampler,
-        "first_timestep": args.first_timestep,
-        "seeds": [args.seed],
-    }
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
 def _class_label(pipe: "MDTPipeline", args: argparse.Namespace) -> "ClassLabel | ClassMix":
     """What --class names."""
     from mdt_core.pipeline.labels import parse_label
@@ -253,44 +235,6 @@ def _write_last_image(
     save_picture(step.images[0], args.out, recipe | class_entry(label, pipe.id2label))
     drawn = f"{label_text(label, pipe.id2label)}, seed {args.seed}"
     print(f"{args.out}: {drawn}; {step.evaluations} model evaluations, {step.skipped} skipped")
-
-
-def _check_out_folder(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already and not an empty folder: name another")
-
-
-def _check_image_path(path: Path) -> None:
-    """Say what is wrong with the output's path before the work, not after it."""
-    from PIL import Image
-
-    if not path.parent.is_dir():
-        raise ValueError(f"--out {path}: the folder {path.parent} does not exist")
-    try:
-        Image.new("RGB", (16, 16)).save(BytesIO(), Image.registered_extensions()[path.suffix.lower()])
-    except (KeyError, ValueError, OSError):  # no picture's, or one that cannot be written, or not in colour
-        raise ValueError(f"--out {path}: the name must end in an image format's suffix, such as .png") from None
-    new = not path.exists()
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        raise ValueError(f"--out {path}: cannot be written ({error.strerror})") from error
-    if new:
-        path.unlink()
-
-
-def _open_image(path: Path) -> "Image.Image":
-    """A picture as it is meant to be seen, with the camera's rotation applied."""
-    from PIL import Image, ImageOps
-
-    try:
-        return ImageOps.exif_transpose(Image.open(path))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: too large, at most {2 * Image.MAX_IMAGE_PIXELS:,} pixels can be opened") from error
-    except Exception as error:  # decoders raise all kinds of exceptions on broken data
-        raise ValueError(f"{path}: not a picture that can be opened, or a damaged one") from error
 
 
 # --- running ------------------------------------------------------------------------------------------------

@@ -44,6 +44,25 @@ def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], in
     return convert
 
 
+def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """--scale, --power, --guidance, --interval, --steps, --sampler and --first-timestep in the pipeline's words.
+
+    Those left out are left to the model.
+    """
+    low, high = args.interval or (None, None)
+    chosen = {
+        "guidance_scale": args.scale,
+        "guidance_power": args.power,
+        "guidance_kind": args.guidance,
+        "guidance_low": low,
+        "guidance_high": high,
+        "num_inference_steps": args.steps,
+        "sampler": args.sampler,
+        "first_timestep": args.first_timestep,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """--device, --dtype and --compile, and by how much the latter two change a picture."""
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (a GPU where there is one)")

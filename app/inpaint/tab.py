@@ -77,9 +77,6 @@ class Inpaint(LivePainting):
         used = [painter, self.keep, self.results, source]
         self.use.click(self.load_variant, used, page, js=SETTLED, **CHECK)
         self.open_mask_button.upload(self.load_mask, [self.open_mask_button, source], page, **CHECK)
-        for changed in (painter.stroke, painter.change):
-            studio.keep(changed, "painting", [painter], KEPT)
-
         always_last([self.view.input], self.choose_view, [self.view, self.job, self.results], [*self.switched], **GLUE)
         edges = [self.controls.settings[key].change for key in ("area", "grow", "feather")]
         asked = [painter, model, source, *self.controls.inputs]
@@ -90,6 +87,7 @@ class Inpaint(LivePainting):
         covered = [painter, model, source, area, grow]
         always_last([area.change], self.advise, covered, self.closer, js=SETTLED, **GLUE)
         for event in (painter.stroke, painter.change):
+            studio.keep(event, "painting", [painter], KEPT)
             event(self.advise, covered, self.closer, js=SETTLED, trigger_mode="always_last", **GLUE)
         self.live.look_at(self.closer.click(lambda: "masked", outputs=area, **GLUE).then)
         self.variants.select(self.select, self.results, [self.comparison, self.save, self.results], **GLUE)
@@ -190,10 +188,8 @@ class Inpaint(LivePainting):
 
     def _edit(self, source: SourceImage, mask: np.ndarray | None) -> Update:
         """Show the painter with a picture and a mask of its own size."""
-        value = self.painter.show(source, mask)
-        return self.switch_to(PAINTING) | {
-            self.painter: gr.update(value=value, visible=True),
-        }
+        shown = gr.update(value=self.painter.show(source, mask), visible=True)
+        return self.switch_to(PAINTING) | {self.painter: shown}
 
     # --- views -----------------------------------------------------------------------------------------------
 

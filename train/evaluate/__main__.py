@@ -25,7 +25,7 @@ import torch
 from accelerate import PartialState
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
-from mdt_core.command_line import number
+from mdt_core.command_line import chosen_settings, number
 from mdt_core.guidance import KINDS
 from mdt_core.pipeline.settings import PRESETS
 from mdt_core.training.loop import PROCESS_TIMEOUT
@@ -111,22 +111,11 @@ def sample(args: argparse.Namespace, state: PartialState) -> list[Candidate]:
     """Draw the images of each setting to an npz, this process its share; finished files are kept."""
     pipe = samples.load_pipeline(args.model, args.device or state.device)
     only_grid = args.grid and not args.reference
-    low, high = args.interval or (None, None)
-    chosen = {
-        "sampler": args.sampler,
-        "num_inference_steps": args.steps,
-        "guidance_scale": args.scale,
-        "guidance_power": args.power,
-        "guidance_kind": args.guidance,
-        "guidance_low": low,
-        "guidance_high": high,
-        "first_timestep": args.first_timestep,
-    }
     sampling = samples.Sampling(
         weights=samples.weights_fingerprint(pipe),
         num_images=args.num_images or (args.per_class * max(1, pipe.num_classes) if only_grid else 5000),
         first_seed=args.seed,
-        **pipe.sampling_presets[args.preset].but(**chosen).arguments,
+        **pipe.sampling_presets[args.preset].but(**chosen_settings(args)).arguments,
     )
     out = args.out or (args.grid.with_suffix(".npz") if args.grid else DEFAULT_OUT)
     runs = {out: sampling}
