@@ -168,13 +168,14 @@ def reading(path: Path, cure: str = CURE) -> Iterator[None]:
         cure: what to do about it.
 
     Raises:
-        ValueError: the file's name, the reason, and the cure. Where it is missing, FileNotFoundError.
+        ValueError: the file's name, the reason, and the cure.
+        OSError: it is missing, or cannot be opened.
     """
     try:
         yield
-    except FileNotFoundError:  # its words say so
-        raise
     except Exception as error:  # damaged, cut short, foreign: the readers have no common base class
+        if isinstance(error, FileNotFoundError) or getattr(error, "filename", None):
+            raise  # the system's: it names the file, which may be whole
         said = " ".join(str(error).split())[:300] or type(error).__name__
         reason = f"it lacks {said}" if isinstance(error, KeyError) else said
         raise ValueError(f"{path} cannot be used ({reason}): {cure}") from error

@@ -34,9 +34,9 @@ class Shard(dict[str, np.ndarray]):
             # The safetensors format: length of the header, header, data.
             start = 8 + int.from_bytes(self._mapped[:8], "little")
             header = json.loads(self._mapped[8:start])
-            self.metadata: dict[str, str] = header.pop("__metadata__", {})
-            self.id2label = {int(index): name for index, name in json.loads(self.metadata["id2label"]).items()}
-            self.made_of: dict = json.loads(self.metadata.get("made_of", "{}"))
+            metadata: dict[str, str] = header.pop("__metadata__", {})
+            self.id2label = {int(index): name for index, name in json.loads(metadata["id2label"]).items()}
+            self.made_of: dict = json.loads(metadata.get("made_of", "{}"))
             self._offsets: dict[str, int] = {}
             for name, entry in header.items():
                 kind, self._offsets[name] = SAFETENSORS_DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
