@@ -31,6 +31,10 @@ except ImportError:  # Windows
 CURE = "make it anew, or name another"  # what to do about a file that cannot be used
 
 
+class DamagedFileError(ValueError):
+    """A file is damaged, cut short or foreign; its cause is what the reader said."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run's folder."""
@@ -168,7 +172,7 @@ def reading(path: Path, cure: str = CURE) -> Iterator[None]:
         cure: what to do about it.
 
     Raises:
-        ValueError: the file's name, the reason, and the cure.
+        DamagedFileError: the file's name, the reason, and the cure.
         OSError: it is missing, or cannot be opened.
     """
     try:
@@ -178,11 +182,11 @@ def reading(path: Path, cure: str = CURE) -> Iterator[None]:
             raise  # the system's: it names the file, which may be whole
         said = " ".join(str(error).split())[:300] or type(error).__name__
         reason = f"it lacks {said}" if isinstance(error, KeyError) else said
-        raise ValueError(f"{path} cannot be used ({reason}): {cure}") from error
+        raise DamagedFileError(f"{path} cannot be used ({reason}): {cure}") from error
 
 
 def read_json(path: Path, kind: type = dict, cure: str = CURE) -> Any:
-    """What a JSON file holds, if it is of this kind. ValueError as in `reading`."""
+    """What a JSON file holds, if it is of this kind. Raises as `reading` does."""
     with reading(path, cure):
         value = json.loads(path.read_bytes())
         if not isinstance(value, kind):

@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from app.engine.logs import Curve, Log
 from app.engine.sheets import SampleSheet, read_sheet
-from mdt_core.runs import Run
+from mdt_core.runs import DamagedFileError, Run
 
 FILES = (  # of a run, that a snapshot depends on
     "config.json",
@@ -132,8 +132,10 @@ def look_at(name: str, runs: Mapping[str, Path]) -> RunSnapshot:
         return reader_of(name, runs[name]).look()
     except FileNotFoundError:  # deleted while it was read
         return RunSnapshot(name, problem="The run's folder disappeared while it was read.")
-    except json.JSONDecodeError as error:  # rows that are no JSON are left out
-        return RunSnapshot(name, problem=f"The run's config.json is damaged or half written: {reason(error)}.")
+    except DamagedFileError as error:  # rows that are no JSON are left out
+        return RunSnapshot(
+            name, problem=f"The run's config.json is damaged or half written: {reason(error.__cause__)}."
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         return RunSnapshot(name, problem=f"The run cannot be read: {reason(error)}.")
 
