@@ -3,8 +3,8 @@
 Follows DiT (arXiv 2212.09748, section 3) and MDT (arXiv 2303.14389, section 3.2). Attribute names are those
 that published checkpoints carry as keys.
 
-Letters: N batch, T tokens (T = G^2 for a grid of side G), Q queries among them, D width, A attention heads, C latent
-channels, p patch size, (h, w) latent cells.
+Letters: N batch, T tokens (T = G^2 for a grid of side G), Q queries among them, D width, A attention heads, R rank of
+all low-rank additions together, C latent channels, p patch size, (h, w) latent cells.
 """
 
 import math
@@ -105,35 +105,59 @@ def token_pairs(queries: Tensor, keys: Tensor, grid_size: int) -> Tensor:
     return place(queries)[:, :, None] - place(keys)[:, None, :] + centre
 
 
+class Linear(nn.Linear):
+    """A linear map, W x + b, to which an image may add low-rank ones, B A x (LoRA, Hu et al. 2021, arXiv:2106.09685).
+
+    Which ones, and how much of each, `shares` say: they weigh the columns of B, R in all. At first there are none.
+    """
+
+    def __init__(self, in_features: int, out_features: int, lora_width: int = 0):
+        super().__init__(in_features, out_features)
+        self.lora_A = self.lora_B = None
+        if lora_width:
+            self.lora_A = nn.Parameter(torch.empty(lora_width, in_features))
+            self.lora_B = nn.Parameter(torch.zeros(out_features, lora_width))
+            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, x: Tensor, shares: Tensor | None = None) -> Tensor:
+        """x (N, T, D_in), shares (N, 1, R) or None -> (N, T, D_out)."""
+        y = super().forward(x)
+        return y if shares is None else y + F.linear(F.linear(x, self.lora_A) * shares, self.lora_B)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, with a relative position bias if `grid_size` is given."""
 
-    def __init__(self, width: int, num_heads: int, grid_size: int | None):
+    def __init__(self, width: int, num_heads: int, grid_size: int | None, lora_width: int = 0):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, lora_width)
+        self.proj = Linear(width, width, lora_width)
         self.rel_pos_bias = RelativePositionBias(grid_size, num_heads) if grid_size else None
 
-    def forward(self, x: Tensor, bias: Tensor | None, queries: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bias: Tensor | None, queries: Tensor | None = None, shares: Tensor | None = None
+    ) -> Tensor:
         """x (N, T, D), bias (N or 1, A, Q, T) -> (N, Q, D): every token's answer, or only that of `queries` (N, Q)."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = self.qkv(x, shares).chunk(3, dim=-1)
         q = q if queries is None else gather(q, queries)
         q, k, v = (rearrange(part, "n t (a d) -> n a t d", a=self.num_heads) for part in (q, k, v))
-        return self.proj(rearrange(attention(q, k, v, bias), "n a q d -> n q (a d)"))
+        return self.proj(rearrange(attention(q, k, v, bias), "n a q d -> n q (a d)"), shares)
 
 
 class Mlp(nn.Module):
     """Two linear maps with a tanh-approximated GELU between."""
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, lora_width: int = 0):
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden, lora_width)
+        self.fc2 = Linear(hidden, width, lora_width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        return self.fc2(linear_gelu(x, self.fc1))
+    def forward(self, x: Tensor, shares: Tensor | None = None) -> Tensor:
+        """(N, T, D) -> (N, T, D)."""
+        if shares is None:
+            return self.fc2(linear_gelu(x, self.fc1))
+        return self.fc2(F.gelu(self.fc1(x, shares), approximate="tanh"), shares)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -151,19 +175,28 @@ class Condition(NamedTuple):
 
     modulation: Tensor  # (N, 6 D), shift, scale and gate of attention and of the MLP
     bias: Tensor | None = None  # (N or 1, A, Q, T), of the attention's positions
+    shares: Tensor | None = None  # (N, 1, R), of the low-rank additions
 
 
 class Block(nn.Module):
     """A transformer block with adaLN-Zero; with `shortcut`, it first merges a second input into its own."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float, grid_size: int | None, shortcut: bool = False):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_ratio: float,
+        grid_size: int | None,
+        shortcut: bool = False,
+        lora_width: int = 0,
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(width, num_heads, grid_size)
+        self.attn = Attention(width, num_heads, grid_size, lora_width)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp = Mlp(width, int(width * mlp_ratio), lora_width)
         self.adaLN_modulation = adaln(width, 6)
-        self.skip_linear = nn.Linear(2 * width, width) if shortcut else None
+        self.skip_linear = Linear(2 * width, width, lora_width) if shortcut else None
 
     def forward(
         self,
@@ -183,13 +216,14 @@ class Block(nn.Module):
         Returns:
             (N, Q, D).
         """
+        shares = condition.shares
         if self.skip_linear is not None:
-            x = self.skip_linear(torch.cat([x, skip], dim=-1)).to(x.dtype)  # autocast: the stream stays float32
+            x = self.skip_linear(torch.cat([x, skip], dim=-1), shares).to(x.dtype)  # autocast: the stream stays float32
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = condition.modulation.unsqueeze(1).chunk(6, dim=-1)
-        attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), condition.bias, queries)
+        attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), condition.bias, queries, shares)
         x = x if queries is None else gather(x, queries)
         x = torch.addcmul(x, gate_a, attended)
-        return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm2(x), shift_m, scale_m)))
+        return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm2(x), shift_m, scale_m), shares))
 
 
 class FinalLayer(nn.Module):
@@ -213,13 +247,14 @@ class Conditioning:
     `mdt_core.acceleration.cached_conditioning` has one that looks up what it computed before.
     """
 
-    def __init__(self, c: Tensor):
+    def __init__(self, c: Tensor, shares: Tensor | None = None):
         self.c = c  # (N, D)
+        self.shares = shares  # (N, 1, R)
 
     def __call__(self, block: Block, pairs: Tensor | None = None) -> Condition:
-        """The block's modulation and its position bias, for all tokens or for the `token_pairs` (N, Q, K) given."""
+        """What the block is conditioned on, its bias for all tokens or for the `token_pairs` (N, Q, K) given."""
         table = block.attn.rel_pos_bias
-        return Condition(self.modulation(block), None if table is None else self.bias(table, pairs))
+        return Condition(self.modulation(block), None if table is None else self.bias(table, pairs), self.shares)
 
     def modulation(self, layer: Block | FinalLayer) -> Tensor:
         """(N, 6 D) of a block, (N, 2 D) of the final layer."""

@@ -20,7 +20,6 @@ def training_terms(
     class_labels: Tensor,
     noise: Tensor,
     keep: Tensor | None = None,
-    target: Tensor | None = None,
     min_snr_gamma: float | None = 5.0,
     noise_power: float = 0.0,
 ) -> dict[str, Tensor]:
@@ -34,7 +33,6 @@ def training_terms(
         class_labels: (N,), the null class where the label is dropped.
         noise: (N, C, h, w) standard normal.
         keep: (N, K) kept tokens, or None for the full pass.
-        target: (N, C, h, w), what epsilon is held to, as another model's prediction; None: the noise.
         min_snr_gamma: gamma of min-SNR weighting (arXiv 2303.09556, eq. 7); None weighs all timesteps alike.
         noise_power: of the further weight SNR^-noise_power where there is more noise than signal: there the shapes of a
             picture are decided, of which epsilon's error tells little. 0: no further weight.
@@ -46,7 +44,7 @@ def training_terms(
     x_t = diffusion.add_noise(x_0, noise, timesteps)
     output = model(x_t, timesteps, class_labels, keep=keep)
     epsilon = output.chunk(2, dim=1)[0]
-    mse = (epsilon - (noise if target is None else target)).square().mean(dim=(1, 2, 3))
+    mse = (epsilon - noise).square().mean(dim=(1, 2, 3))
     if min_snr_gamma is not None:
         mse = mse * diffusion.min_snr_weight(timesteps, min_snr_gamma)
     if noise_power:

@@ -10,7 +10,8 @@
 Departures from the published code: masking is an argument of the call, not a property of training mode; the
 null class is a label like any other; shortcut layers start as the identity on their own input.
 
-Letters: N batch, T tokens, K kept tokens, D width, C latent channels, p patch size, (h, w) latent cells.
+Letters: N batch, T tokens, K kept tokens, D width, R rank of all low-rank additions, C latent channels, p patch size,
+(h, w) latent cells.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ from mdt_core.layers import (
 from mdt_core.masking import gather, hidden_tokens, restore, scatter
 from mdt_core.saved_config import tidy_config
 
-MAX_DEPTH, MAX_GRID = 512, 64  # of what can be built: a file's few bytes could ask for more than any memory
+# Of what can be built: a file's few bytes could ask for more than any memory.
+MAX_DEPTH, MAX_GRID, MAX_ADAPTER_WIDTH = 512, 64, 8192
 
 
 class MDTTransformer(ModelMixin, ConfigMixin):
@@ -54,6 +56,8 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         num_classes: classes; the label `num_classes` is the null class.
         decoder_layers: how many of the blocks are the decoder (MDT, MDTv2).
         without: which of the class's `parts` to leave out, for an ablation (the paper's Tables 6 and 8).
+        adapters: the classes of each low-rank addition to the blocks' layers (LoRA), see `add_adapter`.
+        adapter_rank: of each of them.
     """
 
     parts: tuple[str, ...] = ()  # what the class adds to a DiT, each of which can be left out
@@ -72,6 +76,8 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         num_classes: int = 1000,
         decoder_layers: int = 0,
         without: Sequence[str] = (),
+        adapters: Sequence[Sequence[int]] = (),
+        adapter_rank: int = 64,
     ):
         super().__init__()
         if sample_size % patch_size:
@@ -81,9 +87,15 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         if depth > MAX_DEPTH or sample_size > MAX_GRID * patch_size:
             sizes = f"depth {depth}, sample_size {sample_size} in patches of {patch_size}"
             raise ValueError(f"{sizes}: at most {MAX_DEPTH} blocks and {MAX_GRID} x {MAX_GRID} tokens can be built")
+        if not all(0 <= label < num_classes for classes in adapters for label in classes):
+            raise ValueError(f"adapters are lists of classes, each in 0..{num_classes - 1}, not {adapters!r}")
+        if not 0 < adapter_rank <= MAX_ADAPTER_WIDTH // max(1, len(adapters)):
+            ranks = f"{len(adapters)} adapters of rank {adapter_rank}"
+            raise ValueError(f"{ranks}: all ranks together must be 1 to {MAX_ADAPTER_WIDTH}")
         if unknown := set(without) - set(self.parts):
             parts = ", ".join(self.parts) or "nothing"
             raise ValueError(f"{type(self).__name__} can go without {parts}, not {', '.join(sorted(unknown))}")
+        self.register_to_config(adapters=[list(classes) for classes in adapters])  # as a file has them
         self.grid_size = sample_size // patch_size
         self.num_tokens = self.grid_size**2
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
@@ -92,6 +104,7 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         self.pos_embed = nn.Parameter(self._positions(), requires_grad=self.has("learnable_positions"))
         self.build_blocks()
         self.final_layer = FinalLayer(hidden_size, patch_size, 2 * in_channels)
+        self.register_buffer("adapter_shares", adapter_shares(num_classes, adapters, adapter_rank), persistent=False)
         self.initialize_weights()
 
     def has(self, part: str) -> bool:
@@ -103,7 +116,8 @@ class MDTTransformer(ModelMixin, ConfigMixin):
 
     def _block(self, shortcut: bool = False) -> Block:
         config, grid_size = self.config, self.grid_size if self.has("relative_bias") else None
-        return Block(config.hidden_size, config.num_heads, config.mlp_ratio, grid_size, shortcut)
+        lora_width = len(config.adapters) * config.adapter_rank
+        return Block(config.hidden_size, config.num_heads, config.mlp_ratio, grid_size, shortcut, lora_width)
 
     # --- what a subclass says ------------------------------------------------------------------------------
 
@@ -138,12 +152,20 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         Returns:
             (N, 2C, h, w): epsilon, then the interpolation coefficient v of the learnt variance, in [-1, 1].
         """
-        c = Conditioning(self.embed(timesteps.to(x.device), class_labels))
+        c = Conditioning(self.embed(timesteps.to(x.device), class_labels), self.shares(class_labels))
         return self.predict(x, c, keep)
 
     def embed(self, timesteps: Tensor, class_labels: Tensor) -> Tensor:
         """What a pass is conditioned on: (N,), and (N,) or (N, num_classes + 1) -> (N, D)."""
         return self.t_embedder(timesteps) + self.y_embedder(class_labels)
+
+    def shares(self, class_labels: Tensor) -> Tensor | None:
+        """How much of each low-rank addition an image has, by its class: (N, 1, R); None where the model has none."""
+        if self.adapter_shares is None:
+            return None
+        if class_labels.ndim == 1:
+            return self.adapter_shares[class_labels][:, None]
+        return (class_labels.to(self.adapter_shares) @ self.adapter_shares)[:, None]
 
     def predict(self, x: Tensor, c: Conditioning, keep: Tensor | None = None) -> Tensor:
         """The forward pass once its conditioning c is known; arguments and result as in `forward`."""
@@ -309,6 +331,30 @@ class MDTv2(MDT):
         for block in self.de_blocks:
             x = block(x, c(block), inputs)                                    # (N, T, D)
         return x
+
+
+def adapter_shares(num_classes: int, adapters: Sequence[Sequence[int]], rank: int) -> Tensor | None:
+    """The shares that a class has of the low-rank additions, 1 of its own and 0 of others: (num_classes + 1, R)."""
+    if not adapters:
+        return None
+    shares = torch.zeros(len(adapters), num_classes + 1)
+    for row, classes in zip(shares, adapters, strict=True):
+        row[list(classes)] = 1
+    return shares.T.repeat_interleave(rank, dim=1)
+
+
+@torch.no_grad()
+def add_adapter(model: MDTTransformer, classes: Sequence[int]) -> MDTTransformer:
+    """A copy of a model in which some classes have a low-rank addition of their own, which is 0 at first.
+
+    What it learns changes these classes alone: the others, and the null class, stay as they are, but for rounding.
+    """
+    larger = type(model).from_config(model.config, adapters=[*model.config.adapters, list(classes)])
+    nn.Module.to(larger, model.device, model.dtype).train(model.training)  # diffusers' own warns of other types
+    tensors = larger.state_dict()
+    for name, tensor in model.state_dict().items():
+        tensors[name][tuple(map(slice, tensor.shape))] = tensor  # of an addition the ranks that are there come first
+    return larger
 
 
 for _model in (MDTTransformer, DiT, MDT, MDTv2):

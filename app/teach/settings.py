@@ -30,14 +30,12 @@ TEACHING: Mapping[str, Any] = {
         0,
         100_000,
     ),
-    "batch_size": Number(
-        "batch size", "Pictures a step", "batch", "Seen before each change: half of them are yours.", 2, 256, 2
-    ),
+    "batch_size": Number("batch size", "Pictures a step", "batch", "Seen before each change.", 1, 256),
     "learning_rate": Number(
         "learning rate",
         "Learning rate",
         "rate",
-        "How far a step changes the model: more learns faster, and forgets faster.",
+        "How far a step changes the model: more learns faster, until it runs off.",
         1e-5,
         1e-2,
         1e-5,
@@ -47,7 +45,7 @@ TEACHING: Mapping[str, Any] = {
         "choice to keep the old classes",
         "Keep the old classes",
         "keep",
-        "It draws pictures of them first, and learns those again beside yours. Off: it may forget them.",
+        "They stay as they are. Off: the new model has your classes alone.",
     ),
 }
 

@@ -28,19 +28,18 @@ from app.teach.settings import DEFAULTS, TEACHING
 from app.teach.sheet import contact_sheet, shown_crops
 from app.teach.watch import look_into, running_name, samples, state, taught_runs
 from app.teach.zones import Zones, split
-from mdt_core.training.step_timing import seconds_per_step
 from train.teach import process
 from train.teach.pictures import reconstruct
 from train.teach.process import teaching_threads
-from train.teach.teaching import REHEARSAL_SHARE, TRAINING_SHARE
+from train.teach.teaching import TRAINING_SHARE, measure_step
 
 NAME, TAB = "Teach", "teach"
 NEW = ""  # in place of a run's name: the pictures in the drop zones
 READY = status_line(0, "Name a class, drop pictures of it, and press Teach<kbd> (Ctrl + Enter)</kbd>.")
 BUSY = status_line(0, "One is taught at a time on this machine: wait for the other one, or stop it.")
 EMPTY = message(  # what thirty pictures gave in ten minutes: train/RESULTS.md
-    "The model in use learns to draw what your pictures show. With thirty of them and ten minutes come the colours and "
-    "rough shapes of flat, simple things; details, fur and thin lines need longer, and more pictures."
+    "The model in use learns to draw what your pictures show; the classes that it has stay as they are. With thirty "
+    "pictures and ten minutes flat, simple things can be told; fur and thin lines need longer, and more pictures."
 )
 
 
@@ -134,7 +133,7 @@ class Teach:
         self.clock = studio.watch(TAB, NAME, self.look, seen, page, [self.run.input])
 
         dropped = [self.draft, model, *self.zones.inputs]
-        timing = [self.settings[key] for key in ("minutes", "steps", "batch_size", "keep_old")]
+        timing = [self.settings[key] for key in ("minutes", "steps", "batch_size")]
         timed = [self.draft, model, *timing]
         always_last([setting.change for setting in timing], self.estimate, timed, self.time, **CHECK)
         for checked in (
@@ -203,7 +202,7 @@ class Teach:
             with self.engine.lent(model) as pipe:
                 yield pipe
 
-    def estimate(self, draft: Draft, model: str, minutes: int, steps: int, batch_size: int, keep_old: bool) -> str:
+    def estimate(self, draft: Draft, model: str, minutes: int, steps: int, batch_size: int) -> str:
         """How far it will come on this machine in the time, or how long so many steps will take."""
         if not draft.learnt or process.running_now():
             return ""
@@ -211,17 +210,17 @@ class Teach:
             check_settings({"minutes": minutes, "steps": steps, "batch_size": batch_size})
             seconds = self.measure(model, batch_size)
         step = f"A step takes {duration(seconds)} on this machine, so"
-        share = TRAINING_SHARE * (1 - REHEARSAL_SHARE * keep_old)  # of the time
         if steps:
-            return f'<p class="note">{step} {steps:,} steps are about {duration(steps * seconds / share)}.</p>'
-        return f'<p class="note">{step} {minutes} min are about {60 * minutes * share / seconds:,.0f} steps.</p>'
+            return f'<p class="note">{step} {steps:,} steps are about {duration(steps * seconds / TRAINING_SHARE)}.</p>'
+        learning = 60 * minutes * TRAINING_SHARE
+        return f'<p class="note">{step} {minutes} min are about {learning / seconds:,.0f} steps.</p>'
 
     def measure(self, model: str, batch_size: int) -> float:
         """Seconds of a training step of a model on the threads that teaching has; measured once."""
         key = (model, self.engine.describe(model).weights, batch_size)
         if key not in self.step_seconds:
             with self.lent(model) as pipe:
-                self.step_seconds[key], _ = seconds_per_step(pipe.transformer, batch_size, teaching_threads())
+                self.step_seconds[key] = measure_step(pipe, batch_size, teaching_threads())
         return self.step_seconds[key]
 
     # --- what is taught --------------------------------------------------------------------------------------

@@ -20,14 +20,13 @@ SIDE = 96  # pixels of a picture in it
 PHASES = {  # as people say it
     "starting": "Getting ready",
     "encoding": "Looking at the pictures",
-    "rehearsing": "Drawing what the model knows, so that it does not forget it",
     "learning": "Learning",
     "finishing": "Saving",
     "done": "Learnt",
     "stopped": "Stopped",
     "failed": "Ended too early",
 }
-UNITS = {"encoding": "picture", "rehearsing": "picture"}
+UNITS = {"encoding": "picture"}
 
 
 @dataclass(frozen=True)

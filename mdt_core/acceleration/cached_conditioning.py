@@ -67,7 +67,7 @@ class CachedModel:
             self._fill(t, x.device)
         rows = self._places(class_labels) * len(self._window) + self._window.index(t)
         run = self._evaluate if keep is None else self._evaluate_masked
-        return run(x, self._modulation.index_select(0, rows), keep)
+        return run(x, self._modulation.index_select(0, rows), self.model.shares(class_labels), keep)
 
     def _places(self, class_labels: Tensor) -> Tensor:
         """(N,) places among `labels`. One that is not among them gets a place outside of the table: an error."""
@@ -116,18 +116,19 @@ def evaluate(
     bias: dict[nn.Module, Tensor],
     x: Tensor,
     modulation: Tensor,
+    shares: Tensor | None,
     keep: Tensor | None,
 ) -> Tensor:
     """x (N, C, h, w) and the modulation (N, M) of all `layers`, each as wide as `widths` says -> (N, 2C, h, w)."""
     modulations = dict(zip(layers, modulation.split(widths, dim=1), strict=True))
-    return model.predict(x, CachedConditioning(modulations, bias), keep)
+    return model.predict(x, CachedConditioning(modulations, bias, shares), keep)
 
 
 class CachedConditioning(Conditioning):
     """A conditioning that was computed before."""
 
-    def __init__(self, modulations: dict[nn.Module, Tensor], biases: dict[nn.Module, Tensor]):
-        self.modulations, self.biases = modulations, biases
+    def __init__(self, modulations: dict[nn.Module, Tensor], biases: dict[nn.Module, Tensor], shares: Tensor | None):
+        self.modulations, self.biases, self.shares = modulations, biases, shares
 
     def modulation(self, layer: nn.Module) -> Tensor:
         """Looked up."""

@@ -101,7 +101,6 @@ class Pass(NamedTuple):
     class_labels: Tensor
     noise: Tensor
     keep: Tensor | None  # None: the full pass
-    target: Tensor | None = None  # what epsilon is held to; None: the noise
 
 
 def passes_of_step(

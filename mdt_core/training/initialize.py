@@ -8,7 +8,7 @@ import torch
 
 from mdt_core.layers import LabelEmbedder
 from mdt_core.runs import pipeline_of
-from mdt_core.transformer import MDT, MDTTransformer
+from mdt_core.transformer import MDT, MDTTransformer, adapter_shares
 from mdt_core.weights.growth import grow
 from mdt_core.weights.hub import listed
 from mdt_core.weights.official import detect, load_official, read_state_dict
@@ -87,7 +87,9 @@ def adopt_classes(model: MDTTransformer, theirs: Labels, ours: Labels, num_class
     added = [ours.get(label, f"class {label}") for label, index in enumerate(origin) if index is None]
     dropped = [theirs.get(index, f"class {index}") for index in range(before) if index not in kept]
     model.y_embedder = table
-    model.register_to_config(num_classes=num_classes)
+    adapters = [[label for label, index in enumerate(origin) if index in classes] for classes in model.config.adapters]
+    model.register_to_config(num_classes=num_classes, adapters=adapters)
+    model.adapter_shares = adapter_shares(num_classes, adapters, model.config.adapter_rank)
     return f"{len(kept)} classes kept{_named('added', added)}{_named('dropped', dropped)}"
 
 

@@ -17,7 +17,6 @@ from datetime import timedelta
 from functools import partial
 from itertools import chain
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from safetensors import SafetensorError
@@ -55,7 +54,6 @@ def train(
     *,
     sample_steps: Set[int] = frozenset(),
     draw_samples: Callable[[MDTTransformer, int], object] | None = None,
-    target_of: Callable[[Pass], Tensor] | None = None,
     accelerator: Accelerator | None = None,
 ) -> EMA:
     """Train `model` until `config.steps`, resuming from the run's last checkpoint if there is one.
@@ -67,7 +65,6 @@ def train(
         run: where everything is written.
         sample_steps: after how many steps samples are drawn. By `config` the averaged weights of these are kept.
         draw_samples: (averaged model, step) -> a PIL picture of samples; None: none are drawn.
-        target_of: a pass -> (N, C, h, w), what epsilon is held to in it, as by a teacher; None: the noise.
         accelerator: processes and precision, "no" or "bf16"; by default float32 on what the launcher set up.
 
     Returns:
@@ -117,9 +114,6 @@ def train(
             # Draw this step's images, timesteps, noise and hidden tokens.
             draws = draws_of(step).part(local)
             passes = passes_of_step(data, indices_of(step)[local], draws, config, null_class)
-            if target_of is not None:
-                with torch.no_grad(), accelerator.autocast():
-                    passes = [each._replace(target=target_of(each)) for each in passes]
 
             # Step.
             rate, done = learning_rate(step, config), step + 1

@@ -66,7 +66,7 @@ def check_fits(small: MDTTransformer, large: MDTTransformer) -> None:
         sizes["width of a head"] = sizes["hidden_size"] // sizes["num_heads"]
         sizes["encoder blocks"] = sizes["depth"] - sizes["decoder_layers"]
         sizes["without"] = ", ".join(sorted(sizes["without"])) or "none"
-    same = ("class", "sample_size", "patch_size", "in_channels", "num_classes", "mlp_ratio", "without")
+    same = ("class", "sample_size", "patch_size", "in_channels", "num_classes", "mlp_ratio", "without", "adapters")
     wrong = [key for key in (*same, "width of a head") if here[key] != there[key]]
     wrong += [key for key in ("hidden_size", "encoder blocks", "decoder_layers") if here[key] < there[key]]
     if wrong:

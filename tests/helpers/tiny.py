@@ -7,7 +7,7 @@ import torch
 from mdt_core.lora import LoRA
 from mdt_core.pipeline.pipeline import MDTPipeline
 from mdt_core.runs import Run
-from mdt_core.transformer import MDTv2
+from mdt_core.transformer import MDTTransformer, MDTv2, add_adapter
 from train.autoencoder.model import small_autoencoder
 
 NAMES = {0: "cat", 1: "dog", 2: "sea lion"}
@@ -22,6 +22,15 @@ def tiny_pipeline(id2label: dict[int, str] = NAMES, std: float = 0.1, seed: int 
         torch.nn.init.normal_(parameter, std=std)
     vae = small_autoencoder(16, 16, latent_channels=8, block=4)
     return MDTPipeline(model, vae, id2label=id2label, guidance_channels=None)
+
+
+def with_adapter(model: MDTTransformer, classes: list[int]) -> MDTTransformer:
+    """The model with an adapter that does something."""
+    model = add_adapter(model, classes)
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def random_lora(model: torch.nn.Module, seed: int = 0, rank: int = 2) -> LoRA:

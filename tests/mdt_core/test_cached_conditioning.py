@@ -7,8 +7,8 @@ import torch
 
 from mdt_core.acceleration.cached_conditioning import CachedModel
 from mdt_core.masking import draw_keep
-from tests.helpers.tiny import tiny_pipeline
-from tests.mdt_core.test_transformer import tiny
+from tests.helpers.tiny import tiny_pipeline, with_adapter
+from tests.mdt_core.test_transformer import VERSIONS, tiny
 
 TIMESTEPS, LABELS = [999, 640, 320, 10], [0, 2, 3]
 T = torch.tensor
@@ -20,11 +20,11 @@ def call(n: int = 3, t: int = 640):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("version", ["DiT", "MDT", "MDTv2"])
+@pytest.mark.parametrize("version", ["DiT", "MDT", "MDTv2", "MDTv2 with an adapter"])
 @pytest.mark.parametrize("budget", [1, 2**27])
 def test_it_says_what_the_model_says(version, budget):
     """Catches a row of the wrong timestep or label, as a budget that holds one timestep at a time would show."""
-    model = tiny(version)
+    model = tiny(version) if version in VERSIONS else with_adapter(tiny("MDTv2"), [2])
     cached = CachedModel(model, TIMESTEPS, LABELS, budget)
     for t in (*TIMESTEPS, 320, 77):  # back again, and one that was not announced
         torch.testing.assert_close(cached(*call(t=t)), model(*call(t=t)), rtol=0, atol=1e-5)

@@ -22,7 +22,7 @@ from mdt_core.lora import LORA_FILE
 from mdt_core.pipeline.open import open_pipeline
 from tests.helpers.forked import python
 from tests.helpers.hub import serve_hub
-from tests.helpers.tiny import NAMES, random_lora, tiny_pipeline, write_run
+from tests.helpers.tiny import NAMES, random_lora, tiny_pipeline, with_adapter, write_run
 
 ROOT = Path(__file__).parents[2]
 METHODS = {"DiT": "repaint", "MDT": "mdt", "MDTv2": "mdt"}
@@ -67,6 +67,7 @@ def tiny(kind: type) -> MDTPipeline:
     """A pipeline of each class; its autoencoder is the same."""
     pipe = tiny_pipeline()
     if kind is MDTv2:
+        pipe.transformer = with_adapter(pipe.transformer, [1])
         return pipe
     sizes = {"hidden_size": 32, "depth": 4, "num_heads": 2, "num_classes": len(NAMES)}
     model = kind(sample_size=8, in_channels=8, decoder_layers=0 if kind is DiT else 2, **sizes)

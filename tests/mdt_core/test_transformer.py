@@ -8,6 +8,8 @@ import torch
 from mdt_core import MDTTransformer, MDTv2, create_model
 from mdt_core.layers import Conditioning
 from mdt_core.masking import draw_keep, is_kept
+from mdt_core.transformer import add_adapter
+from tests.helpers.tiny import with_adapter
 
 
 def tiny(name: str, **changes) -> MDTTransformer:
@@ -153,3 +155,46 @@ def test_tokens_are_patches_and_lie_one_after_the_other(patch_size):
     x = torch.randn(2, 4, 8, 8)
     tokens = embed(x)
     assert torch.allclose(tokens, embed.proj(x).flatten(2).transpose(1, 2), atol=1e-6) and tokens.is_contiguous()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_adapter_changes_its_classes_alone(version, tmp_path):
+    """Catches an addition that reaches the null class or another one, and one that is lost on disk or by a second."""
+    plain, keep = tiny(version), None if version == "DiT" else draw_keep(torch.rand(4, 16), 9)
+    x, timesteps, labels = torch.randn(4, 4, 8, 8), T([5, 200, 500, 900]), T([0, 1, 2, 3])  # 3: the null class
+    before = plain(x, timesteps, labels, keep=keep)
+    torch.testing.assert_close(add_adapter(plain, [1])(x, timesteps, labels, keep=keep), before, rtol=0, atol=1e-5)
+    taught = with_adapter(plain, [1])
+    after = taught(x, timesteps, labels, keep=keep)
+    changed = (after - before).abs().amax((1, 2, 3))
+    assert changed[1] > 0.01 and changed[[0, 2, 3]].max() < 1e-5
+    taught.save_pretrained(tmp_path)
+    again = with_adapter(MDTTransformer.from_pretrained(tmp_path), [0])
+    assert again.config.adapters == [[1], [0]]
+    torch.testing.assert_close(taught(x, timesteps, labels, keep=keep)[1:], after[1:], rtol=0, atol=1e-5)
+    assert (again(x, timesteps, labels, keep=keep)[0] - before[0]).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_a_mix_of_classes_has_its_share_of_an_adapter():
+    """Catches a walk between two classes that jumps where the adapter begins."""
+    taught, x, timesteps = with_adapter(tiny("MDTv2"), [1]), torch.randn(3, 4, 8, 8), T([500, 500, 500])
+    mixes = T([[0, 1.0, 0, 0], [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
+    torch.testing.assert_close(taught.shares(mixes[:2]), taught.shares(T([1, 0])))
+    assert taught.shares(mixes)[2].unique().tolist() == [0.5]
+    torch.testing.assert_close(taught(x, timesteps, mixes)[:2], taught(x[:2], timesteps[:2], T([1, 0])))
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"adapters": [[3]]}, r"each in 0\.\.2, not \[\[3\]\]"),
+        ({"adapters": [[0]], "adapter_rank": 100_000}, "all ranks together must be 1 to 8192"),
+        ({"adapters": [[0]], "adapter_rank": 0}, "all ranks together"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(sizes, message):
+    """Catches a file that asks for an addition to a class that is none, or for all memory."""
+    with pytest.raises(ValueError, match=message):
+        tiny("MDT", **sizes)

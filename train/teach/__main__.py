@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=number(float, 0), default=TeachPlan.learning_rate)
     parser.add_argument("--seed", type=number(int, 0), default=TeachPlan.seed)
     parser.add_argument("--no-mirror", dest="mirror", action="store_false", help="do not learn from mirror images")
-    parser.add_argument("--forget", action="store_true", help="drop the model's own classes: nothing is rehearsed")
+    parser.add_argument("--forget", action="store_true", help="the taught model has the new classes alone")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with what a run folder's teach.json says")
     parser.add_argument("--lock", type=number(int, 0), help=argparse.SUPPRESS)
     parser.call(teach_folders, arguments)

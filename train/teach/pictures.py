@@ -16,6 +16,9 @@ from train.latents.images import ImageFolder, read_square
 MOST_PIXELS = 64_000_000  # of a file, checked before it is decoded
 COPY = 3.0  # of 255: two pictures whose thumbnails differ less, root mean square, are the same one
 THUMBNAIL = 16  # pixels
+ENOUGH = 120  # pictures: fewer are seen in several crops each, so that the model learns drawings and not their places
+MOST_CROPS = 4
+MARGIN = 0.06  # of a picture's side: how far a crop may reach beyond it, or stay within
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def reconstruct(pipe: MDTPipeline, pictures: Sequence[Image.Image]) -> list[Imag
 class ClassFolders:
     """Folders of pictures, each with its class, as `train.latents.encode` reads them.
 
+    Few pictures come in several crops each, the first of them whole: a little moved, nearer or farther.
+
     Args:
         folders: class name -> folder.
         id2label: all classes of the taught model.
@@ -83,17 +88,30 @@ class ClassFolders:
     def __init__(self, folders: Mapping[str, str], id2label: dict[int, str], size: int):
         self.id2label, self.size = id2label, size
         index_of = {name: index for index, name in id2label.items()}
-        self.parts = [(index_of[name], ImageFolder(Path(f), size, classes="none")) for name, f in folders.items()]
+        self.parts = [(index_of[name], ImageFolder(Path(f), 2 * size, classes="none")) for name, f in folders.items()]
         self.places = [(part, index) for part, (_, images) in enumerate(self.parts) for index in range(len(images))]
+        self.crops = min(max(1, ENOUGH // len(self.places)), MOST_CROPS)
 
     @property
     def digest(self) -> str:
-        return fingerprint([self.id2label, [(label, images.digest) for label, images in self.parts]])
+        return fingerprint([self.id2label, self.crops, [(label, images.digest) for label, images in self.parts]])
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.places) * self.crops
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        part, place = self.places[index]
+        part, place = self.places[index % len(self.places)]
         label, images = self.parts[part]
-        return images[place][0], label
+        picture = Image.fromarray(images[place][0].transpose(1, 2, 0))
+        if index >= len(self.places):
+            picture = random_crop(picture, np.random.default_rng(index))
+        return np.asarray(picture.resize((self.size, self.size), Image.Resampling.LANCZOS)).transpose(2, 0, 1), label
+
+
+def random_crop(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A square of a square picture, up to `MARGIN` beyond its edges, where the picture goes on as in a mirror."""
+    margin = round(MARGIN * picture.width)
+    wide = np.pad(np.asarray(picture), ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+    side = rng.integers(picture.width - margin, picture.width + 2 * margin, endpoint=True)
+    left, top = rng.integers(0, len(wide) - side, size=2, endpoint=True)
+    return Image.fromarray(wide[top : top + side, left : left + side])

@@ -33,11 +33,11 @@ class TeachPlan:
     out: str  # the run folder
     minutes: float | None = None  # how long all of it may take
     steps: int | None = None  # or: how many training steps
-    learning_rate: float = 5e-4
-    batch_size: int = 32  # pictures of a step, half of them of the old classes if those are kept
+    learning_rate: float = 2e-3
+    batch_size: int = 8
     seed: int = 0
     mirror: bool = True  # learn from the mirror images too
-    keep_old: bool = True  # the model's classes stay, rehearsed on pictures of its own; else they are dropped
+    keep_old: bool = True  # whether the taught model has the classes of the one it began with, too
 
     def __post_init__(self) -> None:
         if self.minutes is None and self.steps is None:

@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PHASES = ("starting", "encoding", "rehearsing", "learning", "finishing", "done", "stopped", "failed")
+PHASES = ("starting", "encoding", "learning", "finishing", "done", "stopped", "failed")
 ENDED = PHASES[-3:]
 LOG = "teach.log"  # what a process without a terminal says
 LOCK_BYTES = 8192  # more than any path
@@ -31,7 +31,7 @@ class TeachStatus:
     """How far a teaching is."""
 
     phase: str  # one of PHASES
-    step: int = 0  # of the phase: pictures of "encoding" and "rehearsing", training steps of "learning"
+    step: int = 0  # of the phase: pictures of "encoding", training steps of "learning"
     steps: int = 0
     message: str = ""  # of "failed": why, in a sentence
     running: bool = False

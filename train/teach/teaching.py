@@ -1,10 +1,13 @@
-"""A teaching from its plan to a model that can be opened: encode, rehearse, grow the class table, train, export.
+"""A teaching from its plan to a model that can be opened: encode, add classes and an adapter, train, export.
 
-Whatever is there already of a run folder is not made again: the same plan goes on where it was stopped.
+What is trained is a low-rank addition to the model's layers that acts on the taught classes alone (LoRA,
+arXiv:2106.09685), and their rows of the class table. So the classes that the model knew stay as they are, and every
+step is spent on the new pictures. Whatever is there already of a run folder is not made again: the same plan goes on
+where it was stopped.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
@@ -16,12 +19,15 @@ from PIL import Image
 
 from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.acceleration.machine import choose_device, cpus_alone
+from mdt_core.diffusion import NUM_TIMESTEPS
 from mdt_core.pipeline.open import open_pipeline
+from mdt_core.pipeline.settings import sampling_presets
 from mdt_core.runs import Run
 from mdt_core.training.config import TrainingConfig, exponential_steps
 from mdt_core.training.initialize import adopt_classes
 from mdt_core.training.loop import explain_write_errors, train
 from mdt_core.training.step_timing import seconds_per_step
+from mdt_core.transformer import add_adapter
 from mdt_core.weights.hub import listed, one_line
 from train.export import write_pipeline
 from train.latents.dataset import Latents
@@ -29,15 +35,13 @@ from train.latents.encode import encode
 from train.run_recipe import draw_sheet
 from train.teach.pictures import ClassFolders
 from train.teach.plan import TeachPlan
-from train.teach.rehearsal import Lessons, draw_rehearsal
 from train.teach.status import Report, status
 
-REHEARSED = 500  # pictures of the old classes, at most
-REHEARSAL_SHARE = 0.25  # of the time that a teaching may take, at most
-TRAINING_SHARE = 0.75  # of what is left of it then; the rest asks the teacher, moves weights, draws samples and saves
+TRAINING_SHARE = 0.8  # of the time that is left when it begins: the rest moves weights, draws samples and saves
+FAST_SHARE = 0.6  # of the steps of "balanced", where a student took few
 SHEETS = 7  # pictures of samples/
 SHEET_ROWS = 4
-SHEET_COLUMNS = 6  # classes at most, the old ones among them no more than 2
+SHEET_COLUMNS = 6  # classes at most
 
 
 class Stopped(Exception):
@@ -93,19 +97,18 @@ class Teaching:
         self.plan, self.run, self.report = plan, run, report
         report("starting")
         self.pipe = open_pipeline(plan.model).to(choose_device())
-        known = list(self.pipe.id2label.values())
-        old = known if plan.keep_old else []
+        old = list(self.pipe.id2label.values()) if plan.keep_old else []
         self.id2label = dict(enumerate([*old, *(name for name in plan.pictures if name not in old)]))
         self.taught = [index for index, name in self.id2label.items() if name in plan.pictures]
+        self.model, self.changes = taught_model(self.pipe, self.id2label, self.taught)
 
     def run_to_end(self) -> bool:
         """Whether it came to its end; it does not where it was asked to stop."""
         data, config = self.encoded(), self.run.config
         seconds, precision = (config["seconds_per_step"], config["precision"]) if config else self.measured()
-        rehearsed = self.rehearsed(seconds, precision)
         training = TrainingConfig(**config["training"]) if config else self.training_config(seconds)
         self.run.write_config(self.describe(training, seconds, precision))
-        finished = self.trained(data, rehearsed, training, precision, seconds)
+        finished = self.trained(data, training, precision, seconds)
         if finished:
             self.exported()
         return finished
@@ -123,29 +126,10 @@ class Teaching:
 
     def measured(self) -> tuple[float, str]:
         """Seconds of a training step, and the precision that it is fastest in."""
-        seconds, dtype = seconds_per_step(self.pipe.transformer, self.plan.batch_size)
+        seconds, dtype = seconds_per_step(self.model, self.plan.batch_size)
         precision = "bf16" if dtype == torch.bfloat16 else "no"
         print(f"{seconds:.2f} s a step, in {str(dtype).removeprefix('torch.')}")
         return seconds, precision
-
-    def rehearsed(self, seconds_per_step: float, precision: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The old classes as the model draws them; none where they are not kept, or all are taught."""
-        labels = [self.pipe.class_index(name) for name in self.pipe.id2label.values() if name not in self.plan.pictures]
-        if not self.plan.keep_old or not labels:
-            return None
-        self.pipe.optimize(dtype="bfloat16" if precision == "bf16" else "float32")
-        planned = self.plan.minutes * 60 if self.plan.minutes else self.plan.steps * seconds_per_step
-
-        def how_many(seconds: float) -> int:
-            return int(min(max(len(labels), REHEARSAL_SHARE * planned / seconds), REHEARSED))
-
-        def progress(done: int, count: int) -> None:
-            self.report("rehearsing", done, count)
-            print(
-                f"\rrehearse the old classes: {done} of {count} pictures", end="\n" if done == count else "", flush=True
-            )
-
-        return draw_rehearsal(self.pipe, labels, self.run.folder / "rehearsal", how_many, progress)
 
     def training_config(self, seconds_per_step: float) -> TrainingConfig:
         """So many steps as are asked for, or fit into what is left of the time."""
@@ -159,6 +143,7 @@ class Teaching:
             warmup_steps=min(20, steps // 10),
             decay=1 / 3,
             ema_decay=0.99,
+            label_dropout=0.0,  # the null class is an old one
             mask_ratio=None,
             noise_power=0.5,
             seed=plan.seed,
@@ -173,7 +158,7 @@ class Teaching:
         return asdict(self.plan) | {
             "model": f"{type(self.pipe.transformer).__name__}, {listed(list(self.plan.pictures), most=3)}",
             "begun_with": self.plan.model,
-            "classes": [self.id2label[label] for label in self.columns()],
+            "classes": [self.id2label[label] for label in self.taught[:SHEET_COLUMNS]],
             "samples_per_class": SHEET_ROWS,
             "latents": str(self.run.folder / "latents"),
             "training": asdict(training),
@@ -181,31 +166,21 @@ class Teaching:
             "precision": precision,
         }
 
-    def trained(
-        self,
-        data: Latents,
-        rehearsed: tuple[torch.Tensor, torch.Tensor] | None,
-        training: TrainingConfig,
-        precision: str,
-        seconds_per_step: float,
-    ) -> bool:
+    def trained(self, data: Latents, training: TrainingConfig, precision: str, seconds_per_step: float) -> bool:
         """Train to the last step, or until a signal; whether the last step is done."""
-        model = deepcopy(self.pipe.transformer).float().requires_grad_(True)
-        lessons = Lessons(data, rehearsed, self.pipe.transformer, len(self.id2label)) if rehearsed else None
-        print(adopt_classes(model, self.pipe.id2label, self.id2label))
+        print(self.changes)
         if not (self.run.folder / "pipeline").exists():
-            write_pipeline(self.pipeline(model), self.run.folder / "pipeline")
+            write_pipeline(self.pipeline(self.model), self.run.folder / "pipeline")
         done = max(self.run.checkpoints, default=0)
         self.report("learning", done, training.steps, seconds_left=(training.steps - done) * seconds_per_step)
         if done < training.steps:
             train(
-                model,
-                lessons or data,
+                self.model,
+                data,
                 training,
                 self.run,
                 sample_steps=exponential_steps(training.steps, first=max(1, training.steps >> (SHEETS - 1))),
                 draw_samples=self.sample_sheet,
-                target_of=lessons.target if lessons else None,
                 accelerator=Accelerator(cpu=cpus_alone(), mixed_precision=precision),
             )
         return training.steps in self.run.checkpoints
@@ -222,19 +197,53 @@ class Teaching:
         print(f"{self.run.folder / 'pipeline'}: a model of {len(self.id2label)} classes")
 
     def pipeline(self, model: MDTTransformer) -> MDTPipeline:
-        """A model as a pipeline, with all else as the one it began with has it."""
-        config = {key: self.pipe.config[key] for key in ("preview_weights", "guidance_channels", "sampling_defaults")}
+        """A model as a pipeline, with all else, but for the sampling settings, as the one it began with has it."""
+        config = {key: self.pipe.config[key] for key in ("preview_weights", "guidance_channels")}
+        config["sampling_defaults"] = taught_settings(self.pipe.config.sampling_defaults)
         pipeline = MDTPipeline(model, deepcopy(self.pipe.vae), id2label=self.id2label, **config)
         pipeline.lora = self.pipe.lora  # an addition to layers, none of which knows how many classes there are
         return pipeline
 
-    def columns(self) -> list[int]:
-        """The classes of a sample sheet: those that are taught, then one or two of the old."""
-        old = [label for label in self.id2label if label not in self.taught]
-        some = [old[len(old) // 3], old[len(old) * 2 // 3]] if len(old) > 1 else old
-        return [*self.taught[: SHEET_COLUMNS - len(some)], *some]
-
     def sample_sheet(self, model: MDTTransformer, step: int) -> Image.Image:
-        """A column for each of these classes, `SHEET_ROWS` pictures each, of the same seeds at every step."""
-        pipeline, settings = self.pipeline(model).to(model.device), self.pipe.sampling_presets["fast"]
-        return draw_sheet(pipeline, self.columns(), SHEET_ROWS, **settings.arguments)
+        """A column for each taught class, `SHEET_ROWS` pictures each, of the same seeds at every step."""
+        pipeline = self.pipeline(model).to(model.device)
+        return draw_sheet(pipeline, self.taught[:SHEET_COLUMNS], SHEET_ROWS)
+
+
+def taught_settings(entries: dict | None) -> dict:
+    """What becomes of a model's `sampling_defaults`: what it was tuned to are the classes that it had.
+
+    Steps begin in pure noise, as far apart as before: a later timestep has something of a picture's colours in it, and
+    of taught fruits too many were dark. The few steps of a student, which knows the old classes alone, become more,
+    with guidance.
+    """
+    settings, last = sampling_presets(entries)["balanced"], NUM_TIMESTEPS - 1
+    steps = round(settings.num_inference_steps * NUM_TIMESTEPS / (settings.first_timestep + 1))
+    presets = {
+        name: {"num_inference_steps": round(FAST_SHARE * steps)} if changes.get("distilled") else changes
+        for name, changes in (entries or {}).get("presets", {}).items()
+    }
+    return {**(entries or {}), "first_timestep": last, "num_inference_steps": steps, "presets": presets}
+
+
+def measure_step(pipe: MDTPipeline, batch_size: int, threads: int) -> float:
+    """The seconds of a step in which a model is taught one more class; see `seconds_per_step`."""
+    model, _ = taught_model(pipe, {**pipe.id2label, pipe.num_classes: "new"}, [pipe.num_classes])
+    return seconds_per_step(model, batch_size, threads)[0]
+
+
+def taught_model(pipe: MDTPipeline, id2label: dict[int, str], taught: Sequence[int]) -> tuple[MDTTransformer, str]:
+    """The model that is trained, in float32, and in words what its classes are.
+
+    Args:
+        pipe: the model as it is; it stays so.
+        id2label: the classes that the taught one is to have.
+        taught: those of them that have an adapter of their own, and are trained with it.
+    """
+    model = deepcopy(pipe.transformer).float()
+    changes = adopt_classes(model, pipe.id2label, id2label)
+    if list(taught) not in model.config.adapters:
+        model = add_adapter(model, taught)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name or name.startswith("y_embedder"))
+    return model, changes
