@@ -39,7 +39,7 @@ READY = status_line(0, "Name a class, drop pictures of it, and press Teach<kbd> 
 BUSY = status_line(0, "One is taught at a time on this machine: wait for the other one, or stop it.")
 EMPTY = message(  # what thirty pictures gave in ten minutes: train/RESULTS.md
     "The model in use learns to draw what your pictures show; the classes that it has stay as they are. With thirty "
-    "pictures and ten minutes flat, simple things can be told; fur and thin lines need longer, and more pictures."
+    "pictures and ten minutes simple things can be told; what has many small parts needs longer, and more pictures."
 )
 
 
