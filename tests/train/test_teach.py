@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from train.teach.__main__ import main
 from train.teach.pictures import ClassFolders, check_pictures, reconstruct
 from train.teach.plan import TeachPlan
 from train.teach.status import LOG, Report, running_now, status, take_turn
-from train.teach.teaching import Teaching, taught_settings, teach
+from train.teach.teaching import SHEETS, Teaching, sheet_steps, taught_settings, teach
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +126,14 @@ def test_what_is_taught_is_drawn_taught_settings_and_without_a_student():
     }
     assert sampling_presets(taught_settings(None)) == sampling_presets(None)
     assert taught_settings(taught_settings(own)) == taught_settings(own)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 100, 128, 2693])
+def test_samples_are_drawn_at_few_steps_none_beside_another(steps):
+    """Catches a picture at step 2,688 of 2,693, beside the last one."""
+    drawn = sorted(sheet_steps(steps))
+    assert len(drawn) <= SHEETS and drawn[-1] == steps
+    assert all(later >= 1.5 * earlier for earlier, later in pairwise(drawn))
 
 
 def test_few_pictures_are_seen_in_several_crops(world):

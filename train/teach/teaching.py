@@ -6,6 +6,7 @@ step is spent on the new pictures. Whatever is there already of a run folder is 
 where it was stopped.
 """
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from train.teach.status import Report, status
 
 TRAINING_SHARE = 0.8  # of the time that is left when it begins: the rest moves weights, draws samples and saves
 FAST_SHARE = 0.6  # of the steps of "balanced", where a student took few
-SHEETS = 7  # pictures of samples/
+SHEETS = 7  # pictures of samples/, at most
 SHEET_ROWS = 4
 SHEET_COLUMNS = 6  # classes at most
 
@@ -179,7 +180,7 @@ class Teaching:
                 data,
                 training,
                 self.run,
-                sample_steps=exponential_steps(training.steps, first=max(1, training.steps >> (SHEETS - 1))),
+                sample_steps=sheet_steps(training.steps),
                 draw_samples=self.sample_sheet,
                 accelerator=Accelerator(cpu=cpus_alone(), mixed_precision=precision),
             )
@@ -208,6 +209,11 @@ class Teaching:
         """A column for each taught class, `SHEET_ROWS` pictures each, of the same seeds at every step."""
         pipeline = self.pipeline(model).to(model.device)
         return draw_sheet(pipeline, self.taught[:SHEET_COLUMNS], SHEET_ROWS)
+
+
+def sheet_steps(steps: int) -> set[int]:
+    """The steps at which samples are drawn: `SHEETS` at most, each after about twice as many as the one before."""
+    return exponential_steps(steps, first=math.ceil(steps / 2 ** (SHEETS - 1)))
 
 
 def taught_settings(entries: dict | None) -> dict:
