@@ -89,7 +89,8 @@ def adopt_classes(model: MDTTransformer, theirs: Labels, ours: Labels, num_class
     model.y_embedder = table
     adapters = [[label for label, index in enumerate(origin) if index in classes] for classes in model.config.adapters]
     model.register_to_config(num_classes=num_classes, adapters=adapters)
-    model.adapter_shares = adapter_shares(num_classes, adapters, model.config.adapter_rank)
+    shares = adapter_shares(num_classes, adapters, model.config.adapter_rank)
+    model.adapter_shares = None if shares is None else shares.to(old)
     return f"{len(kept)} classes kept{_named('added', added)}{_named('dropped', dropped)}"
 
 

@@ -8,6 +8,7 @@ import torch
 from mdt_core import MDTTransformer, MDTv2, create_model
 from mdt_core.layers import Conditioning
 from mdt_core.masking import draw_keep, is_kept
+from mdt_core.training.initialize import adopt_classes
 from mdt_core.transformer import add_adapter
 from tests.helpers.tiny import with_adapter
 
@@ -184,6 +185,14 @@ def test_a_mix_of_classes_has_its_share_of_an_adapter():
     torch.testing.assert_close(taught.shares(mixes[:2]), taught.shares(T([1, 0])))
     assert taught.shares(mixes)[2].unique().tolist() == [0.5]
     torch.testing.assert_close(taught(x, timesteps, mixes)[:2], taught(x[:2], timesteps[:2], T([1, 0])))
+
+
+def test_a_class_keeps_its_adapter_where_the_model_lies():
+    """Catches an adapter that stays with an index in place of a name, and shares on another device than the weights."""
+    taught = with_adapter(tiny("MDTv2"), [1]).to("meta")
+    adopt_classes(taught, {0: "cat", 1: "fox", 2: "dog"}, {0: "owl", 1: "dog", 2: "fox"})
+    assert taught.config.adapters == [[2]]
+    assert taught.adapter_shares.is_meta and taught.adapter_shares.shape == (4, 64)
 
 
 @pytest.mark.parametrize(
