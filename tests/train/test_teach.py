@@ -114,7 +114,7 @@ def test_the_old_classes_draw_what_they_drew(world, tmp_path):
     assert (known[1][1] - known[2][1]).abs().max() > 0.01  # the dog has learnt
 
 
-def test_what_is_taught_is_drawn_taught_settings_and_without_a_student():
+def test_what_is_taught_is_drawn_from_pure_noise_and_without_a_student():
     """Catches new classes in the colours of the old ones, and few steps that only those can be drawn in."""
     fast = {"distilled": True, "num_inference_steps": 4, "guidance_scale": 1.0}
     own = {"first_timestep": 799, "num_inference_steps": 8, "presets": {"fast": fast, "slow": {"sampler": "ddim"}}}
@@ -125,6 +125,8 @@ def test_what_is_taught_is_drawn_taught_settings_and_without_a_student():
         "slow": (999, 10, False),
     }
     assert sampling_presets(taught_settings(None)) == sampling_presets(None)
+    most = taught_settings({"first_timestep": 799, "num_inference_steps": 250})  # all that dpm++ takes
+    assert sampling_presets(most)["balanced"].num_inference_steps == 250
     assert taught_settings(taught_settings(own)) == taught_settings(own)
 
 

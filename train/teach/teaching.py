@@ -24,6 +24,7 @@ from mdt_core.diffusion import NUM_TIMESTEPS
 from mdt_core.pipeline.open import open_pipeline
 from mdt_core.pipeline.settings import sampling_presets
 from mdt_core.runs import Run
+from mdt_core.samplers import SAMPLERS
 from mdt_core.training.config import TrainingConfig, exponential_steps
 from mdt_core.training.initialize import adopt_classes
 from mdt_core.training.loop import explain_write_errors, train
@@ -225,6 +226,7 @@ def taught_settings(entries: dict | None) -> dict:
     """
     settings, last = sampling_presets(entries)["balanced"], NUM_TIMESTEPS - 1
     steps = round(settings.num_inference_steps * NUM_TIMESTEPS / (settings.first_timestep + 1))
+    steps = min(steps, SAMPLERS[settings.sampler].max_steps)
     presets = {
         name: {"num_inference_steps": round(FAST_SHARE * steps)} if changes.get("distilled") else changes
         for name, changes in (entries or {}).get("presets", {}).items()
