@@ -119,6 +119,7 @@ def trajectories_of_a_teacher(folder: Path) -> Case:
 
 def latents_for_a_decoder(folder: Path) -> Case:
     path, pipe = latents(folder)[0], tiny_pipeline()
+    pipe.sampling_defaults = {"num_inference_steps": 2}
     save_file(SHARD | {"mean": torch.randn(12, *pipe.latent_shape)}, path, metadata=NAMED)
     data = Latents(folder)
     config = DecoderConfig(model="", latents="", data="", num_samples=1, num_round_trips=0, critic_weight=1.0)
@@ -135,8 +136,7 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_a_damaged_file_is_refused_by_name(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(generated, "NUM_INFERENCE_STEPS", 2)
+def test_a_damaged_file_is_refused_by_name(case, tmp_path):
     path, read = case(tmp_path)
     read()
     good = path.read_bytes()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mdt_core import MDTPipeline, create_model
 from mdt_core.autoencoder import decode, encode
+from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.runs import Run
 from mdt_core.weights.hub import open_autoencoder
 from train import avatars
@@ -36,11 +37,13 @@ def pipe() -> MDTPipeline:
 
 def test_a_round_trip_keeps_less_of_its_image_the_earlier_it_starts():
     """Catches a round trip that starts at the wrong noise level, and samples that know their picture."""
-    idle = SimpleNamespace(
-        transformer=lambda x, timesteps, class_labels: torch.zeros(len(x), 8, 8, 8),  # it takes no noise away
-        num_classes=STYLES,
-        config=SimpleNamespace(guidance_channels=None),
-    )
+
+    def idle_model(x, timesteps, class_labels):
+        return torch.zeros(len(x), 8, 8, 8)  # it takes no noise away
+
+    idle_model.num_tokens = 16
+    config, settings = SimpleNamespace(guidance_channels=None), SamplingSettings()
+    idle = SimpleNamespace(transformer=idle_model, num_classes=STYLES, config=config, sampling_defaults=settings)
     latents, labels = torch.randn(4, 4, 8, 8), torch.tensor([0, 1, 2, 0])
     kept = []
     for start in (0, 14, 22):

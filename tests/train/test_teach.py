@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
@@ -23,7 +24,7 @@ from mdt_core.training.step_timing import seconds_per_step
 from tests.helpers.tiny import NAMES, tiny_pipeline
 from train.latents.dataset import Latents
 from train.latents.images import read_square
-from train.teach import process
+from train.teach import process, teaching
 from train.teach.__main__ import main
 from train.teach.pictures import ClassFolders, check_pictures, reconstruct
 from train.teach.plan import TeachPlan
@@ -33,10 +34,15 @@ from train.teach.teaching import SHEETS, Teaching, sheet_steps, taught_settings,
 
 @pytest.fixture(autouse=True)
 def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The machine's lock lies where this test alone looks, and so do the processes that it starts; each teaching may
-    choose its precision, which accelerate keeps for a whole process."""
+    """The machine's lock lies where this test alone looks, and so do the processes that it starts; each teaching, of
+    which a test may have two, chooses its precision, which accelerate keeps for a whole process."""
+
+    def own_accelerator(**settings) -> Accelerator:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return Accelerator(**settings)
+
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(teaching, "Accelerator", own_accelerator)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -128,6 +134,8 @@ def test_what_is_taught_is_drawn_from_pure_noise_and_without_a_student():
     most = taught_settings({"first_timestep": 799, "num_inference_steps": 250})  # all that dpm++ takes
     assert sampling_presets(most)["balanced"].num_inference_steps == 250
     assert taught_settings(taught_settings(own)) == taught_settings(own)
+    by_mask = taught_settings({**own, "guidance_kind": "mask", "guidance_scale": 2.0})
+    assert {settings.guidance_scale for settings in sampling_presets(by_mask).values()} == {3.0}
 
 
 @pytest.mark.parametrize("steps", [1, 4, 100, 128, 2693])

@@ -18,6 +18,7 @@ from mdt_core import MDTPipeline
 from mdt_core.diffusion import Diffusion
 from mdt_core.fingerprint import fingerprint
 from mdt_core.guidance import guide
+from mdt_core.masking import mask_noise
 from mdt_core.runs import write_whole
 from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
 from train.autoencoder.config import DecoderConfig
@@ -25,8 +26,7 @@ from train.evaluate.samples import weights_fingerprint
 from train.files import open_tensors
 from train.latents.dataset import Latents
 
-NUM_INFERENCE_STEPS = 25  # of dpm++, as the app opens; so are guidance scale and power
-ROUND_TRIP_START = (14, 22)  # steps that a round trip leaves out, least and most: it starts at t = 400 to 80
+ROUND_TRIP_START = (80, 400)  # timesteps at which a round trip may start, least and most
 FIRST_SEED = 1_000_000
 
 
@@ -50,8 +50,8 @@ class Generated:
     indices: Tensor  # (R,), the images that they were made of
 
 
-def plan_batches(config: DecoderConfig, num_images: int, num_classes: int) -> Iterator[Batch]:
-    """What is to be drawn; it follows from the configuration alone."""
+def plan_batches(config: DecoderConfig, num_images: int, num_classes: int, timesteps: Sequence[int]) -> Iterator[Batch]:
+    """What is to be drawn; it follows from the configuration and the model's own `timesteps` alone."""
     random = torch.Generator().manual_seed(config.seed)
     labels = torch.arange(config.num_samples if config.critic_weight > 0 else 0) % num_classes
     indices = torch.randperm(num_images, generator=random)[: config.num_round_trips]
@@ -59,10 +59,11 @@ def plan_batches(config: DecoderConfig, num_images: int, num_classes: int) -> It
     def split(places: Tensor) -> Sequence[Tensor]:
         return places.split(config.sampling_batch_size) if len(places) else ()  # an empty tensor would be a part
 
-    parts = [("samples", places, 0) for places in split(labels)]
     least, most = ROUND_TRIP_START
+    starts = [step for step, t in enumerate(timesteps) if least <= t <= most] or [len(timesteps) - 1]
+    parts = [("samples", places, 0) for places in split(labels)]
     for places in split(indices):
-        parts.append(("round_trips", places, int(torch.randint(least, most + 1, (), generator=random))))
+        parts.append(("round_trips", places, starts[int(torch.randint(len(starts), (), generator=random))]))
     seed = FIRST_SEED
     for kind, places, start in parts:
         yield Batch(kind, places, seed, start)
@@ -71,32 +72,32 @@ def plan_batches(config: DecoderConfig, num_images: int, num_classes: int) -> It
 
 @torch.no_grad()
 def sample_from(pipe: MDTPipeline, latents: Tensor, labels: Tensor, first_seed: int, start: int) -> Tensor:
-    """Latents of images, noised to step `start` of the schedule, and sampled from there.
+    """Latents of images, noised to step `start` of the model's own settings, and sampled from there by them.
 
     Args:
-        pipe: gives the diffusion model.
+        pipe: gives the diffusion model and its `sampling_defaults`.
         latents: (N, C, h, w); at `start` 0 nothing is left of them.
         labels: (N,) classes.
         first_seed: of the first image; the others follow.
-        start: 0 to NUM_INFERENCE_STEPS - 1.
+        start: 0 to the number of steps - 1.
 
     Returns:
         (N, C, h, w).
     """
-    rngs = generators(range(first_seed, first_seed + len(labels)))
-    timestep = sampling_timesteps("dpm++", NUM_INFERENCE_STEPS)[start]
+    settings, seeds = pipe.sampling_defaults, range(first_seed, first_seed + len(labels))
+    timesteps, rngs = sampling_timesteps(**settings.trajectory), generators(seeds)
     noise = noise_like(latents, rngs)
-    noised = noise if start == 0 else Diffusion().diffuse(latents, noise, None, timestep)
+    noised = noise if start == 0 else Diffusion().diffuse(latents, noise, None, timesteps[start])
     denoise = guide(
         pipe.transformer,
         labels,
         null_class=pipe.num_classes,
-        guidance_scale=3.8,
-        guidance_power=4.0,
+        **settings.guidance,
         guidance_channels=pipe.config.guidance_channels,
+        mask_noise=mask_noise(seeds, pipe.transformer.num_tokens),
     )
-    order = range(start, NUM_INFERENCE_STEPS)
-    *_, last = sample(denoise, noised, num_inference_steps=NUM_INFERENCE_STEPS, order=order)
+    order = range(start, len(timesteps))
+    *_, last = sample(denoise, noised, generators=rngs, **settings.trajectory, order=order)
     return last.x_t
 
 
@@ -111,8 +112,9 @@ def generate(
     Raises:
         ValueError: what lies in the folder was drawn by another model or with other settings.
     """
-    plan = list(plan_batches(config, num_images, pipe.num_classes))
-    model = weights_fingerprint(pipe, lora=False)
+    settings = pipe.sampling_defaults
+    plan = list(plan_batches(config, num_images, pipe.num_classes, sampling_timesteps(**settings.trajectory)))
+    model = weights_fingerprint(pipe, lora=False), settings.in_words
     latents: dict[str, list[Tensor]] = {"samples": [], "round_trips": []}
     with tqdm(total=sum(len(batch.places) for batch in plan), desc="draw latents", unit="image") as bar:
         for batch in plan:
