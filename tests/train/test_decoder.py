@@ -20,7 +20,7 @@ from mdt_core.weights.hub import open_autoencoder
 from train import avatars
 from train.autoencoder import decoder, generated, state
 from train.autoencoder.config import DecoderConfig
-from train.autoencoder.model import grow_decoder, small_autoencoder
+from train.autoencoder.model import grow_decoder, make_output_precise, small_autoencoder
 from train.latents.dataset import Latents
 from train.latents.encode import encode as encode_set
 from train.latents.images import DrawnImages
@@ -57,6 +57,21 @@ def test_what_is_drawn_does_not_depend_on_its_neighbours(pipe):
     both = generated.sample_from(pipe, latents, labels, first_seed=5, start=20)
     second = generated.sample_from(pipe, latents[1:], labels[1:], first_seed=6, start=20)
     torch.testing.assert_close(both[1:], second, rtol=0, atol=1e-4)
+
+
+def test_only_the_last_layer_stays_float32(pipe):
+    """Catches pictures that are learnt a grey level off: bfloat16 has 128 numbers from 0.5 to 1."""
+    vae, latents = pipe.vae, torch.randn(2, 4, 8, 8)
+    before, names = decode(vae, latents), list(vae.state_dict())
+    make_output_precise(vae)
+    assert list(vae.state_dict()) == names and torch.equal(decode(vae, latents), before)
+    seen = []
+    for layer in (vae.decoder.layers[0], vae.decoder.layers[-1]):
+        layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        decode(vae, latents).sum().backward()
+    assert seen == [torch.bfloat16, torch.float32]
+    assert all(weight.grad is not None for weight in vae.decoder.parameters())
 
 
 def test_a_grown_decoder_gives_the_same_pictures_and_all_of_it_learns(pipe):

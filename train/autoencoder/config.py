@@ -131,7 +131,22 @@ DECODERS = {
         difference_weight=4.0,
         log_every=50,
         save_every=50,
-        expect="after avatars-128, as shipped: flat areas, KID 0.062 to 0.034; 24 minutes of two CPU cores",
+        expect="after avatars-128: flat areas, KID 0.062 to 0.034; 24 minutes of two CPU cores",
+    ),
+    "avatars-128-polish-2": DecoderConfig(
+        data="data/avatars-128",
+        num_images=9_600,  # 600 of each style
+        model="runs/avatars-polished",
+        latents="data/avatars-128-half-latents",
+        num_round_trips=1024,
+        steps=4_000,
+        batch_size=16,
+        learning_rate=4e-4,
+        critic_weight=0.0,
+        difference_weight=4.0,
+        log_every=500,
+        save_every=500,
+        expect="after avatars-128-polish, as shipped: EXPECT",
     ),
 }
 

@@ -67,6 +67,24 @@ def small_autoencoder(
     return vae
 
 
+class PreciseConv2d(nn.Conv2d):
+    """A convolution in float32 also where autocast asks for bfloat16, which can be a grey level off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+def make_output_precise(vae: AutoencoderTiny) -> None:
+    """Let the decoder's last layer be a `PreciseConv2d`; its weights stay, and keep their names."""
+    layers = vae.decoder.layers
+    precise = PreciseConv2d(
+        layers[-1].in_channels, layers[-1].out_channels, layers[-1].kernel_size, padding=layers[-1].padding
+    )
+    precise.weight, precise.bias = layers[-1].weight, layers[-1].bias
+    layers[-1] = precise
+
+
 @torch.no_grad()
 def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
     """Make `vae` the linear autoencoder that principal components of the blocks of `pixels` (N, 3, H, W) give.

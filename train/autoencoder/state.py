@@ -21,7 +21,7 @@ from mdt_core.training.loop import explain_write_errors
 from mdt_core.training.optimizers import AdamW, load_optimizer_tensors, optimizer_tensors
 from train.autoencoder.adversary import Adversary, adamw
 from train.autoencoder.config import StageConfig
-from train.autoencoder.model import pixels_of, psnr
+from train.autoencoder.model import make_output_precise, pixels_of, psnr
 from train.export import save_autoencoder
 from train.latents.images import DrawnImages
 
@@ -69,6 +69,7 @@ class State:
     ) -> "State":
         """Before the first step: of a `vae` whose `weights` are trained, with a critic where it has a weight."""
         weights = list(weights)
+        make_output_precise(vae)
         vae = vae.to(device, memory_format=torch.channels_last)
         critic = Adversary(num_classes, config.critic_learning_rate, device) if config.critic_weight > 0 else None
         optimizer = adamw(weights, config.learning_rate, betas, max_grad_norm=1.0)
