@@ -120,9 +120,9 @@ def build(engine: Engine, runs: Path, live: bool = True, teach: bool = True) -> 
             for tab, (name, content) in TABS.items():
                 if tab == TEACH and not teach:
                     continue
-                with gr.Tab(name, id=tab) as opened_tab:
+                with gr.Tab(name, id=tab) as studio.tab:
                     content(studio)
-                opened_tab.select(None, None, tab_in_view, js=links.follow(tab), **GLUE)
+                studio.tab.select(None, None, tab_in_view, js=links.follow(tab), **GLUE)
         studio.keep(model.change, "model", [model], "v[0]")
         loaded = demo.load(studio.bring_page, [kept, model], [studio.tabs, model], **GLUE)
         loaded.then(None, js=links.loaded(), **GLUE)

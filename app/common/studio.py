@@ -51,6 +51,7 @@ class Studio:
     tab_in_view: gr.Textbox  # the id of the tab that the visitor sees
     live: bool = True  # whether Live may be on before a visitor turns it on
     tabs: gr.Tabs | None = None  # of the page; a tab's id is its name in lower case
+    tab: gr.Tab | None = None  # the one that is being laid out
     actions: gr.Row | None = None  # set by Generate: the row of things to do with a picture; other tabs add buttons
     picture: gr.State | None = None  # set by Generate: the file of the picture that was clicked last
     show_request: Callable[[Request, ModelInfo], Update] | None = None  # set by Generate: in its controls
@@ -70,30 +71,16 @@ class Studio:
 
     def watch(
         self,
-        tab: str,
-        title: str,
         look: Callable[..., Update],
         inputs: Sequence[Component],
         page: Sequence[Any],
         events: Sequence[Callable[..., Dependency]],
-    ) -> gr.Timer:
-        """Call `look` when a tab opens, again and again while it is open, and at `events`; the clock of that.
-
-        An address that names the tab (`tab`) opens it without a click (on its `title`).
-        """
+    ) -> None:
+        """Call `look` when the tab opens that is laid out, again and again while it is in view, and at `events`."""
         clock = gr.Timer(LOOK_SECONDS, active=False)
-
-        def attend(event: gr.SelectData) -> gr.Timer:
-            return gr.Timer(active=event.value == title)
-
-        def arrive(request: gr.Request, *values: Any) -> Update:
-            named, _ = from_query(request.query_params.multi_items())
-            return look(*values) | {clock: gr.Timer(active=True)} if named == tab else gr.skip()
-
-        self.tabs.select(attend, outputs=clock, **GLUE)
-        always_last([self.tabs.select, clock.tick, *events], look, inputs, page, **GLUE)
-        self.page.load(arrive, inputs, [*page, clock], **GLUE)
-        return clock
+        ticking = f"(tab) => ({{__type__: 'update', active: tab === {json.dumps(self.tab.id)}}})"
+        self.tab_in_view.change(None, self.tab_in_view, clock, js=ticking, **GLUE)
+        always_last([self.tab.select, clock.tick, *events], look, inputs, page, **GLUE)
 
     def bring_page(self, kept: Any, model: str, request: gr.Request) -> Update:
         """The page was loaded: the tab and the model that its address names, else the model that the browser kept."""

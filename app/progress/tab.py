@@ -65,7 +65,7 @@ class TrainingProgress:
         self.shown = gr.State(PageState())
         self.player = gr.Timer(FRAME_SECONDS, active=False)
         self._wire(studio)
-        studio.show_run, studio.run_shown = self.show_run, [studio.tabs, self.first, self.second, self.clock]
+        studio.show_run, studio.run_shown = self.show_run, [studio.tabs, self.first, self.second]
 
     def _lay_out(self) -> None:
         with gr.Row(elem_classes="playback"):
@@ -116,7 +116,7 @@ class TrainingProgress:
         runs, opening = [self.first, self.second], [self.generate, self.inpaint, self.note]
         chosen = [*runs, self.position, self.checkpoint, self.shown]
         page = [self.page, self.empty, self.view, self.play, self.row, *chosen, *opening, *self.strip.offered]
-        self.clock = studio.watch(TAB, NAME, self.look, chosen, page, [self.first.input, self.second.input])
+        studio.watch(self.look, chosen, page, [self.first.input, self.second.input])
 
         self.position.change(None, self.position, js="(k) => { window.trainingProgress.show(k); return []; }", **GLUE)
         self.position.change(self.suggest, chosen, [self.checkpoint, *opening], trigger_mode="always_last", **GLUE)
@@ -125,7 +125,7 @@ class TrainingProgress:
         self.player.tick(None, self.position, playing, js="(k) => window.trainingProgress.next(k)", **GLUE)
 
         self.checkpoint.input(self.explain, [*runs, self.checkpoint], opening, **GLUE)
-        goal = [studio.model, studio.tabs, self.clock]
+        goal = [studio.model, studio.tabs]
         self.generate.click(partial(self.open_in, "generate"), [*runs, self.checkpoint], goal, **CHECK)
         self.inpaint.click(partial(self.open_in, "inpaint"), [*runs, self.checkpoint], goal, **CHECK)
         self.download.wire(self.export, runs)
@@ -138,7 +138,6 @@ class TrainingProgress:
             self.studio.tabs: gr.Tabs(selected=TAB),
             self.first: gr.update(choices=choices, value=name),
             self.second: gr.update(choices=[("none", NOTHING), *choices], value=NOTHING),
-            self.clock: gr.Timer(active=True),
         }
 
     # --- the runs --------------------------------------------------------------------------------------------
@@ -241,7 +240,7 @@ class TrainingProgress:
         checkpoint = checkpoints_of(self._runs(first, second)).get(chosen)
         if checkpoint is None:
             raise gr.Error("This checkpoint is not there any more.", print_exception=False)
-        return self.studio.open_in(tab, checkpoint.run, checkpoint.step) | {self.clock: gr.Timer(active=False)}
+        return self.studio.open_in(tab, checkpoint.run, checkpoint.step)
 
 
 def opening_runs(runs: Mapping[str, Path], shipped: Path) -> list[str]:

@@ -33,7 +33,7 @@ from train.teach.pictures import reconstruct
 from train.teach.process import teaching_threads
 from train.teach.teaching import TRAINING_SHARE, measure_step
 
-NAME, TAB = "Teach", "teach"
+TAB = "teach"
 NEW = ""  # in place of a run's name: the pictures in the drop zones
 READY = status_line(0, "Name a class, drop pictures of it, and press Teach<kbd> (Ctrl + Enter)</kbd>.")
 BUSY = status_line(0, "One is taught at a time on this machine: wait for the other one, or stop it.")
@@ -130,7 +130,7 @@ class Teach:
         seen = [self.run, self.draft, self.view]
         page = [self.row, self.run, self.go_on, self.generate, self.watch, self.start, self.stop, self.view]
         page += [self.status, self.stage]
-        self.clock = studio.watch(TAB, NAME, self.look, seen, page, [self.run.input])
+        studio.watch(self.look, seen, page, [self.run.input])
 
         dropped = [self.draft, model, *self.zones.inputs]
         timing = [self.settings[key] for key in ("minutes", "steps", "batch_size")]
@@ -153,7 +153,7 @@ class Teach:
 
     def goal(self, others: Sequence[Any]) -> list[Any]:
         """What changes when another tab is opened."""
-        return [*dict.fromkeys([self.studio.model, self.studio.tabs, *others, self.clock])]
+        return [*dict.fromkeys([self.studio.model, self.studio.tabs, *others])]
 
     # --- the pictures that were dropped ----------------------------------------------------------------------
 
@@ -292,7 +292,6 @@ class Teach:
             label = next(index for index, name in info.labels.items() if name in teaching.plan.pictures)
             request = replace(Request.first(info), class_labels=(label,) * 4, seeds=counting(0, 4))
         return {
-            self.clock: gr.Timer(active=False),
             self.studio.model: self.studio.choose_model(info.name),
             self.studio.tabs: gr.Tabs(selected="generate"),
             **self.studio.show_request(request, info),
@@ -300,4 +299,4 @@ class Teach:
 
     def open_progress(self, chosen: str) -> Update:
         """Go to Training progress with the run."""
-        return self.studio.show_run(chosen) | {self.clock: gr.Timer(active=False)}
+        return self.studio.show_run(chosen)

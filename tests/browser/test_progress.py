@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 from app.common import recipes
 from mdt_core.runs import Run
@@ -240,6 +240,42 @@ def test_a_strip_of_my_class_and_seed(page: Page, folder: Path, tmp_path: Path) 
     expect(pictures).to_have_count(1)
     choose(page, "first", "second")
     expect(page.locator("#render-start")).to_be_disabled()
+
+
+def test_the_disk_is_looked_at_for_the_tab_in_view_alone(page: Page, folder: Path) -> None:
+    """Catches a change of tabs that asks the server for what nobody sees, a clock that goes on behind another tab, and
+    one that stands still in its own."""
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST":
+            asked.append(request.url)
+
+    def rest(milliseconds: int) -> None:
+        """Wait until nothing was asked for so long."""
+        for _ in range(50):
+            before = len(asked)
+            page.wait_for_timeout(milliseconds)
+            if len(asked) == before:
+                return
+        raise AssertionError("the page goes on asking")
+
+    def go_to(tab: str) -> None:
+        page.get_by_role("tab", name=tab).click()
+
+    page.on("request", note)
+    rest(1000)
+    asked.clear()
+    for tab in ("Inpaint", "Compare", "Walk", "Generate"):
+        go_to(tab)
+        page.wait_for_timeout(300)
+    assert asked == []
+    go_to("Training progress")
+    wait_for(page, lambda: len(asked) > 2)  # its own look, and ticks
+    page.click("#training-generate")
+    page.locator("#generate-start").wait_for()
+    rest(2500)  # longer than from tick to tick
+    page.remove_listener("request", note)
 
 
 def test_a_run_is_followed_while_it_is_trained(page: Page, folder: Path) -> None:
