@@ -146,7 +146,7 @@ DECODERS = {
         difference_weight=4.0,
         log_every=500,
         save_every=500,
-        expect="after avatars-128-polish, as shipped: EXPECT",
+        expect="after avatars-128-polish, as shipped: KID 0.030 to 0.026; 24 minutes of two CPU cores with AMX",
     ),
 }
 
