@@ -76,7 +76,7 @@ class Studio:
         page: Sequence[Any],
         events: Sequence[Callable[..., Dependency]],
     ) -> None:
-        """Call `look` when the tab opens that is laid out, again and again while it is in view, and at `events`."""
+        """Call `look` when the tab that is being laid out opens, again and again while in view, and at `events`."""
         clock = gr.Timer(LOOK_SECONDS, active=False)
         ticking = f"(tab) => ({{__type__: 'update', active: tab === {json.dumps(self.tab.id)}}})"
         self.tab_in_view.change(None, self.tab_in_view, clock, js=ticking, **GLUE)
