@@ -222,5 +222,5 @@ def test_the_recipes_that_say_as_shipped_are_what_was_run():
         width, blocks = getattr(recipe, f"{part}_width"), getattr(recipe, f"{part}_blocks")
         assert shipped[f"num_{part}_blocks"] == list(blocks)
         assert shipped[f"{part}_block_out_channels"] == [width] * len(blocks)
-    for tuning in (DECODERS["avatars-128"], DECODERS["avatars-128-polish"]):
+    for tuning in (DECODERS[f"avatars-128{stage}"] for stage in ("", "-polish", "-polish-2")):
         assert tuning.width is tuning.blocks is None  # the decoder kept its size
