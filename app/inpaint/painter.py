@@ -61,7 +61,19 @@ class Canvas(gr.HTML):
 class Painter(Canvas):
     """A canvas with tools. Events: `stroke` (the mask has changed), `touch` (it is about to), `overlay` (asked for)."""
 
-    scripts, styles = ("make.js", "painter.js", "paste.js"), "painter.css"
+    scripts = (
+        "make.js",
+        "mask.js",
+        "view.js",
+        "toolbar.js",
+        "drawing.js",
+        "exchange.js",
+        "pointer.js",
+        "keyboard.js",
+        "paste.js",
+        "painter.js",
+    )
+    styles = "painter.css"
     files = ("picture", "mask", "overlay")
 
     def preprocess(self, payload: Any) -> Painted:
