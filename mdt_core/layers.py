@@ -8,6 +8,7 @@ all low-rank additions together, C latent channels, p patch size, (h, w) latent 
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,6 +67,23 @@ class LabelEmbedder(nn.Module):
         table = self.embedding_table.weight
         with torch.autocast(table.device.type, enabled=False):  # as exact as a row: autocast leaves those alone
             return class_labels.to(table.dtype) @ table
+
+
+class AdapterShares(nn.Module):
+    """Class labels, as above -> how much an image has of each low-rank addition: (N, 1, R)."""
+
+    def __init__(self, num_classes: int, adapters: Sequence[Sequence[int]], rank: int):
+        super().__init__()
+        shares = torch.zeros(len(adapters), num_classes + 1)
+        for row, classes in zip(shares, adapters, strict=True):
+            row[list(classes)] = 1
+        self.register_buffer("table", shares.T.repeat_interleave(rank, dim=1), persistent=False)  # (num_classes + 1, R)
+
+    def forward(self, class_labels: Tensor) -> Tensor:
+        """All of those of its class, nothing of others; of a mix as much as the classes weigh."""
+        if class_labels.ndim == 1:
+            return self.table[class_labels][:, None]
+        return (class_labels.to(self.table) @ self.table)[:, None]
 
 
 class RelativePositionBias(nn.Module):

@@ -24,6 +24,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mdt_core.layers import (
+    AdapterShares,
     Block,
     Conditioning,
     FinalLayer,
@@ -56,7 +57,8 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         num_classes: classes; the label `num_classes` is the null class.
         decoder_layers: how many of the blocks are the decoder (MDT, MDTv2).
         without: which of the class's `parts` to leave out, for an ablation (the paper's Tables 6 and 8).
-        adapters: the classes of each low-rank addition to the blocks' layers (LoRA), see `add_adapter`.
+        adapters: the classes of each low-rank addition to the blocks' layers (LoRA), see
+            `mdt_core.training.initialize.add_adapter`.
         adapter_rank: of each of them.
     """
 
@@ -104,7 +106,7 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         self.pos_embed = nn.Parameter(self._positions(), requires_grad=self.has("learnable_positions"))
         self.build_blocks()
         self.final_layer = FinalLayer(hidden_size, patch_size, 2 * in_channels)
-        self.register_buffer("adapter_shares", adapter_shares(num_classes, adapters, adapter_rank), persistent=False)
+        self.adapter_shares = AdapterShares(num_classes, adapters, adapter_rank) if adapters else None
         self.initialize_weights()
 
     def has(self, part: str) -> bool:
@@ -161,11 +163,7 @@ class MDTTransformer(ModelMixin, ConfigMixin):
 
     def shares(self, class_labels: Tensor) -> Tensor | None:
         """How much of each low-rank addition an image has, by its class: (N, 1, R); None where the model has none."""
-        if self.adapter_shares is None:
-            return None
-        if class_labels.ndim == 1:
-            return self.adapter_shares[class_labels][:, None]
-        return (class_labels.to(self.adapter_shares) @ self.adapter_shares)[:, None]
+        return None if self.adapter_shares is None else self.adapter_shares(class_labels)
 
     def predict(self, x: Tensor, c: Conditioning, keep: Tensor | None = None) -> Tensor:
         """The forward pass once its conditioning c is known; arguments and result as in `forward`."""
@@ -331,30 +329,6 @@ class MDTv2(MDT):
         for block in self.de_blocks:
             x = block(x, c(block), inputs)                                    # (N, T, D)
         return x
-
-
-def adapter_shares(num_classes: int, adapters: Sequence[Sequence[int]], rank: int) -> Tensor | None:
-    """The shares that a class has of the low-rank additions, 1 of its own and 0 of others: (num_classes + 1, R)."""
-    if not adapters:
-        return None
-    shares = torch.zeros(len(adapters), num_classes + 1)
-    for row, classes in zip(shares, adapters, strict=True):
-        row[list(classes)] = 1
-    return shares.T.repeat_interleave(rank, dim=1)
-
-
-@torch.no_grad()
-def add_adapter(model: MDTTransformer, classes: Sequence[int]) -> MDTTransformer:
-    """A copy of a model in which some classes have a low-rank addition of their own, which is 0 at first.
-
-    What it learns changes these classes alone: the others, and the null class, stay as they are, but for rounding.
-    """
-    larger = type(model).from_config(model.config, adapters=[*model.config.adapters, list(classes)])
-    nn.Module.to(larger, model.device, model.dtype).train(model.training)  # diffusers' own warns of other types
-    tensors = larger.state_dict()
-    for name, tensor in model.state_dict().items():
-        tensors[name][tuple(map(slice, tensor.shape))] = tensor  # of an addition the ranks that are there come first
-    return larger
 
 
 for _model in (MDTTransformer, DiT, MDT, MDTv2):

@@ -1,14 +1,15 @@
-"""How a training begins with another model's weights, of the same sizes or smaller ones, on any classes."""
+"""How a training begins with the weights of another model, of other sizes, classes and additions too."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from mdt_core.layers import LabelEmbedder
+from mdt_core.layers import AdapterShares, LabelEmbedder
 from mdt_core.runs import pipeline_of
-from mdt_core.transformer import MDT, MDTTransformer, adapter_shares
+from mdt_core.transformer import MDT, MDTTransformer
 from mdt_core.weights.growth import grow
 from mdt_core.weights.hub import listed
 from mdt_core.weights.official import detect, load_official, read_state_dict
@@ -89,9 +90,23 @@ def adopt_classes(model: MDTTransformer, theirs: Labels, ours: Labels, num_class
     model.y_embedder = table
     adapters = [[label for label, index in enumerate(origin) if index in classes] for classes in model.config.adapters]
     model.register_to_config(num_classes=num_classes, adapters=adapters)
-    shares = adapter_shares(num_classes, adapters, model.config.adapter_rank)
-    model.adapter_shares = None if shares is None else shares.to(old)
+    if adapters:
+        model.adapter_shares = AdapterShares(num_classes, adapters, model.config.adapter_rank).to(old)
     return f"{len(kept)} classes kept{_named('added', added)}{_named('dropped', dropped)}"
+
+
+@torch.no_grad()
+def add_adapter(model: MDTTransformer, classes: Sequence[int]) -> MDTTransformer:
+    """A copy of a model in which some classes have a low-rank addition of their own, which is 0 at first.
+
+    What it learns changes these classes alone: the others, and the null class, stay as they are, but for rounding.
+    """
+    larger = type(model).from_config(model.config, adapters=[*model.config.adapters, list(classes)])
+    nn.Module.to(larger, model.device, model.dtype).train(model.training)  # diffusers' own warns of other types
+    tensors = larger.state_dict()
+    for name, tensor in model.state_dict().items():
+        tensors[name][tuple(map(slice, tensor.shape))] = tensor  # of an addition the ranks that are there come first
+    return larger
 
 
 def _named(what: str, names: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ import torch
 from mdt_core.lora import LoRA
 from mdt_core.pipeline.pipeline import MDTPipeline
 from mdt_core.runs import Run
-from mdt_core.transformer import MDTTransformer, MDTv2, add_adapter
+from mdt_core.training.initialize import add_adapter
+from mdt_core.transformer import MDTTransformer, MDTv2
 from train.autoencoder.model import small_autoencoder
 
 NAMES = {0: "cat", 1: "dog", 2: "sea lion"}

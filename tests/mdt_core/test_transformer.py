@@ -8,8 +8,7 @@ import torch
 from mdt_core import MDTTransformer, MDTv2, create_model
 from mdt_core.layers import Conditioning
 from mdt_core.masking import draw_keep, is_kept
-from mdt_core.training.initialize import adopt_classes
-from mdt_core.transformer import add_adapter
+from mdt_core.training.initialize import add_adapter, adopt_classes
 from tests.helpers.tiny import with_adapter
 
 
@@ -192,7 +191,7 @@ def test_a_class_keeps_its_adapter_where_the_model_lies():
     taught = with_adapter(tiny("MDTv2"), [1]).to("meta")
     adopt_classes(taught, {0: "cat", 1: "fox", 2: "dog"}, {0: "owl", 1: "dog", 2: "fox"})
     assert taught.config.adapters == [[2]]
-    assert taught.adapter_shares.is_meta and taught.adapter_shares.shape == (4, 64)
+    assert taught.adapter_shares.table.is_meta and taught.adapter_shares.table.shape == (4, 64)
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,9 @@ from mdt_core.pipeline.settings import sampling_presets
 from mdt_core.runs import Run
 from mdt_core.samplers import SAMPLERS
 from mdt_core.training.config import TrainingConfig, exponential_steps
-from mdt_core.training.initialize import adopt_classes
+from mdt_core.training.initialize import add_adapter, adopt_classes
 from mdt_core.training.loop import explain_write_errors, train
 from mdt_core.training.step_timing import seconds_per_step
-from mdt_core.transformer import add_adapter
 from mdt_core.weights.hub import listed, one_line
 from train.export import write_pipeline
 from train.latents.dataset import Latents
