@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from app.hosting.scratch import Scratch
-from mdt_core.command_line import Parser, add_device_options, number
+from mdt_core.command.parser import Parser, add_device_options, number
 
 DEFAULT = Path(__file__).parent / "assets" / "models" / "avatars"
 

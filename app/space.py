@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
 
-from mdt_core.command_line import Parser
+from mdt_core.command.parser import Parser
 from mdt_core.weights.hub import one_line
 
 ROOT = Path(__file__).parents[1]

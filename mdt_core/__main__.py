@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdt_core.command_files import check_image_path, check_out_folder, open_image
-from mdt_core.command_line import Parser, add_device_options, chosen_settings
+from mdt_core.command.files import check_image_path, check_out_folder, open_image
+from mdt_core.command.parser import Parser, add_device_options, chosen_settings
 from mdt_core.presets import DEFAULT_VAE
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def run_convert(args: argparse.Namespace) -> None:
     """A published file and an autoencoder into a pipeline folder."""
     from tqdm import tqdm
 
-    from mdt_core.model_info import class_and_size
+    from mdt_core.command.info import class_and_size
     from mdt_core.pipeline.pipeline import MDTPipeline
     from mdt_core.weights.hub import resolve
 
@@ -188,7 +188,7 @@ def run_export(args: argparse.Namespace) -> None:
 
 def run_info(args: argparse.Namespace) -> None:
     """A table of what the model is, and of what can run it."""
-    from mdt_core.model_info import model_info
+    from mdt_core.command.info import model_info
 
     for name, value in model_info(args.model).items():
         print(f"{name:<10}{value}")

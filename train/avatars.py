@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from mdt_core.runs import write_whole
 from train.command import Parser
 from train.files import open_tensors

@@ -15,7 +15,7 @@ import torch
 
 from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.acceleration.machine import choose_device
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from mdt_core.runs import Run, write_whole
 from mdt_core.saved_config import tidy_config
 from mdt_core.training.checkpoints import resumable

@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import trange
 
 from mdt_core.acceleration.machine import choose_device
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from mdt_core.pipeline.labelled_grid import LabelledGrid
 from train.command import Parser
 from train.evaluate import features, sources

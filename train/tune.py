@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mdt_core.acceleration.machine import choose_device
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from mdt_core.guidance import KINDS
 from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.runs import append_row, read_json, read_rows, write_whole

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from mdt_core.bench.rows import ROWS, Row, Setting
-from mdt_core.command_line import Parser, number
+from mdt_core.command.parser import Parser, number
 
 Rows = Mapping[str, Callable[[Setting], Iterator[Row]]]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from mdt_core.runs import Run
 from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser

@@ -25,7 +25,7 @@ import torch
 from accelerate import PartialState
 
 from mdt_core.acceleration.machine import choose_device, cpus_alone
-from mdt_core.command_line import chosen_settings, number
+from mdt_core.command.parser import chosen_settings, number
 from mdt_core.guidance import KINDS
 from mdt_core.pipeline.settings import PRESETS
 from mdt_core.training.loop import PROCESS_TIMEOUT

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from train import avatars
 from train.files import open_arrays
 from train.latents.images import BrokenImage, DrawnImages, ImageFolder, check_readable

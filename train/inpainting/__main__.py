@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mdt_core.acceleration.machine import choose_device
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from mdt_core.inpainting import DEFAULT_SCALE, METHODS
 from mdt_core.pipeline.pipeline import MDTPipeline
 from train.command import Parser

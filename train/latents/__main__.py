@@ -11,7 +11,7 @@ same command goes on where it stopped, with any number of processes.
 
 from pathlib import Path
 
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from mdt_core.weights.hub import open_autoencoder
 from train.command import Parser
 from train.latents.encode import DTYPES, encode

@@ -7,7 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
-from mdt_core.command_line import number
+from mdt_core.command.parser import number
 from train.command import Parser
 from train.latents.images import list_images
 from train.teach.plan import TeachPlan

@@ -18,7 +18,7 @@ from app.engine.engine import Engine
 from app.engine.model_info import ModelInfo
 from app.engine.request import counting
 from app.engine.settings import MAX_SEED
-from mdt_core.command_line import Parser, number
+from mdt_core.command.parser import Parser, number
 from mdt_core.pipeline.open import open_pipeline
 from mdt_core.weights.hub import expand
 
