@@ -20,8 +20,12 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: float | Tensor, taken: Tensor | bool = True) -> None:
-        """Move the average towards `model`, which has done `step` steps; not where the last one was not `taken`."""
-        averages, weights = ([local_part(p) for p in each.parameters()] for each in (self.model, model))
+        """Move the average towards `model`, which has done `step` steps; not where the last one was not `taken`.
+
+        What does not learn is the same in both, and left alone.
+        """
+        pairs = [pair for pair in zip(self.model.parameters(), model.parameters(), strict=True) if pair[1].requires_grad]
+        averages, weights = ([local_part(p) for p in each] for each in zip(*pairs, strict=True))
         if not isinstance(step, Tensor):  # unlike `as_tensor`, this does not wait for a GPU
             step = torch.full((), step, dtype=torch.float32, device=averages[0].device)
         rate = ((9 / (10 + step)).clamp(min=1 - self.decay) * taken).to(averages[0].dtype)
