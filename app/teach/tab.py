@@ -37,9 +37,10 @@ TAB = "teach"
 NEW = ""  # in place of a run's name: the pictures in the drop zones
 READY = status_line(0, "Name a class, drop pictures of it, and press Teach<kbd> (Ctrl + Enter)</kbd>.")
 BUSY = status_line(0, "One is taught at a time on this machine: wait for the other one, or stop it.")
-EMPTY = message(  # what thirty pictures gave in ten minutes: train/RESULTS.md
-    "The model in use learns to draw what your pictures show; the classes that it has stay as they are. With thirty "
-    "pictures and ten minutes simple things can be told; what has many small parts needs longer, and more pictures."
+EMPTY = message(  # train/RESULTS.md
+    "The model in use learns to draw what your pictures show; the classes that it has stay as they are. Ten minutes "
+    "are enough for thirty pictures of simple things. What has many small parts needs longer; and hundreds of "
+    "pictures that have little in common need more than an hour."
 )
 
 

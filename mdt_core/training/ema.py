@@ -24,8 +24,9 @@ class EMA:
 
         What does not learn is the same in both, and left alone.
         """
-        pairs = [pair for pair in zip(self.model.parameters(), model.parameters(), strict=True) if pair[1].requires_grad]
-        averages, weights = ([local_part(p) for p in each] for each in zip(*pairs, strict=True))
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        learning = [(local_part(average), local_part(weight)) for average, weight in pairs if weight.requires_grad]
+        averages, weights = map(list, zip(*learning, strict=True))
         if not isinstance(step, Tensor):  # unlike `as_tensor`, this does not wait for a GPU
             step = torch.full((), step, dtype=torch.float32, device=averages[0].device)
         rate = ((9 / (10 + step)).clamp(min=1 - self.decay) * taken).to(averages[0].dtype)
