@@ -27,7 +27,7 @@ from mdt_core.inpainting import DEFAULT_SCALE, METHODS, choose_content, resampli
 from mdt_core.pipeline.canvas import MAX_GROW, Box, Canvas, fit_box, prepare
 
 METHOD, FALLBACK = "mdt", "repaint"  # the latter for a model without side-interpolator
-PRESET_SHARES = {"Fast": 0.25, "Balanced": 0.5, "Best": 1.0}  # of the method's steps
+PRESET_SHARES = {"Fast": 0.28, "Balanced": 0.5, "Best": 1.0}  # of the method's steps
 FIRST_PRESET = "Balanced"
 MAX_TOTAL = 2 * MAX_PIXELS  # of all variants together: what a machine of 16 GB can hold
 MAX_MASK = 2**18  # bytes of PNG in a recipe: PIL reads texts of a megabyte at most

@@ -32,8 +32,8 @@ def _yes(text: str) -> bool:
 
 
 # Field of a Method -> how its value is read.
-CONVERT = {"sampler": str, "repeats": int, "jump": int, "window": _window, "handover": int, "ring": float}
-CONVERT |= {"predicted": _yes}
+CONVERT = {"sampler": str, "repeats": int, "repeats_from": int, "jump": int, "window": _window, "handover": int}
+CONVERT |= {"ring": float, "predicted": _yes}
 
 
 @dataclass(frozen=True)
