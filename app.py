@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from app.hosting.scratch import Scratch
@@ -123,4 +124,10 @@ def main(arguments: list[str] | None = None, scratch: Scratch | None = None) -> 
 
 
 if __name__ == "__main__":
-    main(scratch=Scratch())
+    scratch = Scratch()
+    with suppress(KeyboardInterrupt):  # while it starts
+        main(scratch=scratch)
+    # At Python's own end a thread that computes would be torn out of C++, which aborts.
+    scratch.remove()
+    sys.stdout.flush()
+    os._exit(0)

@@ -28,14 +28,20 @@ time.sleep(60)
 """
 
 
-@pytest.fixture
-def program(tmp_path: Path):
-    """A process with a folder in `tmp_path`, which it has told."""
+def start(program: str, above: Path) -> tuple[subprocess.Popen, Path]:
+    """A process with a folder in `above`, which it has told."""
     environment = {key: value for key, value in os.environ.items() if key != "GRADIO_TEMP_DIR"}
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    command = [sys.executable, "-c", program, str(above)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    yield process, Path(process.stdout.readline().strip())
+    return process, Path(process.stdout.readline().strip())
+
+
+@pytest.fixture
+def program(tmp_path: Path):
+    """A process with a folder in `tmp_path`."""
+    process, folder = start(PROGRAM, tmp_path)
+    yield process, folder
     process.kill()
     process.wait()
 
@@ -47,6 +53,18 @@ def test_the_folder_goes_with_the_process(program, ending: signal.Signals) -> No
     assert len(files_under(folder)) == 1
     process.send_signal(ending)
     process.wait(20)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_is_not_broken_off(tmp_path: Path, ending: signal.Signals) -> None:
+    """A group that is ended gets the signal, and `make` passes it on. Catches a traceback in place of an end."""
+    wait = "time.sleep(60)"
+    process, folder = start(PROGRAM.replace(wait, f"try: {wait}\nfinally: time.sleep(1); print('end')"), tmp_path)
+    for _ in range(2):
+        process.send_signal(ending)
+        time.sleep(0.3)
+    assert process.communicate(timeout=20)[0].strip() == "end"
     assert not folder.exists()
 
 

@@ -110,6 +110,8 @@ def url(tmp_path_factory: pytest.TempPathFactory, runs: Path, temporary: Path) -
         yield address
     finally:
         server.terminate()
+        time.sleep(0.3)
+        server.terminate()  # `make app` passes on what its whole group was sent
         server.wait(20)
     assert "Traceback" not in Path(log.name).read_text(), Path(log.name).read_text()
 
