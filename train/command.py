@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from mdt_core.command import parser
+from mdt_core.command.parser import Parser as OneLineParser
 from mdt_core.runs import Run
 from mdt_core.training.config import TrainingError
 from train.settings import find_recipe
@@ -27,7 +27,7 @@ def use_machine() -> None:
         torch.set_float32_matmul_precision("high")
 
 
-class Parser(parser.Parser):
+class Parser(OneLineParser):
     """A command line of this folder's."""
 
     def run(self, command: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None = None) -> None:

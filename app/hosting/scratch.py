@@ -44,7 +44,7 @@ class Scratch:
         atexit.register(self.remove)
 
     def keep_small(self, most: int) -> None:
-        """See to it from now on that it has at most so many bytes, and that SIGTERM ends all as Ctrl + C does."""
+        """See to it from now on that it has at most so many bytes, and that SIGTERM and Ctrl + C end all, once."""
         for number in ENDINGS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a shell
                 signal.signal(number, end_once)
