@@ -7,9 +7,10 @@ import argparse
 import importlib.util
 import os
 import sys
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from app.hosting.ending import run_to_the_end
 from app.hosting.scratch import Scratch
 from mdt_core.command.parser import Parser, add_device_options, number
 
@@ -125,9 +126,4 @@ def main(arguments: list[str] | None = None, scratch: Scratch | None = None) -> 
 
 if __name__ == "__main__":
     scratch = Scratch()
-    with suppress(KeyboardInterrupt):  # while it starts
-        main(scratch=scratch)
-    # At Python's own end a thread that computes would be torn out of C++, which aborts.
-    scratch.remove()
-    sys.stdout.flush()
-    os._exit(0)
+    run_to_the_end(partial(main, scratch=scratch), scratch.remove)

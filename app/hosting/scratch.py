@@ -8,7 +8,6 @@ import atexit
 import getpass
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -21,7 +20,6 @@ except ImportError:  # on Windows what a killed process left stays until the sys
 
 PREFIX = "mdt-studio-"
 LOOK_SECONDS = 5.0
-ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Scratch:
@@ -44,11 +42,7 @@ class Scratch:
         atexit.register(self.remove)
 
     def keep_small(self, most: int) -> None:
-        """See to it from now on that it has at most so many bytes, and that SIGTERM and Ctrl + C end all, once."""
-        for number in ENDINGS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a shell
-                signal.signal(number, end_once)
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+        """See to it from now on that it has at most so many bytes."""
         threading.Thread(target=self._keep_small, args=(most,), daemon=True).start()
 
     def remove(self) -> None:
@@ -60,13 +54,6 @@ class Scratch:
         while True:
             time.sleep(LOOK_SECONDS)
             make_room(self.folder, most)
-
-
-def end_once(number: int, frame: object) -> None:
-    """The first signal ends all; a second one, which `make` passes on and a hand repeats, would only break that off."""
-    for each in ENDINGS:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def sweep(above: Path) -> None:

@@ -16,6 +16,7 @@ PROGRAM = """
 import signal, sys, tempfile, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background of a shell ignores it
+from app.hosting.ending import run_to_the_end
 from app.hosting.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
 import os
@@ -23,8 +24,12 @@ assert Path(os.environ["GRADIO_TEMP_DIR"]).is_relative_to(scratch.folder)
 kept = tempfile.TemporaryDirectory(prefix="picture-")
 (Path(kept.name) / "image.bmp").write_bytes(b"x" * 1000)
 scratch.keep_small(10**9)
-print(scratch.folder, flush=True)
-time.sleep(60)
+
+def work():
+    print(scratch.folder, flush=True)
+    time.sleep(60)
+
+run_to_the_end(work, scratch.remove)
 """
 
 
@@ -59,14 +64,15 @@ def test_the_folder_goes_with_the_process(program, ending: signal.Signals) -> No
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_the_end_is_not_broken_off(tmp_path: Path, ending: signal.Signals) -> None:
     """A group that is ended gets the signal, and `make` passes it on. Catches a traceback in place of an end."""
-    at_work = "print(scratch.folder, flush=True)\ntime.sleep(60)\n"
+    at_work = "    time.sleep(60)\n"
     assert at_work in PROGRAM
-    closing = "try: print(scratch.folder, flush=True); time.sleep(60)\nfinally: time.sleep(1); print('end')"
+    closing = "    try: time.sleep(60)\n    finally: time.sleep(1); print('end')\n"
     process, folder = start(PROGRAM.replace(at_work, closing), tmp_path)
     for _ in range(2):
         process.send_signal(ending)
         time.sleep(0.3)
     assert process.communicate(timeout=20)[0].strip() == "end"
+    assert process.returncode == 0
     assert not folder.exists()
 
 
