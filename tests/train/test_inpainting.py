@@ -148,16 +148,16 @@ def pipe() -> MDTPipeline:
     return tiny_pipeline(std=0.02)
 
 
-def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe):
+@pytest.mark.parametrize("kind", ["class", "mask"])
+def test_a_batch_of_pictures_is_what_the_pipeline_makes_of_each(pipe, kind):
     """The measurement goes round the pipeline for speed: would catch settings, seeds or masks that differ from it."""
     originals = ImageSet(noise(size=32), np.array([0, 1, 2, 0, 1, 2]))
     box = holes.draw_masks("box", 6, 32)
-    painting = painters.Painting(
-        "", "", "box", METHODS["mdt"], 5, guidance_scale=3.0, guidance_power=2.0, grow=0, feather=0
-    )
+    settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "guidance_power": 2.0, "guidance_kind": kind}
+    settings |= {"grow": 0, "feather": 0}
+    painting = painters.Painting("", "", "box", METHODS["mdt"], **settings)
     painted = painters.paint(pipe, painting, originals, box, batch_size=4)
     for i in (0, 5):
-        settings = {"num_inference_steps": 5, "guidance_scale": 3.0, "guidance_power": 2.0, "grow": 0, "feather": 0}
         alone = pipe.inpaint(originals.images[i], box[i], int(originals.labels[i]), method="mdt", seeds=i, **settings)
         assert np.abs(np.asarray(alone.images[0], int) - painted[i]).max() <= 1
     assert measure.outside_difference(painted, originals.images, box) == 0
@@ -171,7 +171,7 @@ def test_what_needs_no_model_fills_the_hole(pipe, name):
         pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
     box, images = holes.draw_masks("box", 3, 32), np.full((3, 32, 32, 3), 77, np.uint8)
     images[box] = noise(3, 32)[box]
-    painting = painters.Painting("", "", "box", name, 0, 1.0, 1.0, 0, 0)
+    painting = painters.Painting("", "", "box", name, 0, 1.0, 1.0, "class", 0, 0)
     painted = painters.paint(pipe, painting, ImageSet(images, np.zeros(3, int)), box, batch_size=2)
     assert measure.outside_difference(painted, images, box) == 0
     if name == "autoencoder":

@@ -12,6 +12,7 @@ from torch import Tensor
 from mdt_core import autoencoder
 from mdt_core.guidance import guide
 from mdt_core.inpainting import Method, find_method, inpaint, starting_latents
+from mdt_core.masking import mask_noise
 from mdt_core.pipeline.canvas import Canvas, fit_canvas
 from mdt_core.samplers import SAMPLERS, generators
 from train.evaluate.sources import ImageSet
@@ -47,6 +48,7 @@ class Painting:
     num_inference_steps: int  # 0 without a model
     guidance_scale: float
     guidance_power: float
+    guidance_kind: str
     grow: int
     feather: int
 
@@ -140,7 +142,9 @@ def paint_with_model(pipe, painting: Painting, canvases: list[Canvas], labels: n
         null_class=pipe.num_classes,
         guidance_scale=painting.guidance_scale,
         guidance_power=painting.guidance_power,
+        guidance_kind=painting.guidance_kind,
         guidance_channels=pipe.config.guidance_channels,
+        mask_noise=mask_noise(seeds, pipe.transformer.num_tokens),
     )
     *_, last = inpaint(
         denoise,
