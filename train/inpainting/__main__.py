@@ -50,7 +50,9 @@ def build_parser() -> Parser:
         "--scale", type=number(float, 0), default=DEFAULT_SCALE, help="guidance scale (default %(default)s)"
     )
     parser.add_argument("--power", type=number(float, 0), default=4.0, help="guidance power")
-    parser.add_argument("--kind", choices=KINDS, default="class", help="guidance kind (default %(default)s)")
+    parser.add_argument(
+        "--guidance", choices=KINDS, default="class", help="what the weak branch lacks (default %(default)s)"
+    )
     parser.add_argument(
         "--grow", type=number(int, 0), default=8, help="pixels by which the mask is dilated (default 8)"
     )
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         steps = 0 if name in WITHOUT_MODEL else steps_within(args.calls, method)
         calls[name] = method.calls(steps) if steps else 0
         for kind in masks:
-            settings = steps, args.scale, args.power, args.kind, args.grow, args.feather
+            settings = steps, args.scale, args.power, args.guidance, args.grow, args.feather
             painting = Painting(weights, pictures, kind, method, *settings)
             path = args.out / f"{name}-{kind}.npz".replace(" ", "-")
             if not samples.is_finished(path, painting):
@@ -116,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     rows = Measure(judge, real, originals.images, of_originals, args.grow, args.out / "features").rows(results, masks)
     print(table(rows))
     print(args.out / "grid.png")
-    words = ("num_images", "scale", "power", "kind", "grow", "feather")
+    words = ("num_images", "scale", "power", "guidance", "grow", "feather")
     settings = {"weights": weights} | {word: getattr(args, word) for word in words}
     report = json.dumps(settings | {"calls": calls, "figures": rows})
     (args.out / "report.json").write_text(report + "\n")
