@@ -64,9 +64,9 @@ def test_the_folder_goes_with_the_process(program, ending: signal.Signals) -> No
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_the_end_is_not_broken_off(tmp_path: Path, ending: signal.Signals) -> None:
     """A group that is ended gets the signal, and `make` passes it on. Catches a traceback in place of an end."""
-    at_work = "    time.sleep(60)\n"
+    at_work = "    print(scratch.folder, flush=True)\n    time.sleep(60)\n"
     assert at_work in PROGRAM
-    closing = "    try: time.sleep(60)\n    finally: time.sleep(1); print('end')\n"
+    closing = "    try: print(scratch.folder, flush=True); time.sleep(60)\n    finally: time.sleep(1); print('end')\n"
     process, folder = start(PROGRAM.replace(at_work, closing), tmp_path)
     for _ in range(2):
         process.send_signal(ending)
