@@ -29,5 +29,6 @@ def run_to_the_end(work: Callable[[], object], close: Callable[[], object]) -> N
 def end_once(number: int, frame: object) -> None:
     """The first signal ends all; a second one, which `make` passes on and a hand repeats, would only break that off."""
     for each in ENDINGS:
-        signal.signal(each, signal.SIG_IGN)
+        # Not SIG_IGN: of a signal that has come already, Python would complain that nobody handles it.
+        signal.signal(each, lambda number, frame: None)
     raise KeyboardInterrupt

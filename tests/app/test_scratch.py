@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ def start(program: str, above: Path) -> tuple[subprocess.Popen, Path]:
     """A process with a folder in `above`, which it has told."""
     environment = {key: value for key, value in os.environ.items() if key != "GRADIO_TEMP_DIR"}
     command = [sys.executable, "-c", program, str(above)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout
     return process, Path(process.stdout.readline().strip())
 
@@ -61,17 +64,18 @@ def test_the_folder_goes_with_the_process(program, ending: signal.Signals) -> No
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_the_end_is_not_broken_off(tmp_path: Path, ending: signal.Signals) -> None:
+@pytest.mark.parametrize("endings", list(product([signal.SIGINT, signal.SIGTERM], repeat=2)))
+def test_the_end_is_not_broken_off(tmp_path: Path, endings: tuple[signal.Signals, ...]) -> None:
     """A group that is ended gets the signal, and `make` passes it on. Catches a traceback in place of an end."""
     at_work = "    print(scratch.folder, flush=True)\n    time.sleep(60)\n"
     assert at_work in PROGRAM
     closing = "    try: print(scratch.folder, flush=True); time.sleep(60)\n    finally: time.sleep(1); print('end')\n"
     process, folder = start(PROGRAM.replace(at_work, closing), tmp_path)
-    for _ in range(2):
+    for ending in endings:
         process.send_signal(ending)
         time.sleep(0.3)
-    assert process.communicate(timeout=20)[0].strip() == "end"
+    told, complaints = process.communicate(timeout=20)
+    assert told.strip() == "end" and not complaints
     assert process.returncode == 0
     assert not folder.exists()
 
