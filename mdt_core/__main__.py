@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def add_generate(parser: argparse.ArgumentParser) -> None:
     """The arguments of `generate`."""
     _add_model(parser)
-    _add_sampling(parser, *(f"the model's own, else {value}" for value in ("25", "dpm++", "3.8", "4.0")))
+    _add_sampling(parser, *(f"the model's own, else {value}" for value in ("25", "dpm++", "999", "3.8", "4.0")))
     parser.add_argument(
         "--preset", choices=("fast", "balanced", "slow"), default="balanced", help="the model's own (%(default)s)"
     )
@@ -59,7 +59,7 @@ def add_inpaint(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--image", type=Path, required=True, help="the picture")
     parser.add_argument("--mask", type=Path, required=True, help="a picture of the same size, white where to repaint")
-    _add_sampling(parser, "the method's", "the method's", "2.0", "4.0")
+    _add_sampling(parser, *["the method's"] * 3, "2.0", "4.0")
     parser.add_argument("--method", default="mdt", help="mdt, repaint, blend (%(default)s)")
     parser.add_argument("--strength", type=float, default=1.0, help="below 1: start from the picture (%(default)s)")
     parser.add_argument("--area", default="whole", help="whole, crop, masked: what the model sees (%(default)s)")
@@ -102,7 +102,9 @@ def _add_out_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out_folder", type=Path, help="where to write; must be empty or not there yet")
 
 
-def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, scale: str, power: str) -> None:
+def _add_sampling(
+    parser: argparse.ArgumentParser, steps: str, sampler: str, first: str, scale: str, power: str
+) -> None:
     """What `generate` and `inpaint` share, and what stands in the place of a setting that is left out."""
     note = "or a mix of classes, NAME:0.6,NAME:0.4; leave out for an unconditional image"
     parser.add_argument("--class", dest="label", metavar="NAME_OR_INDEX", help=note)
@@ -116,7 +118,9 @@ def _add_sampling(parser: argparse.ArgumentParser, steps: str, sampler: str, sca
     parser.add_argument(
         "--interval", nargs=2, type=int, metavar=("LOW", "HIGH"), help="timesteps that are guided (0 999)"
     )
-    parser.add_argument("--first-timestep", type=int, help="where the steps begin, 1 to 999, which is pure noise (999)")
+    parser.add_argument(
+        "--first-timestep", type=int, help=f"where the steps begin, 1 to 999, which is pure noise ({first})"
+    )
     add_device_options(parser)
 
 

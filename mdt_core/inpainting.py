@@ -20,6 +20,7 @@ Letters: N images, C latent channels, (h, w) latent cells, S side of the model's
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,11 @@ from mdt_core.samplers import Step, noise_like, sample, sampling_timesteps
 class Method:
     """How the known part reaches the new one. A row of METHODS, or `dataclasses.replace` of one."""
 
-    num_inference_steps: int = 50  # of the whole trajectory, repeats come on top; unless the caller names a number
-    sampler: str = "ddpm"  # unless the caller names one; ancestral noise gives the weaker seams
+    # The trajectory, where the caller names no other.
+    num_inference_steps: int = 50  # repeats come on top
+    sampler: str = "ddpm"
+    first_timestep: int = NUM_TIMESTEPS - 1  # where its steps begin
+    # What is done on the way.
     repeats: int = 1  # how often a stretch of steps is run
     repeats_from: int = 1  # steps of a trajectory; a shorter one runs each once
     jump: int = 1  # steps of a stretch
@@ -54,18 +58,20 @@ class Method:
         steps = len(resampling_order(0, num_inference_steps, self))
         return 2 * steps - 1 if self.predicted else steps
 
-    def schedule(self, sampler: str | None, num_inference_steps: int | None) -> tuple[str, int]:
-        """Sampler and number of steps: those that are named, or the method's own."""
-        return sampler or self.sampler, self.num_inference_steps if num_inference_steps is None else num_inference_steps
+    def trajectory(self, **chosen: Any) -> dict[str, Any]:
+        """Sampler and steps, as `samplers.sample` takes them: what is chosen, not None, or else the method's own."""
+        own = {name: getattr(self, name) for name in ("sampler", "num_inference_steps", "first_timestep")}
+        return {name: value if chosen.get(name) is None else chosen[name] for name, value in own.items()}
 
 
-# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" runs most of its steps twice, where they are not few, and
-# holds the soft cells of the ring until hardly any noise is left. It leaves the masked pass at timestep 700: below that
-# the full pass, whose encoder sees the new part too, predicts the noise clearly better.
+# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" predicts the noise of the known cells and draws none: so the
+# solver of few steps suits it, from where pictures are decided. It runs most of its steps twice, where they are not few,
+# and holds the soft cells of the ring until hardly any noise is left. It leaves the masked pass at timestep 700: below
+# that the full pass, whose encoder sees the new part too, predicts the noise clearly better.
 METHODS = {
     "blend": Method(),
     "repaint": Method(repeats=2, window=(0.25, 0.98)),
-    "mdt": Method(25, repeats=2, repeats_from=10, window=(0.15, 0.9), handover=700, predicted=True, ring=0.05),
+    "mdt": Method(15, "dpm++", 800, 2, repeats_from=15, window=(0.15, 0.9), handover=700, predicted=True, ring=0.05),
 }
 
 DEFAULT_SCALE = 2.0  # of guidance: lower than for generation, for the known part guides too (train/RESULTS.md)
@@ -82,7 +88,7 @@ def inpaint(
     method: str | Method = "mdt",
     sampler: str | None = None,
     num_inference_steps: int | None = None,
-    first_timestep: int = NUM_TIMESTEPS - 1,
+    first_timestep: int | None = None,
     strength: float = 1.0,
     patch_size: int = 1,
     content: Tensor | None = None,
@@ -100,7 +106,7 @@ def inpaint(
         sampler: a key of `samplers.SAMPLERS`; by default the method's.
         num_inference_steps: of the whole trajectory; repeats come on top, a lower strength takes away. By default the
             method's.
-        first_timestep: where the steps begin, see `samplers.sampling_timesteps`.
+        first_timestep: where the steps begin, see `samplers.sampling_timesteps`; by default the method's.
         strength: in (0, 1], the part of the trajectory that is run. Below 1 it starts from the noised `content`.
         patch_size: cells along a token's side, for the masked pass.
         content: (1 or N, C, h, w), what the trajectory starts from; by default `known`.
@@ -112,11 +118,13 @@ def inpaint(
         ValueError: if an argument is out of its range.
     """
     method = find_method(method)
-    sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
+    trajectory = method.trajectory(
+        sampler=sampler, num_inference_steps=num_inference_steps, first_timestep=first_timestep
+    )
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be more than 0 and at most 1, not {strength}")
-    timesteps = sampling_timesteps(sampler, num_inference_steps, first_timestep)
-    start = num_inference_steps - max(1, round(strength * num_inference_steps))
+    timesteps = sampling_timesteps(**trajectory)
+    start = len(timesteps) - max(1, round(strength * len(timesteps)))
     known, content = (x.expand(len(generators), -1, -1, -1) for x in (known, known if content is None else content))
     hardness = torch.where(hardness < 1, hardness.clamp(max=method.ring), hardness).to(known.device)
 
@@ -144,12 +152,10 @@ def inpaint(
     return sample(
         denoise_masked,
         noised(content, timesteps[start]),
-        sampler=sampler,
-        num_inference_steps=num_inference_steps,
-        first_timestep=first_timestep,
+        **trajectory,
         generators=generators,
         hook=hold,
-        order=resampling_order(start, num_inference_steps, method),
+        order=resampling_order(start, len(timesteps), method),
     )
 
 

@@ -36,7 +36,7 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[
         guidance_kind: str = InpaintRequest.guidance_kind,
         guidance_high: int = InpaintRequest.guidance_high,
         guidance_low: int = InpaintRequest.guidance_low,
-        first_timestep: int = InpaintRequest.first_timestep,
+        first_timestep: int | None = None,
         masked_content: str = "auto",
         area: str = "whole",
         grow: int = 8,
@@ -50,9 +50,9 @@ def make_endpoint(engine: Engine, at: Component) -> Callable[..., Iterator[list[
         with plain_errors():
             name = engine.default if model is None else model
             info = engine.describe(name)
-            sampler, num_inference_steps = find_method(method).schedule(sampler, num_inference_steps)
             label = engine.class_label(name, class_label)
             settings = {key: value for key, value in locals().items() if key in INPAINTING}
+            settings |= find_method(method).trajectory(**settings)
             request = to_request(name, [label], num_variants, seed, InpaintRequest, **settings)
             files = uploaded(image), uploaded(mask)
 

@@ -27,7 +27,10 @@ from mdt_core.inpainting import DEFAULT_SCALE, METHODS, choose_content, resampli
 from mdt_core.pipeline.canvas import MAX_GROW, Box, Canvas, fit_box, prepare
 
 METHOD, FALLBACK = "mdt", "repaint"  # the latter for a model without side-interpolator
-PRESET_SHARES = {"Fast": 0.28, "Balanced": 0.5, "Best": 1.0}  # of the method's steps
+PRESET_STEPS = {  # the last: the method's own
+    METHOD: {"Fast": 6, "Balanced": 13, "Best": METHODS[METHOD].num_inference_steps},
+    FALLBACK: {"Fast": 14, "Balanced": 25, "Best": METHODS[FALLBACK].num_inference_steps},
+}
 FIRST_PRESET = "Balanced"
 MAX_TOTAL = 2 * MAX_PIXELS  # of all variants together: what a machine of 16 GB can hold
 MAX_MASK = 2**18  # bytes of PNG in a recipe: PIL reads texts of a megabyte at most
@@ -86,6 +89,7 @@ class InpaintRequest(Request):
     guidance_scale: float = DEFAULT_SCALE
     num_inference_steps: int = METHODS[METHOD].num_inference_steps  # of the trajectory; repeats come on top
     sampler: str = METHODS[METHOD].sampler
+    first_timestep: int = METHODS[METHOD].first_timestep
     method: str = METHOD
     strength: float = 1.0
     masked_content: str = "auto"
@@ -161,14 +165,9 @@ class InpaintRequest(Request):
 def presets_for(info: ModelInfo) -> Presets:
     """The presets of a model: without a side-interpolator it falls back to resampling."""
     method = METHOD if info.masked_pass else FALLBACK
-    row = METHODS[method]
     return {
-        name: {
-            "method": method,
-            "sampler": row.sampler,
-            "num_inference_steps": max(1, round(share * row.num_inference_steps)),
-        }
-        for name, share in PRESET_SHARES.items()
+        name: {"method": method, **METHODS[method].trajectory(num_inference_steps=steps)}
+        for name, steps in PRESET_STEPS[method].items()
     }
 
 

@@ -57,12 +57,12 @@ class Inpaint(LivePainting):
         gr.api(make_endpoint(self.engine, self.painter), api_name="inpaint", **GPU)
 
     def _wire_settings(self, studio: Studio, run: Dependency) -> None:
-        """A method brings its sampler and its steps along; a model what it can do, and its own settings."""
+        """A method brings its trajectory along; a model what it can do, and its own settings."""
         settings = self.controls.settings
         method, sampler, steps = (settings[key] for key in ("method", "sampler", "num_inference_steps"))
         loaded = self.wire_settings([self.presets.model])
         self.methods_offered = self.presets.wire(studio, self.controls, run, loaded, self.offer_methods)
-        method.input(self.bring_schedule, method, [sampler, steps], **GLUE)
+        method.input(self.bring_trajectory, method, [sampler, steps, settings["first_timestep"]], **GLUE)
         sampler.input(self.bound_steps, [sampler, steps], steps, **GLUE)
 
     def _wire_picture(self, studio: Studio) -> None:
@@ -103,11 +103,9 @@ class Inpaint(LivePainting):
         possible = method if method in dict(choices).values() else FALLBACK
         return update | {control: gr.update(choices=choices, value=possible)}
 
-    def bring_schedule(self, method: str) -> Update:
+    def bring_trajectory(self, method: str) -> Update:
         """A method was chosen: it brings its sampler and its steps along."""
-        row = METHODS[method]
-        schedule = {"sampler": row.sampler, "num_inference_steps": row.num_inference_steps}
-        return apply_preset(schedule, self.controls.settings)
+        return apply_preset(METHODS[method].trajectory(), self.controls.settings)
 
     def bound_steps(self, sampler: str, steps: int) -> Any:
         """A sampler was chosen: no more steps than it takes."""

@@ -351,12 +351,11 @@ class MDTPipeline(DiffusionPipeline):
             mask: of the same size; white (or true) where to repaint, see `mdt_core.pipeline.image_arrays.mask_array`.
             class_labels, seeds, guidance_channels, skip_tolerance: as in `stream`; one seed per variant.
             guidance_kind, guidance_low, guidance_high: as in `stream`; by default "class", everywhere.
-            first_timestep: as in `stream`; by default 999.
             distilled: as in `stream`; by default false.
             method: "mdt", "repaint" or "blend" (see `mdt_core.inpainting`). A DiT has no "mdt".
-            num_inference_steps: of the whole trajectory; a method's repeats come on top. By default the method's.
+            num_inference_steps: of the whole trajectory; a method's repeats come on top.
+            sampler, first_timestep: as in `stream`. By default all three are the method's.
             strength: in (0, 1], the part of the trajectory that is run: below 1 it starts from the noised picture.
-            sampler: by default the method's.
             guidance_scale: w, at least 0; by default 2, less than `stream` takes: what is known guides too.
             guidance_power: s, at least 0; by default 4. Of the model's `sampling_defaults` inpainting takes nothing.
             area: "whole" picture, largest "crop", or a square around the "masked" part, at the model's resolution.
@@ -372,8 +371,8 @@ class MDTPipeline(DiffusionPipeline):
         seeds, method = image_seeds(seeds, class_labels), find_method(method)
         if method.masked_pass and "side_interpolator" not in self.transformer.parts:
             raise ValueError('this model has no side-interpolator: choose the method "repaint" or "blend"')
-        sampler, num_inference_steps = method.schedule(sampler, num_inference_steps)
-        settings = SamplingSettings(guidance_scale=DEFAULT_SCALE).but(**_given(locals(), SETTINGS))
+        chosen = _given(locals(), SETTINGS)
+        settings = SamplingSettings(guidance_scale=DEFAULT_SCALE).but(**chosen | method.trajectory(**chosen))
         content, rngs = choose_content(masked_content, strength), generators(seeds)
         picture, mask, cell = picture_array(image), mask_array(mask), downscale(self.vae)
         canvas = fit_canvas(picture, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)

@@ -25,6 +25,7 @@ from app.inpaint.source_image import SourceImage
 from app.inpaint.tab import Inpaint
 from app.ui import build
 from mdt_core.fingerprint import fingerprint
+from mdt_core.inpainting import METHODS
 from mdt_core.samplers import SAMPLERS
 from tests.helpers.stand_in_inpaint import InpaintingStandIn
 from tests.helpers.tiny import tiny_pipeline
@@ -298,6 +299,8 @@ def test_presets_suit_the_model() -> None:
     assert settings("Best", plain).method == "repaint"
     assert settings("Best", able).method == "mdt"
     assert settings("Fast", able).num_inference_steps < settings("Best", able).num_inference_steps
+    first_timestep = METHODS["mdt"].first_timestep
+    assert all(preset["first_timestep"] == first_timestep for preset in presets_for(able).values())
     best, presets = settings("Best", able), presets_for(able)
     other = next(sampler for sampler in SAMPLERS if sampler != best.sampler)
     assert preset_of(best, presets) == "Best" and preset_of(dataclasses.replace(best, sampler=other), presets) is None

@@ -192,11 +192,15 @@ def test_soft_cells_are_held_for_longer_where_the_method_says_so():
     assert torch.equal(steps[-1].x_t[..., 2], known[..., 2])
 
 
-def test_a_method_brings_its_steps():
-    """Unless they are named; catches a default that makes "mdt" take 250 model calls."""
-    method = Method(num_inference_steps=7, repeats=2, window=(0, 1))
-    assert len(repaint_strip(method)[2]) == 13
-    assert len(repaint_strip(method, num_inference_steps=3)[2]) == 5
+def test_a_method_brings_its_trajectory():
+    """Unless it is named; catches a default that makes "mdt" take 250 model calls, or begin at pure noise."""
+    method = Method(num_inference_steps=7, sampler="dpm++", first_timestep=800, repeats=2, window=(0, 1))
+    steps = repaint_strip(method)[2]
+    assert len(steps) == 13
+    assert [step.timestep for step in steps[::2]] == sampling_timesteps("dpm++", 7, 800)
+    chosen = {"num_inference_steps": 3, "sampler": "ddim", "first_timestep": 900}
+    steps = repaint_strip(method, **chosen)[2]
+    assert [step.timestep for step in steps[::2]] == sampling_timesteps(**chosen)
 
 
 def test_strength_starts_from_the_noised_content():

@@ -112,8 +112,11 @@ def test_outside_difference_is_the_largest_of_all():
 
 def test_variants_are_parsed():
     assert painters.parse_method("mdt") == METHODS["mdt"]
-    variant = painters.parse_method("blend:handover=500,repeats=3,jump=2,window=0.5-0.9,sampler=ddim,ring=0.5")
-    assert variant == Method(sampler="ddim", repeats=3, jump=2, window=(0.5, 0.9), handover=500, ring=0.5)
+    changes = "handover=500,repeats=3,jump=2,window=0.5-0.9,sampler=ddim,first_timestep=800,ring=0.5"
+    trajectory = {"sampler": "ddim", "first_timestep": 800}
+    assert painters.parse_method(f"blend:{changes}") == Method(
+        **trajectory, repeats=3, jump=2, window=(0.5, 0.9), handover=500, ring=0.5
+    )
     assert painters.parse_method("mdt:predicted=no") == replace(METHODS["mdt"], predicted=False)
 
 
