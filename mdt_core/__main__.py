@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdt_core.command.files import check_image_path, check_out_folder, open_image
-from mdt_core.command.parser import Parser, add_device_options, chosen_settings
+from mdt_core.command.parser import Parser, add_device_options, chosen_settings, is_reported
 from mdt_core.presets import DEFAULT_VAE
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def run_convert(args: argparse.Namespace) -> None:
 
     from mdt_core.command.info import class_and_size
     from mdt_core.pipeline.pipeline import MDTPipeline
+    from mdt_core.runs import write_whole
     from mdt_core.weights.hub import resolve
 
     out = args.out_folder
@@ -162,7 +163,8 @@ def run_convert(args: argparse.Namespace) -> None:
     if checkpoint.is_dir():
         raise ValueError(f"{checkpoint} is a pipeline folder already: nothing to convert")
     pipe = MDTPipeline.from_pretrained(checkpoint, vae=args.vae, decoder_layers=args.decoder_layers)
-    stages = {"fitting previews": pipe.fit_preview, f"writing {out}": partial(pipe.save_pretrained, out)}
+    write = partial(write_whole, out, pipe.save_pretrained)
+    stages = {"fitting previews": pipe.fit_preview, f"writing {out}": write}
     with tqdm(stages.items(), unit="stage") as bar:
         for name, run in bar:
             bar.set_description(name)
@@ -251,11 +253,13 @@ def main(arguments: list[str] | None = None) -> None:
     _silence_libraries()
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        parser.exit(2, f"{parser.prog} {args.command}: {message}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\n")
+    except Exception as error:
+        if not is_reported(error):
+            raise
+        message = " ".join(str(error).split())
+        parser.exit(2, f"{parser.prog} {args.command}: {message}\n")
 
 
 def _silence_libraries() -> None:

@@ -64,10 +64,10 @@ class Method:
         return {name: value if chosen.get(name) is None else chosen[name] for name, value in own.items()}
 
 
-# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" predicts the noise of the known cells and draws none: so the
-# solver of few steps suits it, from where pictures are decided. It runs most of its steps twice, where they are not few,
-# and holds the soft cells of the ring until hardly any noise is left. It leaves the masked pass at timestep 700: below
-# that the full pass, whose encoder sees the new part too, predicts the noise clearly better.
+# Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" predicts the noise of the known cells and draws none: so
+# the solver of few steps suits it, from where pictures are decided. It runs most of its steps twice, where they are not
+# few, and holds the soft cells of the ring until hardly any noise is left. It leaves the masked pass at timestep 700:
+# below that the full pass, whose encoder sees the new part too, predicts the noise clearly better.
 METHODS = {
     "blend": Method(),
     "repaint": Method(repeats=2, window=(0.25, 0.98)),
@@ -140,7 +140,7 @@ def inpaint(
         if level is None or not method.predicted:
             return torch.where(free(level), x, noised(known, level))
         epsilon = denoise(x, level, guided=False)[:, : x.shape[1]].float()
-        return torch.where(free(level), x, Diffusion().add_noise(known, epsilon, torch.full((len(x),), level)))
+        return torch.where(free(level), x, Diffusion().diffuse(known, epsilon, None, level))
 
     def denoise_masked(x_t: Tensor, t: int) -> Tensor:
         """The masked pass down to the hand-over, with the tokens kept that no free cell touches."""

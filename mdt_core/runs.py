@@ -202,6 +202,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(partial)
         if path.is_dir():  # a folder cannot be replaced: the old one is moved aside first
+            _remove(old)  # of a process that was killed while it did
             os.replace(path, old)
         os.replace(partial, path)
     finally:

@@ -9,6 +9,8 @@ def tidy_config(file: Path) -> None:
 
     From `AutoencoderTiny`'s also `block_out_channels`, which diffusers writes and then warns of when it reads it.
     """
+    if not file.is_file():  # of a process that writes no configuration
+        return
     config = json.loads(file.read_text("utf-8"))
     config.pop("_name_or_path", None)
     if config.get("_class_name") == "AutoencoderTiny":

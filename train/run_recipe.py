@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    is_tensorboard_available,
-    set_seed,
-)
+from accelerate.utils import is_tensorboard_available, set_seed
 from einops import rearrange
 from PIL import Image
 
@@ -25,7 +20,7 @@ from mdt_core.runs import Run
 from mdt_core.training.checkpoints import resumable
 from mdt_core.training.config import exponential_steps
 from mdt_core.training.initialize import initialize_from
-from mdt_core.training.loop import PROCESS_TIMEOUT, explain_write_errors, train
+from mdt_core.training.loop import explain_write_errors, process_handlers, train
 from mdt_core.weights.hub import open_autoencoder
 from train.config import Recipe
 from train.export import assemble, export, write_pipeline
@@ -84,17 +79,12 @@ def make_accelerator(recipe: Recipe, run: Run) -> Accelerator:
     if recipe.tensorboard and not is_tensorboard_available():
         raise ValueError("tensorboard=True needs a package: pip install tensorboard")
     bfloat16 = choose_dtype("auto", torch.device(devices()[0])) == torch.bfloat16
-    # Without a masked pass, an MDT has weights that no pass uses, and the processes must agree on that.
-    unused = recipe.training.mask_ratio is None and model_config(recipe.model)[0] != "DiT"
     accelerator = Accelerator(
         cpu=cpus_alone(),
         mixed_precision="bf16" if bfloat16 else "no",
         log_with="tensorboard" if recipe.tensorboard else None,
         project_dir=run.folder,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused),
-            InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT),
-        ],
+        kwargs_handlers=process_handlers(recipe.training, model_config(recipe.model)[0] != "DiT"),
     )
     accelerator.init_trackers("tensorboard")
     return accelerator

@@ -7,7 +7,7 @@ Letters: N batch, W timesteps computed at a time, L distinct labels, each a numb
 classes), M numbers of modulation of all layers, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -17,6 +17,12 @@ from mdt_core.layers import Conditioning
 from mdt_core.transformer import MDTTransformer
 
 BUDGET = 8 * 2**20  # bytes of modulation held for each label: 64 timesteps of S/2, 10 of XL/2
+
+
+def versions(weights: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """Changes with the weights, whether written in place, replaced or moved."""
+    # A tensor made in inference mode counts no versions; it can be written in that mode alone.
+    return [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
 
 
 class CachedModel:
@@ -78,9 +84,7 @@ class CachedModel:
     def _versions(self, x: Tensor) -> tuple:
         """Changes with the weights that were used, whether written in place, replaced or moved, and with autocast."""
         weights = (slots[name] for slots, name in self._slots)
-        # A tensor made in inference mode counts no versions; it can be written in that mode alone.
-        versions = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights if w is not None]
-        return x.device, torch.is_autocast_enabled(x.device.type), *versions
+        return x.device, torch.is_autocast_enabled(x.device.type), versions(w for w in weights if w is not None)
 
     def _reset(self, device: torch.device) -> None:
         """Compute what depends on the weights alone, every position bias, and forget the modulation."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mdt_core.acceleration.batch_invariance import batch_invariant
-from mdt_core.acceleration.cached_conditioning import CachedModel
+from mdt_core.acceleration.cached_conditioning import CachedModel, versions
 from mdt_core.acceleration.compiled_blocks import compile_blocks
 from mdt_core.acceleration.cuda_graphs import CudaGraph
 from mdt_core.acceleration.precision import lower_products
@@ -40,14 +40,15 @@ class Evaluation:
         if compile:
             compile_blocks(self.lowered or model)
         self.invariant: dict[tuple, bool] = {}
-        self.merged: tuple[LoRA, Evaluation] | None = None
+        self.merged: tuple[LoRA, list, Evaluation] | None = None
 
     def merged_with(self, lora: LoRA) -> "Evaluation":
         """How the model with a low-rank addition is evaluated, by the same options; the last one is kept."""
-        if self.merged is None or self.merged[0] is not lora:
+        weights = versions(self.model.parameters())
+        if self.merged is None or self.merged[0] is not lora or self.merged[1] != weights:
             model = merge_lora(self.model, lora)
-            self.merged = lora, Evaluation(model, self.dtype, self.compile, self.cuda_graphs)
-        return self.merged[1]
+            self.merged = lora, weights, Evaluation(model, self.dtype, self.compile, self.cuda_graphs)
+        return self.merged[2]
 
     def for_trajectory(
         self, timesteps: Sequence[int], class_labels: Sequence[int] | Tensor, batch_size: int

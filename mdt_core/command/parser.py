@@ -26,8 +26,20 @@ class Parser(argparse.ArgumentParser):
         parsed = self.parse_args(arguments)
         try:
             command(parsed)
-        except (ValueError, OSError, ImportError) as error:
+        except Exception as error:
+            if not is_reported(error):
+                raise
             self.error(str(error))
+
+
+def is_reported(error: Exception) -> bool:
+    """Whether it ends a command with one line: a wrong value, a file, what is not installed, no room on disk or GPU."""
+    if isinstance(error, ValueError | OSError | ImportError):
+        return True
+    from safetensors import SafetensorError  # of a full disk
+    from torch import OutOfMemoryError
+
+    return isinstance(error, SafetensorError | OutOfMemoryError)
 
 
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], int | float]:

@@ -66,11 +66,11 @@ def to_pil(pixels: Tensor) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16 bits, and floats, -> 8."""
+    """More than 8 bits, and floats, -> 8. They go up to 1, to 255 or to 65,535, which their largest value tells."""
     if not image.mode.startswith("I") and image.mode != "F":
         return image
-    fraction = image.mode == "F" and image.getextrema()[1] <= 1  # 0..1, else 16-bit numbers
-    scale = 255 if fraction else 1 / 257
+    most = image.getextrema()[1]
+    scale = 255 if most <= 1 else 1 if most <= 255 else 1 / 257
     # PIL's own conversion would clip at 255.
     return _in_strips(image, "L", lambda rows: rows.convert("F").point(lambda value: value * scale + 0.5).convert("L"))
 

@@ -28,7 +28,7 @@ class PipelineStep:
     seeds: list[int]  # one per image
     settings: SamplingSettings  # sampler, steps and guidance, those left to the model among them
     evaluations: int  # of the model, so far
-    skipped: int  # unconditional evaluations left out so far
+    skipped: int  # evaluations of the weak branch left out so far
     images: list[Image.Image] | Tensor | None  # the result, on the last step
     to_preview: ToImages = field(repr=False)
 
@@ -49,8 +49,8 @@ class MDTPipelineOutput(BaseOutput):
 
     images: list[Image.Image] | Tensor  # pictures, or latents (N, C, h, w) with output_type="latent"
     seeds: list[int]  # one per image: the same seed and settings give the same picture
-    evaluations: int  # model evaluations of the batch, conditional and unconditional counted each
-    skipped: int  # unconditional evaluations left out because the guidance weight was near 1
+    evaluations: int  # model evaluations of the batch, strong and weak branch counted each
+    skipped: int  # evaluations of the weak branch left out because the guidance weight was near 1
     settings: SamplingSettings  # sampler, steps and guidance, those left to the model among them
 
     @classmethod

@@ -108,12 +108,14 @@ class MDTPipeline(DiffusionPipeline):
         return our_classes(super().load_config(*args, **kwargs))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As diffusers does; the folder keeps no path of this machine."""
+        """As diffusers does; the folder keeps no path of this machine, and no low-rank addition of another model."""
         super().save_pretrained(save_directory, **kwargs)
         tidy_config(Path(save_directory) / self.config_name)
         tidy_config(Path(save_directory) / "vae" / self.vae.config_name)
+        lora = Path(save_directory) / LORA_FILE
+        lora.unlink(missing_ok=True)
         if self.lora is not None:
-            self.lora.save(Path(save_directory) / LORA_FILE)
+            self.lora.save(lora)
 
     def load_lora_weights(self, path: str | Path) -> None:
         """Read a low-rank addition to the transformer, with which `distilled=True` then draws.
@@ -378,7 +380,8 @@ class MDTPipeline(DiffusionPipeline):
         canvas = fit_canvas(picture, mask, self.image_size, cell=cell, area=area, grow=grow, feather=feather)
         hardness = canvas.hardness(*self.latent_shape[1:])
         encode = partial(to_latents, self.vae)
-        known, start = starting_latents(content, encode, canvas.pixels(), canvas.hole(), hardness, rngs)
+        latents = starting_latents(content, encode, canvas.pixels(), canvas.hole(), hardness, rngs)
+        known, start = (each.to(self.device) for each in latents)
         denoise = self._guided(class_labels, seeds, settings, guidance_channels, skip_tolerance)
         steps = inpaint(
             denoise,

@@ -20,13 +20,15 @@ from mdt_core.samplers import generators, initial_latents
 if TYPE_CHECKING:
     from mdt_core.pipeline.pipeline import MDTPipeline
 
+Mix = dict[int | None, float]  # class index, or None for no class -> weight
+
 
 def walk(
     pipe: "MDTPipeline",
     frames: int,
     seeds: tuple[int, int],
     class_labels: tuple[ClassLabel | ClassMix, ClassLabel | ClassMix],
-) -> tuple[Tensor, list[dict[int, float]]]:
+) -> tuple[Tensor, list[Mix]]:
     """The latents (frames, C, h, w) and the class labels of a walk, evenly spaced.
 
     Args:
@@ -41,7 +43,10 @@ def walk(
     if frames < 2:
         raise ValueError(f"a walk has at least 2 frames, not {frames}")
     start, end = initial_latents(generators(seeds), pipe.latent_shape)
-    here, there = (class_weights(label, pipe.id2label) for label in class_labels)
+    here, there = (
+        {None if index == pipe.num_classes else index: weight for index, weight in mix.items()}
+        for mix in (class_weights(label, pipe.id2label) for label in class_labels)
+    )
     shares = [i / (frames - 1) for i in range(frames)]
     return torch.stack([slerp(start, end, share) for share in shares]), [between(here, there, s) for s in shares]
 
@@ -56,7 +61,7 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     return part[0] * start + part[1] * end
 
 
-def between(start: dict[int, float], end: dict[int, float], share: float) -> dict[int, float]:
+def between(start: Mix, end: Mix, share: float) -> Mix:
     """The mix that has so much of `end`, 0 to 1, and the rest of `start`."""
     mixed = dict.fromkeys([*start, *end], 0.0)
     for mix, part in ((start, 1 - share), (end, share)):

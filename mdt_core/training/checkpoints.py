@@ -14,7 +14,7 @@ from torch import Tensor
 from mdt_core.runs import Run
 from mdt_core.training.config import TrainingError
 from mdt_core.training.ema import EMA
-from mdt_core.training.optimizers import load_optimizer_tensors, optimizer_tensors
+from mdt_core.training.optimizers import AdamW, Adan, load_optimizer_tensors, optimizer_tensors
 from mdt_core.training.sharding import all_gather, all_gather_model, all_gather_state, load_weights, shard_state
 from mdt_core.transformer import MDTTransformer
 from mdt_core.weights.hub import listed
@@ -138,7 +138,7 @@ def check_finite(folder: Path) -> None:
             raise ValueError(f"{path.relative_to(folder)} is not finite in {listed(bad, most=3)}")
 
 
-def resume(run: Run, model: MDTTransformer, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+def resume(run: Run, model: MDTTransformer, ema: EMA, optimizer: AdamW | Adan) -> int:
     """Load the run's last whole checkpoint, in place; the number of steps it has done. Raises as `load_last`."""
 
     def load(folder: Path) -> None:

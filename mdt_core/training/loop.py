@@ -18,7 +18,7 @@ from functools import partial
 from itertools import chain
 
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -75,9 +75,9 @@ def train(
         ValueError: the batch does not divide among the processes, or the precision is another one.
     """
     # Processes and precision; the part of each batch that is this process's.
-    accelerator = accelerator or Accelerator(
-        cpu=cpus_alone(), mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)]
-    )
+    if accelerator is None:
+        handlers = process_handlers(config, "side_interpolator" in model.parts)
+        accelerator = Accelerator(cpu=cpus_alone(), mixed_precision="no", kwargs_handlers=handlers)
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise ValueError(f'training takes mixed_precision "no" or "bf16", not "{accelerator.mixed_precision}"')
     device, num_processes, is_main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
@@ -222,6 +222,16 @@ def make_optimizer(model: MDTTransformer, config: TrainingConfig) -> Adan | Adam
     if config.optimizer == "adamw" and parameters[0].is_cuda:
         settings["capturable"] = config.cuda_graphs  # its rate may be a tensor
     return family[config.optimizer](parameters, **settings, max_grad_norm=config.max_grad_norm)
+
+
+def process_handlers(config: TrainingConfig, masked_pass: bool) -> list[KwargsHandler]:
+    """What an `Accelerator` is told of several processes. `masked_pass`: whether the model is made for one."""
+    # Where it is never run, some weights are in no pass, and the processes must agree on that.
+    unused = masked_pass and config.mask_ratio is None
+    return [
+        DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused),
+        InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT),
+    ]
 
 
 def prepare_blocks(model: MDTTransformer, config: TrainingConfig) -> None:

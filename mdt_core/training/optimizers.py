@@ -38,6 +38,8 @@ class AdamW(torch.optim.AdamW):
     gradients are scaled before the kernel, and the host waits to see whether to skip.
     """
 
+    state_names = frozenset({"step", "exp_avg", "exp_avg_sq"})
+
     def __init__(self, params, lr: float = 1e-3, *, max_grad_norm: float | None = None, **settings):
         super().__init__(params, lr, fused=True, **settings)
         self.max_grad_norm, self.grad_norm, self.taken = max_grad_norm, None, None
@@ -75,6 +77,8 @@ class Adan(adan_pytorch.Adan):
         max_grad_norm: clip gradients to this global norm. None: do not clip, and measure no norm.
         compile: None compiles from `COMPILE_FROM` parameters on, where there is a compiler (some seconds, once).
     """
+
+    state_names = frozenset({"step", "prev_grad", "m", "v", "n"})
 
     def __init__(
         self,
@@ -251,10 +255,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, on an optimizer of the same parameters."""
+def load_optimizer_tensors(optimizer: AdamW | Adan, flat: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, on an optimizer of the same parameters. ValueError where it is of another."""
     states: dict[int, dict] = {}
     for key, value in flat.items():
         index, _, name = key.partition(".")
         states.setdefault(int(index), {})[name] = value
+    if any(set(state) != optimizer.state_names for state in states.values()):
+        raise ValueError(f"optimizer.safetensors is of another optimizer than {type(optimizer).__name__}")
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

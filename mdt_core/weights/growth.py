@@ -60,13 +60,15 @@ def grow(small: MDTTransformer, large: MDTTransformer) -> None:
 
 
 def check_fits(small: MDTTransformer, large: MDTTransformer) -> None:
-    """Raise ValueError where `large` is not a larger model of the same kind."""
+    """Raise ValueError where `large` is not a larger model of the same kind, or they have adapters."""
+    if small.config.adapters or large.config.adapters:
+        raise ValueError("a model grows without adapters: grow it first, then teach it")
     there, here = ({"class": type(model).__name__, **model.config} for model in (small, large))
     for sizes in (there, here):
         sizes["width of a head"] = sizes["hidden_size"] // sizes["num_heads"]
         sizes["encoder blocks"] = sizes["depth"] - sizes["decoder_layers"]
         sizes["without"] = ", ".join(sorted(sizes["without"])) or "none"
-    same = ("class", "sample_size", "patch_size", "in_channels", "num_classes", "mlp_ratio", "without", "adapters")
+    same = ("class", "sample_size", "patch_size", "in_channels", "num_classes", "mlp_ratio", "without")
     wrong = [key for key in (*same, "width of a head") if here[key] != there[key]]
     wrong += [key for key in ("hidden_size", "encoder blocks", "decoder_layers") if here[key] < there[key]]
     if wrong:

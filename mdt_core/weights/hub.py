@@ -114,7 +114,8 @@ def open_autoencoder(source: str | Path, **hub) -> AutoencoderKL | AutoencoderTi
     Raises:
         ValueError: nothing is there, the hub does not give it, it is damaged, or of another class.
     """
-    folder = Path(source) if Path(source).is_dir() else download(str(source), ["*.json", "*.safetensors"], **hub)
+    folder = expand(source)
+    folder = folder if folder.is_dir() else download(str(source), ["*.json", "*.safetensors"], **hub)
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
         kind = AutoencoderKL.load_config(folder).get("_class_name")

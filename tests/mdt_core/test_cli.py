@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image, JpegImagePlugin
+from safetensors import SafetensorError
 
 from app.common import recipes
 from app.common.stage import caption
@@ -176,6 +177,25 @@ def test_convert_makes_a_pipeline_of_a_published_file(tmp_path, vae, capsys):
     assert (pipe.id2label[0], pipe.id2label[207], pipe.id2label[999]) == ("tench", "golden retriever", "toilet tissue")
     assert json.loads((tmp_path / "out" / "model_index.json").read_text())["preview_weights"]
     assert list((tmp_path / "out" / "transformer").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("error", [SafetensorError("I/O error: File too large"), torch.OutOfMemoryError("no memory")])
+def test_a_conversion_that_fails_says_so_and_leaves_nothing(tmp_path, vae, capsys, monkeypatch, error):
+    """Catches a traceback where the disk is full, and half a model that stands in the way of the next try."""
+    model = MDTv2(sample_size=8, hidden_size=32, depth=4, num_heads=2, num_classes=1000, decoder_layers=2)
+    torch.save({"ema": model.state_dict()}, tmp_path / "mdt_v2.pt")
+
+    def save(self, folder):
+        folder.mkdir()
+        (folder / "model_index.json").touch()
+        raise error
+
+    monkeypatch.setattr(MDTPipeline, "save_pretrained", save)
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as end:
+        run("convert", tmp_path / "mdt_v2.pt", out, "--vae", vae)
+    assert end.value.code == 2 and not out.exists()
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"convert: {error}")  # after a progress bar
 
 
 def test_convert_takes_v1s_decoder_from_the_caller(tmp_path, vae, capsys):

@@ -101,6 +101,13 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(family, sizes, messag
     assert all(torch.equal(weight, before[name]) for name, weight in large.state_dict().items())
 
 
+def test_adapters_do_not_grow():
+    """Catches a wider model whose adapters act otherwise, or whose new blocks have one that acts."""
+    small, large = (trained(MDTv2, adapters=[[0]], **sizes) for sizes in ({}, {"hidden_size": 48, "num_heads": 3}))
+    with pytest.raises(ValueError, match="without adapters: grow it first"):
+        grow(small, large)
+
+
 def test_a_model_without_a_decoder_has_none_to_copy():
     """Catches a KeyError, and a model that is half filled."""
     large = trained(MDTv2)

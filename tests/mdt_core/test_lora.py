@@ -80,6 +80,23 @@ def test_another_addition_in_its_place_is_the_one_that_draws(pipe):
     assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
 
 
+def test_it_follows_the_models_weights(pipe):
+    """Catches pictures of the weights that the model had when it first drew with the addition."""
+    pipe.lora = random_lora(pipe.transformer)
+    before = pipe("dog", distilled=True, **SETTINGS).images
+    with torch.no_grad():
+        for weight in pipe.transformer.parameters():
+            weight.mul_(0.5)
+    assert not torch.equal(pipe("dog", distilled=True, **SETTINGS).images, before)
+
+
+def test_a_folder_that_is_written_over_keeps_no_addition(pipe, tmp_path):
+    """Catches one of another model that draws from then on, or that keeps the folder from being opened."""
+    random_lora(pipe.transformer).save(tmp_path / LORA_FILE)
+    pipe.save_pretrained(tmp_path)
+    assert MDTPipeline.from_pretrained(tmp_path).lora is None
+
+
 def test_inpainting_takes_it_too(pipe):
     pipe.lora = random_lora(pipe.transformer)
     image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)

@@ -194,6 +194,15 @@ def test_a_restored_optimizer_takes_the_same_steps(kind, tmp_path):
     assert_close(everything(whole, optimizer), everything(again, restored), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("kind", "other"), [(Adan, AdamW), (AdamW, Adan)])
+def test_the_state_of_another_optimizer_is_refused(kind, other):
+    """Catches moments that begin at zero without a word, beside others that are kept and never used."""
+    weights, optimizer = make(kind)
+    take_steps(weights, optimizer, 1)
+    with pytest.raises(ValueError, match=f"of another optimizer than {other.__name__}"):
+        load_optimizer_tensors(make(other)[1], optimizer_tensors(optimizer))
+
+
 def test_adan_goes_on_from_a_state_whose_steps_are_whole_numbers():
     """Checkpoints written before step counts were kept on the device hold them as int64."""
     whole, optimizer = make()

@@ -327,7 +327,9 @@ def test_inpainting_takes_arrays_and_masks_of_any_kind(pipe, picture, mask):
     sixteen = Image.fromarray((mask * 65535 + ~mask * 2000).astype(np.uint16))
     assert difference(pipe.inpaint(solid, mask, "cat", seeds=3, **SETTINGS).images[0], same) == 0
     numbers = [mask.astype(np.uint8), mask.astype(np.float32), mask * 255, np.dstack([mask * 255] * 3)]
-    for other in (alpha, sixteen, *numbers):
+    # The same numbers as pictures of more bits: in modes "I", "I;16" and "F".
+    images = [Image.fromarray(255 * mask.astype(kind)) for kind in (np.int32, np.uint16, np.float32)]
+    for other in (alpha, sixteen, *numbers, *images, Image.fromarray(mask.astype(np.int32))):
         assert np.array_equal(mask_array(other), mask)
     for wrong in (picture / 255, picture[None], picture[..., :2]):
         with pytest.raises(ValueError, match="the picture must be"):

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mdt_core.runs import Run
+from mdt_core.runs import Run, write_whole
 from mdt_core.training.config import TrainingError
 from mdt_core.training.loop import explain_write_errors, train
 from tests.helpers.tiny_training import CONFIG, EightImages, small_model
@@ -84,6 +84,16 @@ def test_room_is_asked_for_where_the_disk_is_full(tmp_path, error, cure):
     """Catches files deleted in vain where a folder may not be written."""
     with pytest.raises(TrainingError, match=cure), explain_write_errors(Run(tmp_path)):
         raise error
+
+
+def test_a_folder_is_written_whole_where_a_kill_left_the_one_before(tmp_path):
+    """Catches a fresh folder thrown away because of what a process left that was killed while it tidied up."""
+    left = tmp_path / ".model.old"
+    for folder in (tmp_path / "model", left):
+        folder.mkdir()
+        (folder / "old").touch()
+    write_whole(tmp_path / "model", lambda partial: (partial.mkdir(), (partial / "new").touch()))
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["new"] and not left.exists()
 
 
 def test_a_run_folder_belongs_to_one_process(tmp_path):

@@ -8,14 +8,16 @@ from tests.helpers.tiny import tiny_pipeline
 
 
 @pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
-def test_it_begins_and_ends_with_the_pictures_of_its_ends(sampler):
-    """Catches a walk that is turned around, or whose ends are only nearly those pictures."""
+@pytest.mark.parametrize("end", [{"dog": 3, "sea lion": 1}, None])
+def test_it_begins_and_ends_with_the_pictures_of_its_ends(sampler, end):
+    """Catches a walk that is turned around, whose ends are only nearly those pictures, or that ends with no class and
+    cannot be drawn."""
     pipe = tiny_pipeline()
     settings = {"num_inference_steps": 3, "sampler": sampler, "output_type": "latent"}
-    latents, labels = walk(pipe, 4, (3, 9), ("cat", {"dog": 3, "sea lion": 1}))
+    latents, labels = walk(pipe, 4, (3, 9), ("cat", end))
     frames = pipe(labels, latents=latents, seeds=0, **settings).images
     assert torch.equal(frames[0], pipe("cat", seeds=3, **settings).images[0])
-    assert torch.equal(frames[-1], pipe({"dog": 3, "sea lion": 1}, seeds=9, **settings).images[0])
+    assert torch.equal(frames[-1], pipe(end, seeds=9, **settings).images[0])
     assert len({frame.numpy().tobytes() for frame in frames}) == 4
 
 
@@ -24,7 +26,11 @@ def test_one_seed_or_one_class_stays_what_it_is():
     latents, labels = walk(tiny_pipeline(), 3, (5, 5), ("dog", "dog"))
     assert torch.equal(latents[0], latents[1]) and torch.equal(latents[0], latents[2])
     assert labels == [{1: 1.0}] * 3
-    assert walk(tiny_pipeline(), 3, (5, 6), (None, "cat"))[1] == [{3: 1.0, 0: 0.0}, {3: 0.5, 0: 0.5}, {3: 0.0, 0: 1.0}]
+    assert walk(tiny_pipeline(), 3, (5, 6), (None, "cat"))[1] == [
+        {None: 1.0, 0: 0.0},
+        {None: 0.5, 0: 0.5},
+        {None: 0.0, 0: 1.0},
+    ]
 
 
 def test_halfway_the_noise_is_as_strong_as_at_the_ends():
