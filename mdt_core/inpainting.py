@@ -41,7 +41,6 @@ class Method:
     first_timestep: int = NUM_TIMESTEPS - 1  # where its steps begin
     # What is done on the way.
     repeats: int = 1  # how often a stretch of steps is run
-    repeats_from: int = 1  # steps of a trajectory; a shorter one runs each once
     jump: int = 1  # steps of a stretch
     window: tuple[float, float] = (0.6, 0.95)  # where stretches are repeated: 0 is noise, 1 the end
     handover: int = NUM_TIMESTEPS  # timesteps from here up run the masked pass; 1000: none
@@ -65,13 +64,13 @@ class Method:
 
 
 # Chosen by measurement (train/RESULTS.md, Inpainting). "mdt" predicts the noise of the known cells and draws none: so
-# the solver of few steps suits it, from where pictures are decided. It runs most of its steps twice, where they are not
-# few, and holds the soft cells of the ring until hardly any noise is left. It leaves the masked pass at timestep 700:
-# below that the full pass, whose encoder sees the new part too, predicts the noise clearly better.
+# the solver of few steps suits it, from where pictures are decided. It holds the soft cells of the ring until hardly
+# any noise is left, and leaves the masked pass at timestep 700: below that the full pass, whose encoder sees the new
+# part too, predicts the noise clearly better.
 METHODS = {
     "blend": Method(),
     "repaint": Method(repeats=2, window=(0.25, 0.98)),
-    "mdt": Method(15, "dpm++", 800, 2, repeats_from=15, window=(0.15, 0.9), handover=700, predicted=True, ring=0.05),
+    "mdt": Method(25, "dpm++", first_timestep=800, handover=700, predicted=True, ring=0.05),
 }
 
 DEFAULT_SCALE = 2.0  # of guidance: lower than for generation, for the known part guides too (train/RESULTS.md)
@@ -175,11 +174,10 @@ def resampling_order(start: int, num_inference_steps: int, method: Method) -> li
     The last step is never repeated: noise added to a clean state would be thrown away.
     """
     n, order = num_inference_steps, []
-    repeats = method.repeats if n >= method.repeats_from else 1
     first, last = method.window[0] * n, min(method.window[1] * n, n - 1)
     for begin in range(start, n, method.jump):
         stretch = range(begin, min(begin + method.jump, n))
-        order += [*stretch] * (repeats if first <= begin and stretch.stop <= last else 1)
+        order += [*stretch] * (method.repeats if first <= begin and stretch.stop <= last else 1)
     return order
 
 

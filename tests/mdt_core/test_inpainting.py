@@ -226,8 +226,6 @@ def test_resampling_order():
     assert resampling_order(0, 5, Method(repeats=2, window=(0, 1))) == [0, 0, 1, 1, 2, 2, 3, 3, 4]
     assert resampling_order(3, 5, Method(repeats=2, window=(0, 1))) == [3, 3, 4]
     assert len(resampling_order(0, 50, Method(repeats=2, window=(0, 1)))) == 99
-    assert len(resampling_order(0, 50, Method(repeats=2, repeats_from=50, window=(0, 1)))) == 99
-    assert resampling_order(0, 4, Method(repeats=2, repeats_from=5, window=(0, 1))) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("method", METHODS.values())

@@ -33,8 +33,8 @@ def _yes(text: str) -> bool:
 
 
 # Field of a Method -> how its value is read.
-CONVERT = {"sampler": str, "first_timestep": int, "repeats": int, "repeats_from": int, "jump": int}
-CONVERT |= {"window": _window, "handover": int, "ring": float, "predicted": _yes}
+CONVERT = {"sampler": str, "first_timestep": int, "repeats": int, "jump": int, "window": _window, "handover": int}
+CONVERT |= {"ring": float, "predicted": _yes}
 
 
 @dataclass(frozen=True)
