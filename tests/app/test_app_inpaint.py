@@ -82,7 +82,7 @@ def tab_of(engine: Engine) -> Inpaint:
         ({"masked_content": "x"}, "no masked content 'x'"),
         ({"masked_content": "noise", "strength": 0.5}, "strength 1"),
         ({"sampler": "euler"}, "no sampler 'euler'"),
-        ({"num_inference_steps": 0}, "steps for ddpm must be a whole number from 1 to 1000, not 0"),
+        ({"sampler": "ddpm", "num_inference_steps": 0}, "steps for ddpm must be a whole number from 1 to 1000, not 0"),
         ({"strength": 0.0}, "strength must be a number from 0.01 to 1, not 0"),
         ({"strength": float("nan")}, "strength"),
         ({"grow": 129}, "grow must be a whole number from 0 to 128, not 129"),
