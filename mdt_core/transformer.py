@@ -84,6 +84,8 @@ class MDTTransformer(ModelMixin, ConfigMixin):
         super().__init__()
         if sample_size % patch_size:
             raise ValueError(f"sample_size {sample_size} is not a multiple of patch_size {patch_size}")
+        if hidden_size % num_heads or hidden_size % 4:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}, and of 4")
         if not 0 <= decoder_layers < depth:
             raise ValueError(f"decoder_layers must be in 0..{depth - 1}, got {decoder_layers}")
         if depth > MAX_DEPTH or sample_size > MAX_GRID * patch_size:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mdt_core.pipeline.labels import ClassLabel, ClassMix, class_weights
+from mdt_core.pipeline.labels import MAX_MIXED, ClassLabel, ClassMix, class_weights
 from mdt_core.samplers import generators, initial_latents
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def walk(
         class_labels: likewise; each a class, None, or a mix.
 
     Raises:
-        ValueError: fewer than two frames, a seed that is none, or a label that the model has not.
+        ValueError: fewer than two frames, a seed that is none, a label that the model has not, or more classes at
+            both ends together than a picture can mix.
     """
     if frames < 2:
         raise ValueError(f"a walk has at least 2 frames, not {frames}")
@@ -47,6 +48,8 @@ def walk(
         {None if index == pipe.num_classes else index: weight for index, weight in mix.items()}
         for mix in (class_weights(label, pipe.id2label) for label in class_labels)
     )
+    if (count := len({*here, *there})) > MAX_MIXED:
+        raise ValueError(f"the ends of a walk name {count} classes, and at most {MAX_MIXED} can be mixed")
     shares = [i / (frames - 1) for i in range(frames)]
     return torch.stack([slerp(start, end, share) for share in shares]), [between(here, there, s) for s in shares]
 

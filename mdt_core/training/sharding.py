@@ -3,6 +3,8 @@
 Tensors that are whole pass through unchanged. Where they are sharded, all processes must call together.
 """
 
+from copy import deepcopy
+
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -62,6 +64,7 @@ def all_gather_model(model: MDTTransformer) -> MDTTransformer:
     whole = all_gather(model.state_dict())
     if dist.get_rank() == 0:
         copy.load_state_dict(whole, assign=True)
+        copy.adapter_shares = deepcopy(model.adapter_shares)  # its table is made, not loaded
     return copy.eval()
 
 

@@ -135,7 +135,7 @@ def model_card(pipe: DiffusionPipeline, name: str) -> str:
         parameters=sum(weight.numel() for weight in pipe.transformer.parameters()),
         size=pipe.image_size,
         classes=f"{pipe.num_classes} classes: {listed(list(pipe.id2label.values()), most=16)}",
-        label=pipe.id2label[0],
+        label=pipe.id2label.get(0),
         method="mdt" if "side_interpolator" in pipe.transformer.parts else "repaint",
         settings=pipe.sampling_defaults.in_words,
     )

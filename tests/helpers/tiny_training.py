@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from PIL import Image
 from torch import Tensor
 
 from mdt_core import MDTTransformer, MDTv2
@@ -17,6 +18,7 @@ from mdt_core.runs import Run
 from mdt_core.training.config import TrainingConfig
 from mdt_core.training.loop import train
 
+ADAPTED = {"adapters": [[0]], "adapter_rank": 2}  # a class with a low-rank addition of its own
 CONFIG = TrainingConfig(steps=6, batch_size=4, learning_rate=1e-3, ema_decay=0.9, log_every=2, save_every=3)
 
 
@@ -62,12 +64,21 @@ def main(folder: Path, steps: int, *mode: str) -> None:
             accelerator.state.fsdp_plugin.set_mixed_precision("bf16")  # as accelerate's own state does
         accelerator.state.distributed_type = DistributedType.FSDP
     config = replace(CONFIG, steps=steps, log_every=1)
-    model, streams, products = small_model(), set(), set()
+    model, streams, products = small_model(**ADAPTED), set(), set()
     for module in model.modules():
         if isinstance(module, Block):
             module.register_forward_hook(lambda *of: streams.add(of[-1].dtype))
             module.mlp.register_forward_hook(lambda *of: products.add(of[-1].dtype))
-    train(model, EightImages(), config, Run(folder), accelerator=accelerator)
+    sampled: list[tuple] = []
+
+    def draw_samples(averaged: MDTTransformer, step: int) -> Image.Image:
+        out = averaged(torch.zeros(1, 4, 8, 8), torch.tensor([1]), torch.tensor([0]))
+        sampled.append((step, tuple(out.shape)))
+        return Image.new("RGB", (8, 8))
+
+    sampling = {"sample_steps": {steps}, "draw_samples": draw_samples}
+    train(model, EightImages(), config, Run(folder), accelerator=accelerator, **sampling)
+    assert sampled == ([(steps, (1, 8, 8, 8))] if accelerator.is_main_process else []), sampled
     assert streams == {torch.float32}, streams  # whatever the products are in
     assert products == {torch.bfloat16 if lower else torch.float32}, products
     accelerator.end_training()

@@ -10,7 +10,7 @@ from mdt_core.runs import Run
 from mdt_core.training.loop import train
 from tests.helpers import crashing, tiny_training
 from tests.helpers.forked import start, start_together
-from tests.helpers.tiny_training import CONFIG, EightImages, small_model, weights
+from tests.helpers.tiny_training import ADAPTED, CONFIG, EightImages, small_model, weights
 
 pytestmark = pytest.mark.forked
 
@@ -34,19 +34,19 @@ def test_a_killed_run_loses_no_checkpoint_and_a_full_disk_leaves_the_last_one_wh
 )
 def test_two_processes_train_as_one(mode, tmp_path):
     """Each with the model or with a part of it (FSDP). Catches processes that see the same images, gradients summed
-    instead of averaged, a part taken for the whole, a run of two processes that one cannot go on with, and more than
-    products in 16 bits (tests/helpers/tiny_training.py looks at the types).
+    instead of averaged, a part taken for the whole, samples that a gathered model cannot draw, a run of two processes
+    that one cannot go on with, and more than products in 16 bits (tests/helpers/tiny_training.py looks at the last).
 
     Adan moves every weight by about the learning rate, 1e-3, whatever its gradient's size: sums in another order show
     in weights whose gradient is nothing but rounding.
     """
     children = start_together(tiny_training.main, tmp_path / "two", 3, *mode)
-    train(small_model(), EightImages(), replace(CONFIG, log_every=1), Run(tmp_path / "one"))
+    train(small_model(**ADAPTED), EightImages(), replace(CONFIG, log_every=1), Run(tmp_path / "one"))
     for child in children:
         done = child.wait()
         assert done.returncode == 0, done.stderr
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
-    train(small_model(), EightImages(), replace(CONFIG, log_every=1), two)  # from step 3 on in one process
+    train(small_model(**ADAPTED), EightImages(), replace(CONFIG, log_every=1), two)  # from step 3 on in one process
     assert [row["step"] for row in two.metrics] == [1, 2, 3, 4, 5, 6]
     rounding = 5e-3 if "bfloat16" in mode else 1e-4  # the one process is in float32
     for a, b in zip(one.metrics, two.metrics, strict=True):

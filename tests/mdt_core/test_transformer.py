@@ -115,6 +115,8 @@ def test_any_patch_and_latent_side(patch_size, sample_size):
         (lambda: create_model("MDTv2-S/2", decoder_layers=5), "odd"),
         (lambda: create_model("MDT-S/2", decoder_layers=12), "decoder_layers"),
         (lambda: create_model("DiT-S/8", sample_size=20), "not a multiple"),
+        (lambda: tiny("DiT", num_heads=5), "hidden_size .* is not a multiple of num_heads 5"),
+        (lambda: tiny("DiT", hidden_size=30, num_heads=3), "and of 4"),
         (lambda: tiny("DiT")(torch.randn(1, 4, 8, 8), T([1]), T([1]), keep=T([[0, 1]])), "side-interpolator"),
     ],
 )

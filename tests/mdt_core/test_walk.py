@@ -45,3 +45,12 @@ def test_halfway_the_noise_is_as_strong_as_at_the_ends():
 def test_a_walk_of_one_frame_is_none():
     with pytest.raises(ValueError, match="at least 2 frames, not 1"):
         walk(tiny_pipeline(), 1, (0, 1), ("cat", "dog"))
+
+
+def test_ends_that_cannot_be_mixed_are_refused_before_a_picture():
+    """Catches a walk that fails at its second frame, when the first is drawn."""
+    pipe = tiny_pipeline()
+    pipe.id2label = {index: f"class {index}" for index in range(10)}
+    first, second = dict.fromkeys(range(5), 1.0), dict.fromkeys(range(4, 9), 1.0)
+    with pytest.raises(ValueError, match="name 9 classes, and at most 8"):
+        walk(pipe, 3, (0, 1), (first, second))
