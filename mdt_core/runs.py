@@ -152,6 +152,18 @@ def pipeline_of(checkpoint: Path) -> tuple[Path, Path]:
     return transformer, pipeline
 
 
+def model_index_of(model: Path) -> Path:
+    """The file with the class names and sampling settings of a pipeline folder, or of the run of a checkpoint.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not model.is_dir():
+        raise ValueError(f"{model} is no folder: a model's or RUN/checkpoints/step_XXXXXXXX is needed")
+    index = model / "model_index.json"
+    return index if index.is_file() else pipeline_of(model)[1] / index.name
+
+
 def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,7 @@ import torch
 from mdt_core import MDTPipeline, MDTTransformer
 from mdt_core.acceleration.machine import choose_device
 from mdt_core.command.parser import number
-from mdt_core.runs import Run, write_whole
+from mdt_core.runs import Run, read_json, write_whole
 from mdt_core.saved_config import tidy_config
 from mdt_core.training.checkpoints import resumable
 from mdt_core.weights.hub import open_autoencoder
@@ -67,7 +67,7 @@ def check_replaceable(out: Path, run: Run, older: bool) -> None:
 
 
 def export(run: Run, vae: str, out: Path, step: int | None = None, half: bool = False) -> None:
-    """Write the pipeline folder of a run's checkpoint, by default its last.
+    """Write the pipeline folder of a run's checkpoint, by default its last, with the settings tuned for the run.
 
     Args:
         half: store the weights in float16, in half the space; they are opened in float32.
@@ -83,6 +83,9 @@ def export(run: Run, vae: str, out: Path, step: int | None = None, half: bool = 
     data = Latents(run.config["latents"])
     transformer = MDTTransformer.from_pretrained(run.checkpoints[step] / "transformer")
     pipeline = assemble(transformer, open_autoencoder(vae).to(choose_device()), data.id2label, data)
+    tuned = run.folder / "pipeline" / "model_index.json"
+    if tuned.is_file():
+        pipeline.sampling_defaults = read_json(tuned).get("sampling_defaults")
     if half:
         pipeline.transformer.half(), pipeline.vae.half()
     write_pipeline(pipeline, out)

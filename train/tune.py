@@ -6,7 +6,8 @@
 For each number of steps one setting after the other is varied, with few pictures a row: the value of the lowest KID
 stays, and round again until none is better. Each number begins with the best of the one before. Of each the best rows
 are drawn again with many pictures, and the presets are chosen among these: `fast` and `balanced` have the lowest KID
-within so many model evaluations a picture, `slow` the lowest of all. --write puts them into the model's folder.
+within so many model evaluations a picture, `slow` the lowest of all. --write puts them into the model's folder; those
+found for a run's checkpoint go into the run's, and are what its checkpoints and exports begin with.
 
 Every row draws the same seeds and classes. It is appended to `rows.jsonl` when it is measured, and its pictures are
 kept: the same command goes on where it was stopped, and one with other values takes over the rows that it needs.
@@ -24,7 +25,7 @@ from mdt_core.acceleration.machine import choose_device
 from mdt_core.command.parser import number
 from mdt_core.guidance import KINDS
 from mdt_core.pipeline.settings import SamplingSettings
-from mdt_core.runs import append_row, read_json, read_rows, write_whole
+from mdt_core.runs import append_row, model_index_of, read_json, read_rows, write_whole
 from mdt_core.samplers import SAMPLERS
 from train.command import Parser
 from train.evaluate import features, samples, sources
@@ -47,7 +48,7 @@ Row = dict[str, Any]
 
 def build_parser() -> Parser:
     parser = Parser(prog="python -m train.tune", description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a pipeline: a folder or a hub id")
+    parser.add_argument("model", help="a pipeline, its folder or hub id, or RUN/checkpoints/step_XXXXXXXX")
     parser.add_argument("--reference", metavar="SOURCE", required=True, help=f"the real images; {sources.HELP}")
     parser.add_argument("--judge", choices=JUDGES, default="efflite0", help="the network that looks")
     parser.add_argument("--out", type=Path, default=Path("runs/tune"), help="for rows, pictures and the chart")
@@ -213,9 +214,8 @@ def panels(coarse: Sequence[Row], fine: Sequence[Row], kid: str) -> list[Panel]:
     return drawn
 
 
-def write_presets(folder: Path, presets: dict[str, SamplingSettings]) -> None:
-    """Put presets into a model folder's `sampling_defaults`: balanced whole, of the others what differs from it."""
-    index = folder / "model_index.json"
+def write_presets(index: Path, presets: dict[str, SamplingSettings]) -> None:
+    """Put presets into a pipeline's `sampling_defaults`: balanced whole, of the others what differs from it."""
     balanced = presets["balanced"]
     others = {name: balanced.changes_of(presets[name]) for name in ("fast", "slow")}
     config = read_json(index) | {"sampling_defaults": balanced.arguments | {"presets": others}}
@@ -227,9 +227,7 @@ def write_presets(folder: Path, presets: dict[str, SamplingSettings]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Search, draw the finalists again, choose, report, write."""
-    model = Path(args.model)
-    if args.write and not (model / "model_index.json").is_file():
-        raise ValueError(f"--write changes a model's folder, and {model} is none")
+    index = model_index_of(Path(args.model)) if args.write else None
     sources.locate(args.reference, args.data)  # before anything is drawn
     device = choose_device(args.device)
     pipe, judge = samples.load_pipeline(args.model, device), open_judge(args.judge, device)
@@ -257,8 +255,8 @@ def run(args: argparse.Namespace) -> None:
     print(table([shown(each) for each in (*front(coarse.values(), kid), *fine)]))
     save_chart(panels(list(coarse.values()), fine, kid), args.out / "front.png")
     print(args.out / "front.png")
-    if args.write:
-        write_presets(model, {name: settings_of(each) for name, each in chosen.items()})
+    if index is not None:
+        write_presets(index, {name: settings_of(each) for name, each in chosen.items()})
     print(json.dumps(chosen))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mdt_core.layers import AdapterShares, LabelEmbedder
-from mdt_core.runs import pipeline_of
+from mdt_core.runs import model_index_of
 from mdt_core.transformer import MDT, MDTTransformer
 from mdt_core.weights.growth import grow
 from mdt_core.weights.hub import listed
@@ -115,13 +115,10 @@ def _named(what: str, names: Sequence[str]) -> str:
 
 def _class_names(source: Path) -> dict[int, str]:
     """The class names of a pipeline, or of the run that a checkpoint belongs to; empty where there are none."""
-    index = source / "model_index.json"
-    if not index.is_file():
-        try:
-            index = pipeline_of(source)[1] / "model_index.json"
-        except (ValueError, OSError):
-            return {}
-    names = json.loads(index.read_text("utf-8")).get("id2label") if index.is_file() else None
+    try:
+        names = json.loads(model_index_of(source).read_text("utf-8")).get("id2label")
+    except (ValueError, OSError):
+        return {}
     return {int(label): str(name) for label, name in (names or {}).items()}
 
 

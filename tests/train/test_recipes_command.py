@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from mdt_core import MDTPipeline, MDTTransformer, create_model
 from mdt_core.pipeline.open import open_pipeline
+from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.presets import SIZES, Size
 from mdt_core.runs import Run, pipeline_of
 from mdt_core.training import flops
@@ -34,6 +35,7 @@ from train.export import assemble, export, export_run
 from train.latents.encode import encode
 from train.latents.images import DrawnImages
 from train.run_recipe import make_accelerator
+from train.tune import write_presets
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,11 +69,14 @@ def tiny_sizes(monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp_path, capsys):
-    """Catches a run that starts over, a preview or class names that do not reach the model, a folder left half made."""
+    """Catches a run that starts over, a preview or class names that do not reach the model, a folder left half made,
+    and settings tuned for the run that are gone at its end."""
     run = Run(tmp_path / "run")
     main(["avatars", "--output-dir", str(run.folder), "--set", *settings, "steps=3"])
     first = [row["images_per_second"] for row in run.metrics]
     (run.folder / "pipeline" / "README.md").write_text("a card")
+    tuned = replace(SamplingSettings(), num_inference_steps=7)
+    write_presets(run.folder / "pipeline" / "model_index.json", dict.fromkeys(("fast", "balanced", "slow"), tuned))
     main(["avatars", "--output-dir", str(run.folder), "--set", *settings, "steps=5"])
     assert [row["step"] for row in run.metrics] == [1, 2, 3, 4, 5]
     assert [row["images_per_second"] for row in run.metrics][:3] == first  # not run again
@@ -84,6 +89,7 @@ def test_the_command_makes_a_pipeline_and_the_same_command_resumes(settings, tmp
     pipe = MDTPipeline.from_pretrained(run.folder / "pipeline")
     assert pipe.id2label == {0: "cat", 1: "dog", 2: "hen"} and pipe.image_size == 32
     assert pipe.config.preview_weights is not None and pipe.config.guidance_channels is None
+    assert pipe.sampling_defaults == tuned
     assert all(file.stat().st_size < 10_000_000 for file in (run.folder / "pipeline").rglob("*") if file.is_file())
 
 

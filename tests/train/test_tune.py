@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mdt_core import MDTPipeline
+from mdt_core.pipeline.open import open_pipeline
 from mdt_core.pipeline.settings import SamplingSettings
 from tests.helpers.commands import run_command
 from tests.helpers.fast_judge import FastJudge
@@ -91,6 +92,18 @@ def test_the_command_resumes_and_writes_presets_that_open(here, monkeypatch, cap
     assert presets["fast"].num_inference_steps == 2
 
 
+def test_what_suits_a_checkpoint_goes_into_its_run(here):
+    """Catches a run whose checkpoints cannot be tuned, or that begin with other settings than were found."""
+    checkpoint = here / "run" / "checkpoints" / "step_00000001"
+    checkpoint.mkdir(parents=True)
+    (here / "model").rename(here / "run" / "pipeline")
+    (here / "run" / "pipeline" / "transformer").rename(checkpoint / "transformer")
+    of_checkpoint = ["run/checkpoints/step_00000001", *COMMAND.split()[1:], "--steps", "2"]
+    run_command("train.tune", [*of_checkpoint, "--write"])
+    assert START.num_inference_steps > open_pipeline(checkpoint).sampling_defaults.num_inference_steps == 2
+    run_command("train.tune", of_checkpoint)  # which begins with what was written
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -104,6 +117,12 @@ def test_a_wrong_call_ends_in_one_line(here, capsys, change, message):
         run_command("train.tune", [*COMMAND.split(), "--steps", "2", *change])
     assert end.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_model_on_the_hub_cannot_be_written_to(here, capsys):
+    with pytest.raises(SystemExit):
+        run_command("train.tune", ["org/name", *COMMAND.split()[1:], "--write"])
+    assert "org/name is no folder" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_evaluations_are_counted_as_they_are_made():

@@ -36,10 +36,10 @@ class Sampling(SamplingSettings):
 
 
 def load_pipeline(model: str, device: torch.device | str):
-    """The `mdt_core.MDTPipeline` at a folder or hub id, on a device, without bars of its own."""
-    from mdt_core import MDTPipeline
+    """The `mdt_core.MDTPipeline` of a folder, a hub id or a run's checkpoint, on a device, without bars of its own."""
+    from mdt_core.pipeline.open import open_pipeline
 
-    pipe = MDTPipeline.from_pretrained(model).to(device)
+    pipe = open_pipeline(model).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
