@@ -70,7 +70,7 @@ class SamplingSettings(Guidance):
 
 
 # A preset -> what it changes of "balanced", where a model carries no such preset of its own: `slow` is the paper's.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+SAMPLING_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fast": {"sampler": "dpm++", "num_inference_steps": 10},
     "balanced": {},
     "slow": {"sampler": "ddpm", "num_inference_steps": 250},
@@ -92,8 +92,11 @@ def sampling_presets(entries: Mapping[str, Any] | None) -> dict[str, SamplingSet
     if not isinstance(own, Mapping) or set(own) - {"fast", "slow"}:
         raise ValueError(f'the presets in sampling_defaults are a dict with any of "fast" and "slow", not {own!r}')
     balanced = _replaced(SamplingSettings(), entries, "sampling_defaults", also=("presets",))
-    changes = {**PRESETS, **own}
-    return {name: _replaced(balanced, changes[name], f'the preset "{name}" in sampling_defaults') for name in PRESETS}
+    changes = {**SAMPLING_PRESETS, **own}
+    return {
+        name: _replaced(balanced, changes[name], f'the preset "{name}" in sampling_defaults')
+        for name in SAMPLING_PRESETS
+    }
 
 
 def _replaced(

@@ -27,7 +27,7 @@ from accelerate import PartialState
 from mdt_core.acceleration.machine import choose_device, cpus_alone
 from mdt_core.command.parser import chosen_settings, number
 from mdt_core.guidance import KINDS
-from mdt_core.pipeline.settings import PRESETS
+from mdt_core.pipeline.settings import SAMPLING_PRESETS
 from mdt_core.training.loop import PROCESS_TIMEOUT
 from train.command import Parser
 from train.evaluate import features, metrics, samples, sources
@@ -73,7 +73,9 @@ def build_parser() -> Parser:
     parser.add_argument("--png-folder", type=Path, metavar="FOLDER", help="keep every image as a PNG too")
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw a labelled grid, one row per class")
     parser.add_argument("--per-class", type=number(int, 1), default=8, help="images in a row of the grid (default 8)")
-    parser.add_argument("--preset", choices=list(PRESETS), default="balanced", help="of the model (default balanced)")
+    parser.add_argument(
+        "--preset", choices=list(SAMPLING_PRESETS), default="balanced", help="of the model (default balanced)"
+    )
     parser.add_argument("--sampler", help="default of this and the next six: the preset's")
     parser.add_argument("--steps", type=number(int, 1))
     parser.add_argument("--scale", type=number(float, 0), help="guidance scale")
