@@ -151,8 +151,13 @@ def test_shards_of_something_else_are_not_continued(folder, vae, tmp_path):
     encode(images, vae, tmp_path / "out", "validation", cpu=True)
     with pytest.raises(ValueError, match="mirror False"):
         encode(images, vae, tmp_path / "out", mirror=True, cpu=True)
-    with pytest.raises(ValueError, match="source"):  # the same files, but no classes
+    with pytest.raises(ValueError, match="other images"):  # the same files, but no classes
         encode(ImageFolder(folder, 16, classes="none"), vae, tmp_path / "out", cpu=True)
+    before = (folder / "dog/19.png").read_bytes()
+    Image.new("RGB", (60, 40)).save(folder / "dog/19.png")  # drawn anew under its old name
+    with pytest.raises(ValueError, match="other images"):
+        encode(ImageFolder(folder, 16), vae, tmp_path / "out", cpu=True)
+    (folder / "dog/19.png").write_bytes(before)
     (folder / "dog/19.png").unlink()
     with pytest.raises(ValueError, match="images 20"):
         encode(ImageFolder(folder, 16), vae, tmp_path / "out", cpu=True)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from train.teach.__main__ import main
 from train.teach.pictures import ClassFolders, check_pictures, reconstruct
 from train.teach.plan import TeachPlan
 from train.teach.status import LOG, Report, running_now, status, take_turn
-from train.teach.teaching import SHEETS, Teaching, sheet_steps, taught_settings, teach
+from train.teach.teaching import SHEETS, Stopped, Teaching, sheet_steps, taught_settings, teach
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +182,29 @@ def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path, monkeypatch
     assert status(run.folder).phase == "done" and list(run.checkpoints) == [4]
     assert next((run.folder / "latents").iterdir()).stat().st_mtime_ns == encoded
     assert [row["step"] for row in run.metrics] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_what_is_encoded_needs_no_pictures_and_allows_no_others(world, tmp_path, monkeypatch, capsys, change):
+    """Catches drawings that were added to a folder and are silently not learnt."""
+    pictures = shutil.copytree(world / "pictures", tmp_path / "pictures")
+    command = [str(pictures / "fox"), *arguments(world, tmp_path / "run")[1:]]
+
+    def cut_off(*_: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as once:
+        once.setattr(Teaching, "trained", cut_off)
+        main(command)
+    if change == "gone":
+        (pictures / "fox").rename(tmp_path / "elsewhere")
+        main(["--resume", str(tmp_path / "run")])
+        assert status(tmp_path / "run").phase == "done"
+    else:
+        shutil.copy(pictures / "owl" / "0.png", pictures / "fox" / "3.png")
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "other images" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_full_disk_ends_with_a_sentence_that_is_kept(world, tmp_path, monkeypatch, capsys):

@@ -179,7 +179,9 @@ def check_same(out: Path, split: str, paths: list[Path], made_of: dict) -> None:
             same_split = path.name.startswith(f"{split}-")
             differing = [key for key in (made_of if same_split else ["encoder"]) if before.get(key) != made_of[key]]
             if differing or (same_split and path not in paths):
-                was = ", ".join(f"{key} {before.get(key, 'unknown')}" for key in differing)
+                was = ", ".join(
+                    "other images" if key == "source" else f"{key} {before.get(key, 'unknown')}" for key in differing
+                )
                 raise ValueError(f"it is there already and was made with {was or 'another number of shards'}")
 
 

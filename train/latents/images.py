@@ -105,7 +105,9 @@ class ImageFolder:
 
     @property
     def digest(self) -> str:
-        return _digest(self.id2label, self.labels, self.paths)
+        """Of the files' names and lengths: one that was drawn over is another image."""
+        sizes = [_num_bytes(self.root / path) for path in self.paths]
+        return _digest(self.id2label, self.labels, [self.paths, sizes])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -139,6 +141,14 @@ def check_readable(readable: int, broken: Sequence[str]) -> None:
 def _digest(id2label: dict[int, str], labels: np.ndarray, images: list) -> str:
     """16 hexadecimal digits of class names, labels and what tells the images apart."""
     return fingerprint([id2label, images], labels.astype(np.int64))
+
+
+def _num_bytes(path: Path) -> int:
+    """The length of a file; -1 of one that is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _is_text(name: str) -> bool:

@@ -116,11 +116,9 @@ class Teaching:
         return finished
 
     def encoded(self) -> Latents:
-        """The latents of the pictures."""
+        """The latents of the pictures; these may be gone, once the latents are there, but may not be others."""
         folder = self.run.folder / "latents"
-        try:
-            return Latents(folder)
-        except FileNotFoundError:
+        if not folder.exists() or all(Path(pictures).is_dir() for pictures in self.plan.pictures.values()):
             images = ClassFolders(self.plan.pictures, self.id2label, self.pipe.image_size)
             self.report("encoding", 0, len(images))
             encode(images, self.pipe.vae, folder, mirror=self.plan.mirror)
