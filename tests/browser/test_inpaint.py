@@ -323,6 +323,22 @@ def test_tools_without_a_pointer(page: Page, picture: Path) -> None:
     assert not page.evaluate("document.querySelector('#inpaint-class').matches(':focus-within')"), "its list took Tab"
 
 
+def test_a_stroke_that_is_given_up_leaves_nothing(page: Page, picture: Path) -> None:
+    """Catches a rectangle that Escape, Undo or another tool ends half-way, and that goes on as a brush stroke."""
+    start_with(page, picture)
+    for tool, key in (("r", "Escape"), ("l", "e"), ("b", "Control+z"), ("r", "b")):
+        press(page, tool)
+        left, top, scale = canvas_box(page)
+        page.mouse.move(left + 20 * scale, top + 20 * scale)
+        page.mouse.down()
+        page.mouse.move(left + 60 * scale, top + 40 * scale, steps=3)
+        press(page, key)
+        page.mouse.move(left + 100 * scale, top + 80 * scale, steps=3)
+        page.mouse.up()
+        masked(page, "Nothing masked yet")
+        assert not seen_mask(page).any(), (tool, key)
+
+
 def test_lasso_and_eraser(page: Page, picture: Path) -> None:
     """Catches a lasso that does not fill, an eraser that paints, and a zoom that shifts the mask."""
     start_with(page, picture)

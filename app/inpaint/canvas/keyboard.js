@@ -14,9 +14,8 @@ const SHORTCUTS = {
   delete: () => clear(),
   backspace: () => clear(),
   escape: () => {
-    draft = null;
+    dropStroke();
     if (!help.hidden) toggleHelp();
-    redraw();
   },
 };
 

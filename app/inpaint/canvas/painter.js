@@ -24,9 +24,9 @@ function setBrush(diameter) {
 }
 
 function chooseTool(name) {
-  [tool, draft] = [name, null];
+  dropStroke();
+  tool = name;
   showTool(tool);
-  redraw();
 }
 
 // --- the mask ---
@@ -43,8 +43,9 @@ function record() {
   redraw();
 }
 
-// Undo, or redo.
+// Undo, or redo; of what is being painted, nothing stays.
 function goTo(by) {
+  if (stroke) return dropStroke();
   if (!mask.go(by)) return;
   draft = null;
   showSteps(mask);

@@ -79,6 +79,7 @@ function endStroke(event, cancelled) {
   else commit();
 }
 
+// What is painted or drawn just now is given up; the pointer goes on without it.
 function dropStroke() {
   stroke = draft = null;
   mask.restore();
