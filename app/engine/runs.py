@@ -20,7 +20,9 @@ from typing import Any
 from safetensors import safe_open
 
 from app.engine.logs import Curve, Log
+from app.engine.model_info import usable
 from app.engine.sheets import SampleSheet, read_sheet
+from mdt_core.pipeline.settings import sampling_presets
 from mdt_core.runs import DamagedFileError, Run
 
 FILES = (  # of a run, that a snapshot depends on
@@ -54,6 +56,7 @@ class RunSnapshot:
     loss: Curve = field(default_factory=Curve)
     kid: Curve = field(default_factory=Curve)
     labels: dict[int, str] = field(default_factory=dict)  # the classes that its checkpoints know, by index
+    sampling_defaults: dict[str, Any] = field(default_factory=dict)  # a key of SAMPLING -> what they begin with
     checkpoints: dict[int, str] = field(default_factory=dict)  # step -> why it cannot be opened, or ""
     weights_versions: dict[int, int] = field(default_factory=dict)  # step -> changes with the checkpoint's files
     notes: tuple[str, ...] = ()  # of what could not be read, or not yet
@@ -187,6 +190,7 @@ class RunReader:
         lacking = "the run has no pipeline folder to open it with"
         if any(name == "pipeline/model_index.json" for name, *_ in files):
             lacking = "" if is_plain(folder / "pipeline") else "its run's pipeline folder holds a pipe or a device"
+        labels, sampling_defaults = read_pipeline(folder / "pipeline" / "model_index.json")
         return RunSnapshot(
             name=self.name,
             model=readable(config.get("model", "")),
@@ -198,7 +202,8 @@ class RunReader:
             sheets=sheets,
             loss=loss,
             kid=kid,
-            labels=read_labels(folder / "pipeline" / "model_index.json"),
+            labels=labels,
+            sampling_defaults=sampling_defaults,
             checkpoints={step: check_checkpoint(path, files) or lacking for step, path in run.checkpoints.items()},
             weights_versions={step: hash(files_of(path, files)) for step, path in run.checkpoints.items()},
             notes=tuple(notes),
@@ -226,13 +231,15 @@ def read_sheets(run: Run, rows: int, files: Inventory) -> tuple[dict[int, Sample
     return sheets, notes
 
 
-def read_labels(path: Path) -> dict[int, str]:
-    """The classes in a pipeline's index; none where it cannot be read, which opening a checkpoint then tells."""
+def read_pipeline(path: Path) -> tuple[dict[int, str], dict[str, Any]]:
+    """The classes in a pipeline's index, and the settings that suit its model; none where they cannot be read, which
+    opening a checkpoint then tells."""
     try:
-        text = path.read_text() if path.is_file() else "{}"
-        return {int(index): readable(name) for index, name in json.loads(text)["id2label"].items()}
+        entries = json.loads(path.read_text()) if path.is_file() else {}
+        labels = {int(index): readable(name) for index, name in entries["id2label"].items()}
+        return labels, usable(sampling_presets(entries.get("sampling_defaults"))["balanced"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
+        return {}, {}
 
 
 def files_of(checkpoint: Path, files: Inventory) -> Inventory:

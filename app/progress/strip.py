@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from PIL import Image
 
@@ -146,6 +147,17 @@ def shared_labels(runs: Sequence[RunSnapshot]) -> dict[int, str]:
     known = [set(run.labels.values()) for run in runs]
     labels = runs[0].labels if runs else {}
     return {index: name for index, name in labels.items() if all(name in names for names in known)}
+
+
+def shared_settings(runs: Sequence[RunSnapshot]) -> dict[str, Any]:
+    """What a strip of these runs begins with, by keys of SAMPLING: what suits the first that has checkpoints, guided by
+    the class unless all are guided otherwise. The weights of a student are no checkpoint's."""
+    able = [run for run in runs if run.checkpoints and run.sampling_defaults]
+    if not able:
+        return {}
+    kinds = {run.sampling_defaults["guidance_kind"] for run in able}
+    kind = kinds.pop() if len(kinds) == 1 else "class"
+    return able[0].sampling_defaults | {"guidance_kind": kind, "distilled": False}
 
 
 def plan(runs: Sequence[RunSnapshot], request: Request) -> Strip:

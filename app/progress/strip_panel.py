@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import gradio as gr
 
 from app.common.classes.dropdown import ClassDropdown, class_choices
-from app.common.controls import control, seed_picker, to_request
+from app.common.controls import control, seed_picker, setting_update, to_request
 from app.common.errors import plain_errors
 from app.common.images import jpeg_uri, publish_picture, uri, window
 from app.common.run_tab import Job, RunTab
@@ -31,6 +32,7 @@ from app.progress.strip import (
     offered_labels,
     plan,
     recipe_of,
+    shared_settings,
 )
 from app.progress.timeline import strip_timeline
 from app.progress.view import Uri
@@ -109,21 +111,22 @@ class StripPanel(RunTab):
         shown = {self.stage: self.show(strip), self.status: self.ready, self.job: StripJob(strip, subject)}
         return shown | {self.bottom: gr.update(visible=bool(strip.samples))}
 
-    def offer(self, runs: Sequence[RunSnapshot]) -> tuple[list[tuple[str, int]], str, bool]:
-        """What can be asked of some runs: the classes to choose from, a sentence, and whether there is a checkpoint."""
-        able = [run for run in runs if run.checkpoints]
+    def offer(self, runs: Sequence[RunSnapshot]) -> tuple[list[tuple[str, int]], str, bool, dict[str, Any]]:
+        """What can be asked of some runs: the classes to choose from, a sentence, whether there is a checkpoint, and
+        with which settings it begins."""
+        own, able = shared_settings(runs), [run for run in runs if run.checkpoints]
         choices = class_choices(offered_labels(runs))
         if not able:
-            return choices, "No checkpoint was kept here, only pictures: there is nothing to draw with.", False
+            return choices, "No checkpoint was kept here, only pictures: there is nothing to draw with.", False, own
         steps, every = set(chosen_steps(able)), sum(len(run.checkpoints) for run in able)
         used = sum(step in steps for run in able for step in run.checkpoints)
         count = f"each of {every} checkpoints" if used == every else f"{used} of {every} checkpoints, evenly chosen"
         lacking = "".join(f"; {run.name} kept none" for run in runs if not run.checkpoints)
-        return choices, f"Your own seed, drawn with {count}: models saved on the way{lacking}.", True
+        return choices, f"Your own seed, drawn with {count}: models saved on the way{lacking}.", True, own
 
     def show_offer(self, offer: tuple, before: tuple) -> Update:
-        """Put an offer on the page. The class is chosen anew only where the classes are others than before."""
-        choices, note, able = offer
+        """Put an offer on the page. Class and settings are chosen anew only where there are others than before."""
+        choices, note, able, own = offer
         update = {
             self.note: f'<p class="note">{html.escape(note)}</p>',
             self.start: gr.update(interactive=able),
@@ -131,19 +134,23 @@ class StripPanel(RunTab):
         if choices not in before[:1]:
             first = choices[min(1, len(choices) - 1)][1]  # the first choice is no class
             update[self.label] = gr.update(choices=choices, value=first)
+        if own and own not in before[3:]:
+            update[self.num_steps] = setting_update("num_inference_steps", own)
+            update[self.scale] = own["guidance_scale"]
         return update
 
     @property
     def offered(self) -> list[gr.components.Component]:
         """What `show_offer` touches."""
-        return [self.label, self.note, self.start]
+        return [self.label, self.note, self.start, self.num_steps, self.scale]
 
     # --- a run -----------------------------------------------------------------------------------------------
 
     def make_job(self, first: str, second: str, label: int | None, seed: int, steps: int, scale: float) -> StripJob:
         """The strip of these runs and settings."""
-        request = to_request("", label, 1, seed, num_inference_steps=steps, guidance_scale=scale)
-        return StripJob(plan(self.runs(first, second), request), (first, second, label))
+        runs = self.runs(first, second)
+        settings = shared_settings(runs) | {"num_inference_steps": steps, "guidance_scale": scale}
+        return StripJob(plan(runs, to_request("", label, 1, seed, **settings)), (first, second, label))
 
     def queued(self, job: StripJob) -> Update:
         """The strip without its pictures."""

@@ -1,5 +1,6 @@
 """What the Training progress tab says of a strip: what can be asked, how far it is, and what came of it."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def page(runs: Path) -> StripPanel:
 
 def test_what_can_be_asked_is_said(runs: Path, page: StripPanel) -> None:
     """Catches a button that can only fail, and a choice of checkpoints that is made without a word."""
-    choices, note, able = page.offer([see(runs, "mdt"), see(runs, "dit")])
+    choices, note, able, _ = page.offer([see(runs, "mdt"), see(runs, "dit")])
     assert choices[1:] == [("cat · 0", 0), ("dog · 1", 1), ("owl · 2", 2)]
     assert (note, able) == ("Your own seed, drawn with each of 2 checkpoints: models saved on the way.", True)
     for step in range(1, 40):
@@ -44,6 +45,7 @@ def test_what_can_be_asked_is_said(runs: Path, page: StripPanel) -> None:
     assert page.offer([see(runs, "bare")])[1:] == (
         "No checkpoint was kept here, only pictures: there is nothing to draw with.",
         False,
+        {},
     )
     assert page.show_offer(page.offer([see(runs, "bare")]), ())[page.start]["interactive"] is False
 
@@ -56,6 +58,32 @@ def test_a_growing_run_leaves_the_chosen_class_alone(runs: Path, page: StripPane
     after = page.offer([see(runs)])
     assert "each of 2 checkpoints" in page.show_offer(after, before)[page.note]
     assert page.label not in page.show_offer(after, before)
+
+
+def test_a_strip_begins_with_the_settings_that_suit_its_run(runs: Path, page: StripPanel) -> None:
+    """Catches published settings in place of a run's own, a visitor's that are lost whenever training writes, and a
+    guidance that only one of two runs can do."""
+    tuned = {"guidance_scale": 2.0, "guidance_power": 0.0, "guidance_kind": "mask", "num_inference_steps": 12}
+    tuned |= {"guidance_low": 200, "sampler": "ddim"}
+    tune(runs / "mdt", tuned)
+    before = page.offer([see(runs, "dit")])
+    after = page.offer([see(runs, "mdt")])
+    update = page.show_offer(after, before)
+    assert update[page.num_steps]["value"] == 12 and update[page.scale] == 2.0
+    assert page.num_steps not in page.show_offer(after, after)
+    request = page.begin("mdt", "", 2, 7, 5, 3.0)[page.job].strip.request
+    assert tuned.items() - vars(request).items() == {("num_inference_steps", 12), ("guidance_scale", 2.0)}
+    assert (request.num_inference_steps, request.guidance_scale) == (5, 3.0)
+    both = page.begin("mdt", "dit", 2, 7, 5, 3.0)[page.job].strip.request
+    assert (both.guidance_kind, both.guidance_low, both.sampler) == ("class", 200, "ddim")
+    tune(runs / "dit", {"presets": "broken"})
+    assert page.begin("dit", "", None, 7, 5, 3.0)[page.job].strip.request.sampler == "dpm++"
+
+
+def tune(run: Path, entries: dict[str, Any]) -> None:
+    """Put settings into a run's pipeline."""
+    index = run / "pipeline" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"sampling_defaults": entries}))
 
 
 def test_a_strip_as_a_page(runs: Path) -> None:
