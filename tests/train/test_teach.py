@@ -135,8 +135,9 @@ def test_what_is_taught_is_drawn_from_pure_noise_and_without_a_student():
     most = taught_settings({"first_timestep": 799, "num_inference_steps": 250})  # all that dpm++ takes
     assert sampling_presets(most)["balanced"].num_inference_steps == 250
     assert taught_settings(taught_settings(own)) == taught_settings(own)
-    by_mask = taught_settings({**own, "guidance_kind": "mask", "guidance_scale": 2.0})
-    assert {settings.guidance_scale for settings in sampling_presets(by_mask).values()} == {3.0}
+    for kind in ("mask", "both"):
+        guided = sampling_presets(taught_settings({**own, "guidance_kind": kind, "guidance_scale": 2.0}))
+        assert {(each.guidance_kind, each.guidance_scale) for each in guided.values()} == {("mask", 3.0)}
 
 
 @pytest.mark.parametrize("steps", [1, 4, 100, 128, 2693])

@@ -219,8 +219,8 @@ def taught_settings(entries: dict | None) -> dict:
     """What becomes of a model's `sampling_defaults`: what it was tuned to are the classes that it had.
 
     Steps begin in pure noise, as far apart as before: a later timestep has something of a picture's colours in it, and
-    of taught fruits too many were dark. Guidance by a mask is stronger: parts of two drawings mix less often. The few
-    steps of a student, which knows the old classes alone, become more, with guidance.
+    of taught fruits too many were dark. Guidance by a mask alone is stronger: parts of two drawings mix less often. The
+    few steps of a student, which knows the old classes alone, become more, with guidance.
     """
     settings, last = sampling_presets(entries)["balanced"], NUM_TIMESTEPS - 1
     steps = round(settings.num_inference_steps * NUM_TIMESTEPS / (settings.first_timestep + 1))
@@ -229,8 +229,9 @@ def taught_settings(entries: dict | None) -> dict:
         name: {"num_inference_steps": round(FAST_SHARE * steps)} if changes.get("distilled") else changes
         for name, changes in (entries or {}).get("presets", {}).items()
     }
-    scale = TAUGHT_SCALE if settings.guidance_kind == "mask" else settings.guidance_scale
-    changed = {"first_timestep": last, "num_inference_steps": steps, "guidance_scale": scale, "presets": presets}
+    changed = {"first_timestep": last, "num_inference_steps": steps, "presets": presets}
+    if settings.guidance_kind != "class":
+        changed |= {"guidance_kind": "mask", "guidance_scale": TAUGHT_SCALE}
     return {**(entries or {}), **changed}
 
 
