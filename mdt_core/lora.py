@@ -34,8 +34,9 @@ class LoRA(nn.Module):
         super().__init__()
         self.names = list(names)
         layers = [model.get_submodule(name) for name in self.names]
-        self.down = nn.ParameterList(torch.empty(rank, layer.in_features) for layer in layers)  # A
-        self.up = nn.ParameterList(torch.zeros(layer.out_features, rank) for layer in layers)  # B
+        sizes = [(layer.in_features, layer.out_features, layer.weight.device) for layer in layers]
+        self.down = nn.ParameterList(torch.empty(rank, inputs, device=device) for inputs, _, device in sizes)  # A
+        self.up = nn.ParameterList(torch.zeros(outputs, rank, device=device) for _, outputs, device in sizes)  # B
         for down in self.down:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
 

@@ -123,8 +123,16 @@ class Run:
         write_whole(self.folder / "checkpoints" / _step_name(step), fill)
 
     def prune_checkpoints(self, keep: int, milestones: Collection[int] = ()) -> None:
-        """Keep the last `keep` checkpoints, and of older ones the averaged weights of `milestones`."""
-        for step, folder in list(self.checkpoints.items())[:-keep]:
+        """Keep the last `keep` checkpoints, and of others the averaged weights of `milestones`.
+
+        What holds averaged weights alone does not count: no run goes on from it.
+        """
+        checkpoints = self.checkpoints
+        whole = [s for s, folder in checkpoints.items() if any(path.name != "transformer" for path in folder.iterdir())]
+        kept = set((whole or [*checkpoints])[-keep:])
+        for step, folder in checkpoints.items():
+            if step in kept:
+                continue
             if step in milestones:
                 for path in folder.iterdir():
                     if path.name != "transformer":

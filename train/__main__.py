@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="SOURCE",
         help="begin with the weights of a checkpoint, a pipeline or a published file",
     )
-    train_by_recipe(parser, RECIPES, table, train, arguments)
+    train_by_recipe(parser, RECIPES, table, train, arguments, shared=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def train_by_recipe(
     table: Callable[[], str],
     train: Callable[[Any, Run], None],
     arguments: Sequence[str] | None = None,
+    shared: bool = False,
 ) -> None:
     """What every training takes: RECIPE --output-dir FOLDER --set KEY=VALUE ..., or --list.
 
@@ -74,6 +75,7 @@ def train_by_recipe(
         table: what --list prints.
         train: of a configuration, into a run folder; the same call resumes.
         arguments: by default those of the process.
+        shared: whether several processes of a launcher share the work; else they are refused.
     """
     parser.add_argument("recipe", help=", ".join(recipes))
     parser.add_argument("--output-dir", type=Path, required=True, help="the run folder; the same command resumes")
@@ -85,6 +87,8 @@ def train_by_recipe(
 
     def command(recipe: str, output_dir: Path, settings: list[str]) -> None:
         run, is_main = Run(output_dir), os.environ.get("RANK", "0") == "0"  # of many processes the launcher's first
+        if not shared and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError("this training runs in one process alone: start it without a launcher")
         with run.locked() if is_main else nullcontext():
             train(find_recipe(recipes, recipe, settings), run)
 

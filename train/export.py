@@ -79,6 +79,8 @@ def export(run: Run, vae: str, out: Path, step: int | None = None, half: bool = 
     steps = list(run.checkpoints)
     if not steps or (step is not None and step not in steps):
         raise ValueError(f"{run.folder} has checkpoints at steps {steps}, not at {step or 'any'}")
+    if "latents" not in run.config:
+        raise ValueError(f"{run.folder} holds no run of a diffusion model")
     step = step or max(steps)
     data = Latents(run.config["latents"])
     transformer = MDTTransformer.from_pretrained(run.checkpoints[step] / "transformer")
@@ -118,7 +120,7 @@ def export_run(run: Run, out: Path, weights: Sequence[int] = (), until: int | No
     def fill(folder: Path) -> None:
         small, rows = Run(folder), [row for row in run.metrics if row["step"] <= last]
         small.write_config(run.config if until is None else shortened(run.config, until))
-        for row in rows[:: max(1, len(rows) // 200 + 1)]:
+        for row in rows[:: -(len(rows) // 200 + 1)][::-1]:  # the last among them
             small.log(row)
         for row in run.evaluations:
             if row["step"] <= last:

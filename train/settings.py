@@ -92,13 +92,22 @@ def check_same_run(run: Run, config: dict, fixed: Collection[str]) -> None:
         fixed: keys that a run keeps from its start to its end.
 
     Raises:
-        ValueError: the folder holds another run, or one that has taken more steps than are asked for.
+        ValueError: the folder holds another run, one that cannot go on, or one that has taken more steps than are
+            asked for.
     """
+    from mdt_core.training.checkpoints import resumable  # only now: --help needs nothing of torch
+
     done = max(run.checkpoints, default=0)
     if not done:
         return
     there, here = (each | each.get("training", {}) for each in (run.config, json.loads(json.dumps(config))))
     both = [key for key in fixed if key in there and key in here]
+    if 2 * len(both) < len(fixed):  # an older run may lack one or two
+        raise ValueError(f"{run.folder} holds a run of another kind of training: choose another --output-dir")
+    if not resumable(run):
+        raise ValueError(
+            f"{run.folder} holds averaged weights alone, from which no run goes on: choose another --output-dir"
+        )
     if differing := [f"{key} {there[key]} there and {here[key]} here" for key in both if there[key] != here[key]]:
         raise ValueError(f"{run.folder} holds another run, {', '.join(differing)}: choose another --output-dir")
     if here["steps"] < done and not here.get("minutes"):

@@ -23,6 +23,7 @@ from typing import Any
 
 from mdt_core.acceleration.machine import choose_device
 from mdt_core.command.parser import number
+from mdt_core.fingerprint import fingerprint
 from mdt_core.guidance import KINDS
 from mdt_core.pipeline.settings import SamplingSettings
 from mdt_core.runs import append_row, model_index_of, read_json, read_rows, write_whole
@@ -235,6 +236,7 @@ def run(args: argparse.Namespace) -> None:
     reference = open_reference(args.reference, judge, args.data, args.size)
     if reference.features is None:
         raise ValueError(f"{args.reference} holds statistics without images: there is no KID to go by")
+    of |= {"judge": judge.name, "reference_features": fingerprint(reference.features.pooled)}
     row, kid = Rows(args.out, pipe, judge, reference, of, args.batch_size), figure_name("KID", judge)
 
     coarse: dict[SamplingSettings, Row] = {}

@@ -7,9 +7,12 @@ from torch.fx.experimental._config import patch
 from mdt_core.autoencoder import decode, encode
 from mdt_core.guidance import KINDS, guide
 from mdt_core.inpainting import METHODS, inpaint
+from mdt_core.lora import LoRA
 from mdt_core.masking import mask_noise
 from mdt_core.samplers import SAMPLERS, generators, initial_latents, sample
 from tests.helpers.tiny import tiny_pipeline
+from train.distill.config import DistillConfig
+from train.distill.training import State
 
 SEEDS = [0, 1]
 all_kept = patch(meta_nonzero_assume_all_nonzero=True)  # which tokens a masked pass keeps depends on values
@@ -44,6 +47,13 @@ def test_the_device_does_not_mix_with_the_cpu():
     """What the other tests stand on."""
     with pytest.raises(RuntimeError):
         torch.ones(2, device="meta") * torch.ones(2)
+
+
+def test_a_student_learns_where_its_model_is(pipe):
+    """Catches a low-rank addition that is made on the CPU, which ended every distillation on a GPU."""
+    state = State(LoRA(pipe.transformer, ["final_layer.linear"], 2), DistillConfig())
+    for lora in (state.lora, state.ema.model):
+        assert {weight.device.type for weight in lora.weights(pipe.transformer).values()} == {"meta"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

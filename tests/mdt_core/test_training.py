@@ -252,6 +252,16 @@ def test_only_the_last_checkpoints_stay_and_a_half_written_one_is_no_checkpoint(
     assert list(run.checkpoints) == [2, 3]
 
 
+def test_what_was_just_written_is_not_pruned_for_averages_alone(tmp_path):
+    """Catches a folder of later averaged weights, in which every new checkpoint is deleted as soon as it is written."""
+    run = Run(tmp_path)
+    run.write_checkpoint(9, lambda folder: (folder / "transformer").mkdir())
+    for step in (1, 2):
+        run.write_checkpoint(step, lambda folder: (folder / "optimizer.safetensors").write_text("x"))
+        run.prune_checkpoints(keep=1, milestones={9})
+        assert list(run.checkpoints) == [step, 9]
+
+
 def test_the_averages_of_milestones_stay_and_resuming_goes_on_from_a_whole_checkpoint(tmp_path):
     run, config = Run(tmp_path), replace(CONFIG, save_every=3, keep_checkpoints=1)
     train(small_model(), EightImages(), config, run, sample_steps={1, 2, 6})

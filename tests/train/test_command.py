@@ -3,15 +3,23 @@
 import re
 import runpy
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
 import train.latents.__main__ as latents_command
+from mdt_core.runs import Run
+from train import run_recipe
+from train.autoencoder import decoder
+from train.autoencoder import training as autoencoder_training
+from train.autoencoder.config import AUTOENCODERS, DECODERS
 from train.command import use_machine
 from train.config import RECIPES
-from train.settings import find_recipe
+from train.distill import training as distill_training
+from train.distill.config import RECIPES as STUDENTS
+from train.settings import check_same_run, find_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +51,49 @@ def test_a_wrong_call_ends_with_one_line_and_status_2(name, tmp_path, monkeypatc
     said = capsys.readouterr().err
     assert end.value.code == 2
     assert said.startswith(f"python -m train.{name}: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "autoencoder.decoder", "distill"])
+def test_what_runs_in_one_process_says_so(name, tmp_path, monkeypatch, capsys):
+    """Catches a launcher's processes that all train into one folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sys, "argv", [name, "avatars", "--output-dir", "made"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"train.{name}", run_name="__main__")
+    assert end.value.code == 2 and "one process alone" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+KINDS = {
+    "diffusion": (asdict(RECIPES["avatars"]) | {"classes": ["cat"]}, run_recipe.FIXED),
+    "autoencoder": (AUTOENCODERS["avatars"].describe(), autoencoder_training.FIXED),
+    "decoder": (DECODERS["avatars"].describe(), decoder.FIXED),
+    "student": (STUDENTS["avatars"].describe(), distill_training.FIXED),
+}
+
+
+@pytest.mark.parametrize("there", KINDS)
+@pytest.mark.parametrize("here", KINDS)
+def test_a_run_goes_on_with_its_own_kind_of_training_alone(there, here, tmp_path):
+    """Catches a configuration that is written over another training's, and advice to delete its checkpoint."""
+    run, (config, fixed) = Run(tmp_path), KINDS[here]
+    run.write_config(KINDS[there][0])
+    run.write_checkpoint(1, lambda folder: (folder / "optimizer.safetensors").touch())
+    if there == here:
+        return check_same_run(run, config, fixed)
+    with pytest.raises(ValueError, match="another kind of training"):
+        check_same_run(run, config, fixed)
+
+
+def test_a_run_of_averaged_weights_alone_does_not_go_on(tmp_path):
+    """Catches a training that begins anew in a run that was made to be looked at."""
+    config, fixed = KINDS["diffusion"]
+    Run(tmp_path).write_config(config)
+    Run(tmp_path).write_checkpoint(1, lambda folder: (folder / "transformer").mkdir())
+    with pytest.raises(ValueError, match="holds averaged weights alone"):
+        check_same_run(Run(tmp_path), config, fixed)
 
 
 @pytest.mark.parametrize(("gpu", "precision"), [(True, "high"), (False, "highest")])

@@ -21,6 +21,7 @@ from train import avatars
 from train.autoencoder import decoder, generated, state
 from train.autoencoder.config import DecoderConfig
 from train.autoencoder.model import grow_decoder, make_output_precise, small_autoencoder
+from train.evaluate.samples import labels_of
 from train.latents.dataset import Latents
 from train.latents.encode import encode as encode_set
 from train.latents.images import DrawnImages
@@ -50,6 +51,22 @@ def test_a_round_trip_keeps_less_of_its_image_the_earlier_it_starts():
         drawn = generated.sample_from(idle, latents, labels, first_seed=5, start=start)
         kept.append(torch.corrcoef(torch.stack([drawn.flatten(), latents.flatten()]))[0, 1].item())
     assert abs(kept[0]) < 0.15 < 0.3 < kept[1] < kept[2]
+
+
+def test_a_model_without_classes_or_with_others_is_drawn_from():
+    """Catches a division by no classes, and labels of a set that are given to a model which numbers them otherwise."""
+    first, *_ = generated.plan_batches(DecoderConfig(num_samples=3), 4, 0, [500, 100])
+    assert first.places.tolist() == [0, 0, 0]
+    without, other = (SimpleNamespace(id2label=names, num_classes=len(names)) for names in ({}, {0: "b", 1: "a"}))
+    assert labels_of(without, ["a", "b", None]).tolist() == [0, 0, 0]
+    assert labels_of(other, ["a", "b", "c"]).tolist() == [1, 0, 2]
+
+
+def test_a_model_that_draws_by_a_student_is_refused(pipe, tmp_path):
+    """Catches latents of the plain model, with too few steps for it."""
+    pipe.sampling_defaults = {"distilled": True}
+    with pytest.raises(ValueError, match="draws by a student"):
+        generated.generate(DecoderConfig(), pipe, None, 1, tmp_path, torch.device("cpu"))
 
 
 def test_what_is_drawn_does_not_depend_on_its_neighbours(pipe):

@@ -13,7 +13,7 @@ from mdt_core.samplers import sample, sampling_timesteps
 from tests.helpers.tiny import tiny_pipeline
 from train.distill.__main__ import main
 from train.distill.training import targets
-from train.distill.trajectories import BATCH
+from train.distill.trajectories import BATCH, draw_trajectories
 
 OWN = {"guidance_scale": 3.0, "guidance_power": 0.0, "first_timestep": 800}
 
@@ -41,6 +41,13 @@ def here(tmp_path, monkeypatch):
     pipe.sampling_defaults = OWN | {"guidance_kind": "mask", "num_inference_steps": 8}
     pipe.save_pretrained("model")
     return tmp_path
+
+
+def test_a_model_without_classes_is_walked_with(tmp_path):
+    """Catches a division by no classes."""
+    settings = SamplingSettings(num_inference_steps=2, guidance_scale=1.0)
+    drawn = draw_trajectories(tiny_pipeline({}), settings, settings, 2, tmp_path)
+    assert len(drawn.states) == BATCH and not drawn.labels.any()
 
 
 def distil(*settings: str) -> Run:

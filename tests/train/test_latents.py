@@ -165,6 +165,13 @@ def test_shards_of_something_else_are_not_continued(folder, vae, tmp_path):
         encode(ImageFolder(folder, 18), vae, tmp_path / "other", cpu=True)
 
 
+def test_the_name_of_a_split_may_begin_as_anothers(folder, vae, tmp_path):
+    """Catches shards of `train-big` that are counted among those of `train`."""
+    for split in ("train", "train-big"):
+        encode(ImageFolder(folder, 16), vae, tmp_path / "out", split, cpu=True)
+    assert len(Latents(tmp_path / "out")) == len(Latents(tmp_path / "out", "train-big")) == len(ImageFolder(folder, 16))
+
+
 @pytest.mark.forked
 def test_two_processes_write_the_shards_of_one(folder, vae, tmp_path, monkeypatch):
     """Catches shards that depend on who encodes them, and doubled or lost ones."""

@@ -207,9 +207,11 @@ def test_the_grid_has_a_row_per_class_and_its_first_images(tmp_path):
         assert pixels[y : y + 64, : x - 1].min() < 128, name  # before every row
 
 
-def test_a_grid_needs_labels_and_does_without_names():
+def test_a_grid_does_without_names_and_labels():
     images = np.zeros((2, 8, 8, 3), np.uint8)
     grid = class_grid(sources.ImageSet(images, np.array([0, 5])))
     assert grid.size == (64, 64) and grid.corner(1, 0)  # two rows, enlarged by a whole factor
-    with pytest.raises(ValueError, match="no labels"):
-        class_grid(sources.ImageSet(images))
+    rows = class_grid(sources.ImageSet(images))
+    assert rows.corner(0, 1) and rows.size == (64, 64)
+    with pytest.raises(IndexError):
+        rows.corner(1, 0)

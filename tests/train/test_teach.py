@@ -185,6 +185,18 @@ def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path, monkeypatch
     assert [row["step"] for row in run.metrics] == [1, 2, 3, 4]
 
 
+def test_a_class_of_which_nothing_can_be_read_is_not_taught(world, tmp_path, capsys):
+    """Catches a model with a class that it has seen no picture of."""
+    pictures = shutil.copytree(world / "pictures", tmp_path / "pictures")
+    for file in (pictures / "owl").iterdir():
+        file.write_bytes(b"no picture")
+    with pytest.raises(SystemExit):
+        main([str(pictures), *arguments(world, tmp_path / "run")[1:]])
+    assert "of owl no picture can be read" in capsys.readouterr().err.splitlines()[-1]
+    broken = (tmp_path / "run" / "latents" / "train-broken.txt").read_text().splitlines()
+    assert len(broken) == 3  # each once, however many crops were to be made
+
+
 @pytest.mark.parametrize("change", ["gone", "other"])
 def test_what_is_encoded_needs_no_pictures_and_allows_no_others(world, tmp_path, monkeypatch, capsys, change):
     """Catches drawings that were added to a folder and are silently not learnt."""

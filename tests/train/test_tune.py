@@ -91,6 +91,11 @@ def test_the_command_resumes_and_writes_presets_that_open(here, monkeypatch, cap
     assert presets == {name: tune.settings_of(each) for name, each in chosen.items()}
     assert presets["fast"].num_inference_steps == 2
 
+    real = np.random.default_rng(1).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    samples.write(here / "real.npz", ImageSet(real, np.arange(16) % 3, ("cat", "dog", "sea lion")))
+    run_command("train.tune", COMMAND.split())
+    assert len(tune.read_rows(here / "out" / "rows.jsonl")) > len(rows)  # against other images, nothing was measured
+
 
 def test_what_suits_a_checkpoint_goes_into_its_run(here):
     """Catches a run whose checkpoints cannot be tuned, or that begin with other settings than were found."""

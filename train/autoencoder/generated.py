@@ -22,7 +22,7 @@ from mdt_core.masking import mask_noise
 from mdt_core.runs import write_whole
 from mdt_core.samplers import generators, noise_like, sample, sampling_timesteps
 from train.autoencoder.config import DecoderConfig
-from train.evaluate.samples import weights_fingerprint
+from train.evaluate.samples import labels_of, weights_fingerprint
 from train.files import open_tensors
 from train.latents.dataset import Latents
 
@@ -53,7 +53,8 @@ class Generated:
 def plan_batches(config: DecoderConfig, num_images: int, num_classes: int, timesteps: Sequence[int]) -> Iterator[Batch]:
     """What is to be drawn; it follows from the configuration and the model's own `timesteps` alone."""
     random = torch.Generator().manual_seed(config.seed)
-    labels = torch.arange(config.num_samples if config.critic_weight > 0 else 0) % num_classes
+    count = config.num_samples if config.critic_weight > 0 else 0
+    labels = torch.arange(count) % max(1, num_classes)  # where there are no classes, 0 is the null one
     indices = torch.randperm(num_images, generator=random)[: config.num_round_trips]
 
     def split(places: Tensor) -> Sequence[Tensor]:
@@ -110,9 +111,11 @@ def generate(
         data: latents of images, the first `num_images` of which are made round trips of.
 
     Raises:
-        ValueError: what lies in the folder was drawn by another model or with other settings.
+        ValueError: the model draws by a student, or what lies in the folder was drawn by another one or otherwise.
     """
     settings = pipe.sampling_defaults
+    if settings.distilled:
+        raise ValueError(f"{config.model} draws by a student unless told otherwise: name a model that draws by itself")
     plan = list(plan_batches(config, num_images, pipe.num_classes, sampling_timesteps(**settings.trajectory)))
     model = weights_fingerprint(pipe, lora=False), settings.in_words
     latents: dict[str, list[Tensor]] = {"samples": [], "round_trips": []}
@@ -139,5 +142,7 @@ def _draw(batch: Batch, pipe: MDTPipeline, data: Latents, device: torch.device) 
     if batch.kind == "samples":
         latents, labels = torch.empty(len(batch.places), *data.shape, device=device), batch.places.to(device)
     else:
-        latents, _, labels = (x.to(device) for x in data.batch(batch.places.tolist()))
+        latents, _, labels = data.batch(batch.places.tolist())
+        names = [data.id2label.get(label) for label in labels.tolist()]
+        latents, labels = latents.to(device), labels_of(pipe, names).to(device)
     return sample_from(pipe, latents, labels, batch.first_seed, batch.start).cpu()

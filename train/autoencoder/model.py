@@ -92,9 +92,15 @@ def start_linear(vae: AutoencoderTiny, pixels: Tensor, block: int) -> None:
     A signal s travels as relu(s), relu(-s) in two channels; the other channels keep their random weights, and
     nothing reads them until training does. Between two stages of the encoder, the signals of 2 x 2 cells become their
     principal components; the decoder's convolution after an upsampling is the best one by least squares.
+
+    Raises:
+        ValueError: there are too few channels for the latent ones.
     """
     # Principal components, stage by stage.
     widths = vae.config.encoder_block_out_channels + vae.config.decoder_block_out_channels
+    if min(widths) < 2 * vae.config.latent_channels:
+        least = f"at least {2 * vae.config.latent_channels}, twice latent_channels"
+        raise ValueError(f"encoder_width and decoder_width must be {least}")
     first, *down, last = (layer for layer in vae.encoder.layers if isinstance(layer, nn.Conv2d))
     signals = rearrange(pixels.double(), "n c (h p) (w q) -> n (c p q) h w", p=block, q=block)
     signals = (signals + 1) / 2  # AutoencoderTiny's inner range

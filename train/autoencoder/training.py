@@ -46,6 +46,9 @@ def train_autoencoder(config: AutoencoderConfig, run: Run) -> None:
     check_same_run(run, config.describe(), FIXED)
     device = choose_training_device()
     pictures = Pictures.open(config.data, config.num_images, device)
+    side, cell = pictures.images.shape[-1], config.block * 2 ** (len(config.encoder_blocks) - 1)
+    if side % cell:
+        raise ValueError(f"{config.data} has {side} px, which do not divide into cells of {cell}: see block")
 
     # The network, as the best linear one.
     torch.manual_seed(config.seed)

@@ -87,10 +87,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Write report.md and convergence.png."""
-    runs = {run.name: run for run in map(Run, args.runs)}
     contenders = contenders_of([Run(folder) for folder in args.runs])
     if args.in_turns:
-        contenders = timed_in_turns(contenders, runs, args.in_turns)
+        contenders = timed_in_turns(contenders, args.in_turns)
     text = write_report(contenders, args.baseline, args.out)
     print(f"{text}\n{args.out / 'report.md'}, {args.out / 'convergence.png'}")
 

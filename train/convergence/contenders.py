@@ -17,7 +17,7 @@ from mdt_core.runs import Run
 # What makes a recipe, of a run's configuration; and what of its training does not.
 RECIPE_KEYS = ("model", "latents", "vae", "decoder_layers", "without", "repeats", "unconditional", "init_from")
 INCIDENTAL = {"seed", "accumulation", "compile", "recompute", "peak_tflops"}
-INCIDENTAL |= {"log_every", "save_every", "keep_checkpoints", "max_bad_steps"}
+INCIDENTAL |= {"log_every", "save_every", "keep_checkpoints", "keep_sampled", "max_bad_steps", "cuda_graphs"}
 # What may not differ between evaluations that are compared.
 SETTINGS = ("num_images", "reference", "first_seed", "num_inference_steps", "guidance_scale", "guidance_power")
 SETTINGS += ("validation_images",)
@@ -39,6 +39,7 @@ class Contender:
     figures: dict[str, np.ndarray]  # figure -> (runs, M)
     kid_error: float  # of the last milestone's mean KID: from its samples, as one run has it
     seconds_per_step: float  # nan where the log does not say
+    run: Run  # the first
 
     @property
     def seeds(self) -> int:
@@ -94,6 +95,7 @@ def _contender(runs: list[Run]) -> Contender:
         figures={word: np.array([[seed[s].get(word, math.nan) for s in steps] for seed in rows]) for word in FIGURES},
         kid_error=float(np.mean([seed[steps[-1]]["kid_error"] for seed in rows])) / math.sqrt(len(runs)),
         seconds_per_step=float(np.mean([seconds_per_step(run) for run in runs])),
+        run=runs[0],
     )
 
 

@@ -74,6 +74,8 @@ def evaluate_run(
         batch_size: changes the speed, not the figures.
         wanted: these steps, in place of all milestones.
     """
+    if "latents" not in run.config:
+        raise ValueError(f"{run.folder} holds no run of a diffusion model")
     done = {row["step"] for row in run.evaluations if asdict(settings).items() <= in_full(row).items()}
     todo = {step: path for step, path in milestones(run, wanted).items() if step not in done}
     state.wait_for_everyone()  # every process has read before the first row is written

@@ -33,7 +33,8 @@ from train.export import write_pipeline
 from train.run_steps import choose_training_device, run_steps
 from train.settings import check_same_run
 
-FIXED = ("model", "teacher_steps", "student_steps", "rank")  # of the configuration: what a run keeps to its end
+# Of the configuration: what a run keeps from its start to its end.
+FIXED = ("model", "teacher_steps", "student_steps", "rank", "num_images")
 HELD_OUT = 32  # trajectories, the last ones, that the error is measured on
 
 
@@ -41,12 +42,15 @@ def distill(config: DistillConfig, run: Run) -> None:
     """Distil into a run folder, or go on there; at the end its `pipeline` holds the model with its addition.
 
     Raises:
-        ValueError: the model cannot be opened or draws noise in its steps, or the folder holds another run.
+        ValueError: the model cannot be opened, draws noise in its steps or by a student, or the folder holds another
+            run.
         TrainingError: the last checkpoint cannot be read, or a file not be written.
     """
     check_same_run(run, config.describe(), FIXED)
     pipe = MDTPipeline.from_pretrained(config.model).to(choose_training_device())
     teacher = pipe.sampling_defaults.but(num_inference_steps=config.teacher_steps)
+    if teacher.distilled:
+        raise ValueError(f"{config.model} draws by a student unless told otherwise: name a model that draws by itself")
     student = teacher.but(num_inference_steps=config.student_steps, guidance_scale=1.0, distilled=True)
     if find_sampler(student.sampler, student.num_inference_steps).stochastic:
         raise ValueError(f"{student.sampler} draws noise in every step: a student can follow dpm++ and ddim alone")

@@ -55,9 +55,10 @@ def draw_trajectories(
     for first in tqdm(range(0, num_images, BATCH), desc="draw trajectories", unit=f"{BATCH} images"):
         path = folder / f"{first:06d}.safetensors"
         if not path.exists():
-            labels = [index % pipe.num_classes for index in range(first, first + BATCH)]
+            numbers, classes = range(first, first + BATCH), pipe.num_classes
+            labels = [number % classes if classes else None for number in numbers]
             states = _walk(pipe, teacher, asked, labels, FIRST_SEED + first).half()
-            tensors = {"states": states, "labels": torch.tensor(labels)}
+            tensors = {"states": states, "labels": torch.tensor([label or 0 for label in labels])}
             write_whole(path, partial(save_file, tensors, metadata={"made_of": made_of}))
         with open_tensors(path, cure=f"delete {folder} or choose another --output-dir") as file:
             if (file.metadata() or {}).get("made_of") != made_of:
@@ -68,7 +69,7 @@ def draw_trajectories(
 
 
 def _walk(
-    pipe: MDTPipeline, teacher: SamplingSettings, timesteps: list[int], labels: list[int], first_seed: int
+    pipe: MDTPipeline, teacher: SamplingSettings, timesteps: list[int], labels: list[int | None], first_seed: int
 ) -> Tensor:
     """(N, S + 1, C, h, w): where the teacher is at each of these timesteps, and at the end; on the CPU."""
     seeds = range(first_seed, first_seed + len(labels))

@@ -13,17 +13,14 @@ def class_grid(samples: ImageSet, per_class: int = 8) -> LabelledGrid:
     """The first `per_class` images of every class.
 
     Args:
-        samples: images with labels; a class without a name is called by its number.
+        samples: images; a class without a name is called by its number, and those without labels are one row.
         per_class: images in a row; a class that has fewer leaves the rest of its row white.
-
-    Raises:
-        ValueError: the images have no labels.
     """
-    if samples.labels is None:
-        raise ValueError("a grid has one row per class: these images have no labels")
-    classes = np.unique(samples.labels).tolist()
-    names = [samples.names[label] if label < len(samples.names) else f"class {label}" for label in classes]
-    firsts = [np.flatnonzero(samples.labels == label)[:per_class] for label in classes]
+    labels = np.full(len(samples.images), -1) if samples.labels is None else samples.labels
+    classes = np.unique(labels).tolist()
+    known = {-1: "no class", **dict(enumerate(samples.names))}
+    names = [known.get(label, f"class {label}") for label in classes]
+    firsts = [np.flatnonzero(labels == label)[:per_class] for label in classes]
     rows = [[Image.fromarray(samples.images[index]) for index in indices] for indices in firsts]
     height, width = samples.images.shape[1:3]
     zoom = -(-LEAST_SIDE // height)  # rounded up

@@ -52,6 +52,12 @@ def weights_fingerprint(pipe, lora: bool = True) -> str:
     return fingerprint(*(named_weights(networks[name], prefix=f"{name}.") for name in sorted(networks)))
 
 
+def labels_of(pipe, names: Sequence[str | None]) -> torch.Tensor:
+    """Classes by their names, as a pipeline numbers them: (N,) int64. One that it has not is its null class."""
+    index_of = {name: index for index, name in pipe.id2label.items()}
+    return torch.tensor([index_of.get(name, pipe.num_classes) for name in names])
+
+
 # ---- seeds -> images
 
 
@@ -164,9 +170,11 @@ def draw_to_file(
     Raises:
         ValueError: `path` or the folder holds other images.
     """
+    own = path.with_name(path.name + ".partial")
     if is_finished(path, sampling):
+        shutil.rmtree(own, ignore_errors=True)  # of a run that was killed when it had packed them
         return
-    folder = png_folder or path.with_name(path.name + ".partial")
+    folder = png_folder or own
     draw_together(pipe, sampling, folder, batch_size, state)
     if state.is_main_process:
         names = tuple(pipe.id2label[label] for label in range(pipe.num_classes))

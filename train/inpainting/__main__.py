@@ -74,14 +74,16 @@ def reference_of(images: str) -> str:
 
 
 def first_images(args: argparse.Namespace, pipe: MDTPipeline) -> sources.ImageSet:
-    """The pictures to paint over, with labels: where there are none, the null class."""
+    """The pictures to paint over, with the model's labels: where it has none of that name, the null class."""
     pictures = sources.read(args.images, args.data, pipe.image_size)
     (total, height, width, _), count = pictures.images.shape, args.num_images
     if not STROKE_MASKS <= count <= total:
         raise ValueError(f"--num-images must be {STROKE_MASKS} to {total}: {count}")
     if not height == width == pipe.image_size:
         raise ValueError(f"{args.images} has {width}x{height} px, but the model draws {pipe.image_size} px")
-    labels = np.full(count, pipe.num_classes) if pictures.labels is None else pictures.labels[:count]
+    labels = [] if pictures.labels is None else pictures.labels[:count].tolist()
+    names = [pictures.names[label] if label < len(pictures.names) else None for label in labels] or [None] * count
+    labels = samples.labels_of(pipe, names).numpy()
     return replace(pictures, images=np.ascontiguousarray(pictures.images[:count]), labels=labels)
 
 

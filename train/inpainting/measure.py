@@ -66,8 +66,8 @@ def hole_distance(results: Features, originals: Features, masks: np.ndarray, sid
 
 
 def outside_difference(results: np.ndarray, originals: np.ndarray, masks: np.ndarray) -> int:
-    """Largest difference outside the masks, in grey levels."""
-    return int(np.abs(results.astype(int) - originals)[~masks].max())
+    """Largest difference outside the masks, in grey levels; 0 where nothing is outside."""
+    return int(np.abs(results.astype(int) - originals)[~masks].max(initial=0))
 
 
 @dataclass(frozen=True)

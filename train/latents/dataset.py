@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdt_core.runs import reading
 from mdt_core.training.draws import to_device
-from train.latents.encode import encoder_fingerprint
+from train.latents.encode import encoder_fingerprint, split_of
 
 CACHE_LIMIT = 2**30  # bytes of a set that is read into memory as a whole: a fast GPU would wait for the disk
 SAFETENSORS_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
@@ -82,7 +82,7 @@ class Latents:
     """
 
     def __init__(self, folder: str | Path, split: str = "train", repeats: Mapping[str, int] | None = None):
-        paths = sorted(Path(folder).glob(f"{split}-*-of-*.safetensors"))
+        paths = sorted(path for path in Path(folder).glob("*.safetensors") if split_of(path) == split)
         expected = int(paths[0].stem.rpartition("-")[2]) if paths else 0
         if not paths or len(paths) != expected:
             raise FileNotFoundError(

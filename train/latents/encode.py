@@ -7,6 +7,7 @@ trace.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -144,6 +145,12 @@ def shards_of(out: Path, split: str, num_images: int) -> dict[Path, range]:
     }
 
 
+def split_of(path: Path) -> str | None:
+    """The split that a shard is of, by its name; None where it is no shard's."""
+    match = re.fullmatch(r"(.+)-\d{5}-of-\d{5}\.safetensors", path.name)
+    return match and match[1]
+
+
 def read_batches(
     images: LabelledImages, shards: Iterable[range], batch_size: int, workers: int, pin_memory: bool
 ) -> Iterator[tuple[Tensor | None, list[int], list[str]]]:
@@ -173,10 +180,10 @@ def progress_bar(name: str, mine: Iterable[range], missing: Iterable[range], sta
 
 def check_same(out: Path, split: str, paths: list[Path], made_of: dict) -> None:
     """Raise ValueError where `out` holds shards of another encoder, or of this split of other images or settings."""
-    for path in sorted(out.glob("*-*-of-*.safetensors")):
+    for path in sorted(filter(split_of, out.glob("*.safetensors"))):
         with open_tensors(path, cure=f"delete {out} or name another folder") as file:
             before = json.loads((file.metadata() or {}).get("made_of", "{}"))
-            same_split = path.name.startswith(f"{split}-")
+            same_split = split_of(path) == split
             differing = [key for key in (made_of if same_split else ["encoder"]) if before.get(key) != made_of[key]]
             if differing or (same_split and path not in paths):
                 was = ", ".join(
@@ -199,6 +206,7 @@ def report(out: Path, split: str, paths: list[Path]) -> None:
     if not count:
         for path in paths:
             path.unlink()
+    broken = [*dict.fromkeys(broken)]  # a file that is read several times is told of once
     check_readable(count, broken)
     print(f"{out}: images {count}, shards {len(paths)}")
     if broken:

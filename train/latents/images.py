@@ -159,11 +159,16 @@ def _is_text(name: str) -> bool:
 def list_images(root: Path) -> list[str]:
     """Paths of image files below `root`, relative to it and sorted; hidden files and folders are passed over.
 
-    Plain strings, for there may be millions. Linked folders are followed, for a subset of ImageNet is often made so,
-    but none that leads back to where it lies.
+    Plain strings, for there may be millions. PermissionError where a folder may not be read. Linked folders are
+    followed, for a subset of ImageNet is often made so, but none that leads back to where it lies.
     """
+
+    def fail(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise error
+
     paths = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=fail):
         subfolders[:] = [  # where os.walk goes next
             name for name in subfolders if not name.startswith(".") and not _leads_back(Path(folder, name), Path(root))
         ]

@@ -30,7 +30,7 @@ def classes_of(folders: list[Path]) -> dict[str, str]:
             reason = "holds pictures and folders of pictures" if own else "holds no pictures"
             raise ValueError(f"{folder} {reason}: a class is a folder that holds pictures alone")
         for each in [folder / name for name in below] or [folder]:
-            name = each.resolve().name
+            name = Path(os.path.abspath(each)).name  # a link's own name
             if name in classes:
                 raise ValueError(f"two folders are called {name}: give each class a name of its own")
             classes[name] = str(each)

@@ -41,7 +41,8 @@ def start(plan: TeachPlan) -> None:
     folder = Path(plan.out).resolve()
     lock = take_turn(folder)
     # Threads that wait without spinning: on a busy machine a step takes a sixth of the CPU time (train/LOG.md).
-    machine = {"OMP_NUM_THREADS": str(teaching_threads()), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    machine = {"OMP_NUM_THREADS": str(teaching_threads()), "OMP_WAIT_POLICY": "PASSIVE"}
+    machine["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         plan.save()
         Report(Run(folder))("starting")

@@ -122,7 +122,11 @@ class Teaching:
             images = ClassFolders(self.plan.pictures, self.id2label, self.pipe.image_size)
             self.report("encoding", 0, len(images))
             encode(images, self.pipe.vae, folder, mirror=self.plan.mirror)
-        return Latents(folder)
+        data = Latents(folder)
+        present = {label for shard in data.shards for label in shard["labels"].tolist()}
+        if lost := [self.id2label[label] for label in self.taught if label not in present]:
+            raise ValueError(f"of {' and '.join(lost)} no picture can be read: give others, and choose another --out")
+        return data
 
     def measured(self) -> tuple[float, str]:
         """Seconds of a training step, and the precision that it is fastest in."""
